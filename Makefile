@@ -1,0 +1,50 @@
+# Verbs of a working day; CI runs the same. Everything lives in .venv, made on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_ROOT ?= demo-runs
+DEMO := --run-root $(DEMO_ROOT) --rows contrastive contrastive+wpm
+
+.PHONY: demo test test-all check format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo      search, final runs, ranking and table on the embedded images (6 minutes)"
+	@echo "make test      the test suite, without the slow tests"
+	@echo "make test-all  the test suite with the slow tests (Ray, kills)"
+	@echo "make check     ruff and mypy"
+	@echo "make format    let ruff format and fix"
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), "needs Python 3.11 to 3.13, set PYTHON=..."'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/python launch.py $(DEMO) --trials 5
+	$(BIN)/python launch.py $(DEMO) --best-only --runs 2
+	$(BIN)/python -m analysis.rank_trials --run-root $(DEMO_ROOT) --dataset glyphs
+	$(BIN)/python -m analysis.table --run-root $(DEMO_ROOT) --dataset glyphs
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m ''
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) $(DEMO_ROOT) .mypy_cache .ruff_cache .pytest_cache

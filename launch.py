@@ -1,0 +1,319 @@
+#!/usr/bin/env python
+"""Search margins and mining thresholds, retrain and test the best, or tell how far things are."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from wpm import __version__
+from wpm.config import PROTOCOL_NAMES, Protocol, Row, find_protocol
+from wpm.errors import UserError
+
+if TYPE_CHECKING:  # slow to import: only once the arguments are known to be good
+    from wpm.console import Console
+    from wpm.datasets import DataSource
+    from wpm.records import StudyPlace
+    from wpm.work import WorkSource
+
+EXIT_BAD_INPUT = 2
+DEFAULT_ROWS = ("contrastive", "contrastive+wpm")
+
+EXAMPLES = """examples:
+  python launch.py                                    search the default rows on the embedded images
+  python launch.py --best-only                        retrain and test the best configurations
+  python launch.py --status                           how far every study is
+  python launch.py --dataset omniglot --data-root DIR --rows contrastive contrastive+wpm --trials 12
+  python launch.py --dataset folder --data-root DIR --rows triplet triplet+wpm
+
+Give an interrupted command again to continue it.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"launch.py: error: {message} (see python launch.py --help)\n")
+        raise SystemExit(EXIT_BAD_INPUT)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all flags."""
+    parser = _Parser(
+        prog="launch.py",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"wpm {__version__}")
+    what = parser.add_argument_group("what to do (default: search)").add_mutually_exclusive_group()
+    what.add_argument(
+        "--best-only",
+        action="store_true",
+        help="retrain each study's best configuration and test it",
+    )
+    what.add_argument(
+        "--status", action="store_true", help="print the progress of all studies and exit"
+    )
+
+    which = parser.add_argument_group("which studies")
+    which.add_argument("--dataset", default="glyphs", help="glyphs, omniglot or folder [glyphs]")
+    which.add_argument(
+        "--data-root", type=Path, metavar="DIR", help="the images: a folder or a zip"
+    )
+    which.add_argument("--fetch", action="store_true", help="download the images where possible")
+    which.add_argument(
+        "--rows", nargs="+", default=list(DEFAULT_ROWS), metavar="ROW",
+        help=f"LOSS or LOSS+wpm [{' '.join(DEFAULT_ROWS)}]",
+    )  # fmt: skip
+    which.add_argument("--protocol", default="small", help=f"{' or '.join(PROTOCOL_NAMES)} [small]")
+    which.add_argument("--seed", type=_at_least(0), default=0, help="of sampler and trainings [0]")
+
+    budget = parser.add_argument_group("budget")
+    budget.add_argument("--trials", type=_at_least(1), help="trials a study, however they end")
+    budget.add_argument("--runs", type=_at_least(1), help="final runs (seeds) a configuration")
+    budget.add_argument(
+        "--no-early-stopping", action="store_true", help="let every trial run to its patience"
+    )
+    budget.add_argument(
+        "--allow-unfinished", action="store_true", help="--best-only on studies with trials to go"
+    )
+
+    where = parser.add_argument_group("where")
+    where.add_argument("--run-root", type=Path, default=Path("runs"), help="records [runs]")
+    where.add_argument(
+        "--work-root", type=Path, default=Path("data"), help="decoded and unpacked images [data]"
+    )
+    where.add_argument(
+        "--address", default="local", help="local, or auto or HOST:PORT for a Ray cluster [local]"
+    )
+    where.add_argument(
+        "--cpus-per-trial", type=_positive, default=1.0, help="cores and torch threads [1]"
+    )
+    where.add_argument(
+        "--gpus-per-trial", type=_not_negative, help="fractions allowed [1 where there are GPUs]"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _at_least(low: int) -> Callable[[str], int]:
+    def whole_number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < low:
+            raise argparse.ArgumentTypeError(f"{value} is too small, must be at least {low}")
+        return value
+
+    return whole_number
+
+
+def _not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0")
+    if value > 1 and value != int(value):
+        raise argparse.ArgumentTypeError(f"{text} must be a fraction below 1 or a whole number")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = _not_negative(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("0 must be above 0")
+    return value
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; return the exit code."""
+    args = build_parser().parse_args(arguments)
+    try:
+        if args.status:
+            return _show_status(args)
+        return _launch(args)
+    except UserError as error:
+        if args.debug:
+            traceback.print_exc()
+        print(f"launch.py: error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print("launch.py: interrupted; give the same command again to continue", file=sys.stderr)
+        return 130
+
+
+def _show_status(args: argparse.Namespace) -> int:
+    from wpm.status import format_status
+
+    print(format_status(args.run_root))
+    return 0
+
+
+def _launch(args: argparse.Namespace) -> int:
+    rows = _parse_rows(args.rows)
+    protocol = find_protocol(args.protocol, args.dataset)
+    _check_writable(args.run_root)
+    _check_writable(args.work_root)
+
+    from wpm.console import Console
+    from wpm.datasets import DataSource
+    from wpm.records import StudyPlace
+
+    # Absolute: workers run elsewhere.
+    source = DataSource(
+        args.dataset,
+        None if args.data_root is None else args.data_root.resolve(),
+        args.work_root.resolve(),
+    )
+    places = [
+        StudyPlace(args.run_root.resolve(), args.dataset, protocol.name, str(row)) for row in rows
+    ]
+    with Console() as console:
+        prepare = _prepare_retraining if args.best_only else _prepare_search
+        with ExitStack() as held:
+            work = prepare(args, protocol, places, source, console, held)
+            if work is not None:
+                _run(args, work, console)
+        console.clear()
+        hint = "python -m analysis.table" if args.best_only else "python launch.py --best-only"
+        console.line(f"done; next: {hint} with the same selection")
+    return 0
+
+
+def _parse_rows(names: list[str]) -> list[Row]:
+    """Check rows against the search spaces and the losses before anything slow starts."""
+    from wpm.spaces import load_space
+
+    rows = [Row.parse(name) for name in dict.fromkeys(names)]
+    for row in rows:
+        load_space(row)
+    return rows
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuse a folder that records could not be written to."""
+    existing = folder.resolve()
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{folder}: cannot be written ({existing} is not a writable folder); choose another"
+        )
+
+
+def _prepare_pixels(
+    args: argparse.Namespace, protocol: Protocol, source: "DataSource", console: "Console"
+) -> Path:
+    """Index the images, check that they can be split, decode the trainval half."""
+    from wpm.datasets import load_index
+    from wpm.pixels import build_pixels
+    from wpm.splits import check_splits, class_disjoint_splits
+
+    index = load_index(source, fetch=args.fetch)
+    splits = class_disjoint_splits(index.labels, protocol.folds)
+    check_splits(splits, index.labels)
+    console.line(
+        f"{index.dataset}: {len(index.paths)} images, {len(index.class_names)} classes, "
+        f"{len(splits.trainval_classes)} of them to train and validate on, "
+        f"{len(splits.test_classes)} kept for the test"
+    )
+    return build_pixels(index.subset(splits.trainval_classes), protocol.resize, source.work_root)
+
+
+def _prepare_search(
+    args: argparse.Namespace,
+    protocol: Protocol,
+    places: "list[StudyPlace]",
+    source: "DataSource",
+    console: "Console",
+    held: ExitStack,
+) -> "WorkSource | None":
+    from wpm.search import SearchWork
+    from wpm.spaces import load_space, published_thresholds
+    from wpm.study import Study, StudyPlan
+
+    pixels = _prepare_pixels(args, protocol, source, console)
+    studies = []
+    for place in places:
+        row = Row.parse(place.row)
+        plan = StudyPlan(
+            place=place,
+            space=load_space(row),
+            protocol=protocol,
+            images={"pixels": pixels.name},
+            pixels=pixels,
+            trials=args.trials or protocol.trials,
+            seed=args.seed,
+            first_points=(published_thresholds(),) if row.mined else (),
+            early_stopping=not args.no_early_stopping,
+        )
+        studies.append(held.enter_context(Study(plan)))
+    work = SearchWork(studies, console.line)
+    return None if work.exhausted else work
+
+
+def _prepare_retraining(
+    args: argparse.Namespace,
+    protocol: Protocol,
+    places: "list[StudyPlace]",
+    source: "DataSource",
+    console: "Console",
+    held: ExitStack,
+) -> "WorkSource | None":
+    from wpm.retrain import RetrainPlan, RetrainWork, check_same_study, choose_best_trial
+
+    best = [choose_best_trial(place, allow_unfinished=args.allow_unfinished) for place in places]
+    pixels = _prepare_pixels(args, protocol, source, console)
+    plans = []
+    for place, record in zip(places, best, strict=True):
+        check_same_study(place, protocol, pixels)
+        assert record.result is not None
+        chosen = {"trial": record.identity["number"], "score": record.result["score"]}
+        console.line(
+            f"{place.name}: best is trial {chosen['trial']}, validation MAP@R {chosen['score']:.4f}"
+        )
+        plans.append(
+            RetrainPlan(
+                place=place,
+                protocol=protocol,
+                parameters=record.identity["parameters"],
+                chosen=chosen,
+                source=source,
+                pixels=pixels,
+                runs=args.runs or protocol.runs,
+            )
+        )
+    work = held.enter_context(RetrainWork(plans, console.line))
+    return None if work.exhausted else work
+
+
+def _run(args: argparse.Namespace, work: "WorkSource", console: "Console") -> None:
+    """Run work on Ray, with everything that libraries print in a log file."""
+    from wpm.console import log_to_file
+    from wpm.records import log_path
+
+    log = log_path(args.run_root.resolve())
+    console.line(f"log: {log}")
+    with log_to_file(log):
+        from wpm.cluster import Resources, StoppedBySignalError, connect, run_work
+
+        resources = Resources(args.address, args.cpus_per_trial, args.gpus_per_trial)
+        try:
+            with connect(resources):
+                run_work(work, resources, args.run_root.resolve(), console.live)
+        except StoppedBySignalError:
+            raise KeyboardInterrupt from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

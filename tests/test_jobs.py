@@ -1,0 +1,159 @@
+"""Work in steps: resumable anywhere, failed by name, never two at once in a folder."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import make_config, make_pixels
+from wpm.atomic import LockedError
+from wpm.config import TrainingConfig
+from wpm.errors import UserError
+from wpm.jobs import StepResult, TrainJob, identify, model_file, start_job, training_payload
+from wpm.records import COMPLETE, FAILED, TrainingFolder
+
+
+def make_job(tmp_path: Path, config: TrainingConfig | None = None, export: bool = False) -> TrainJob:
+    config = config or make_config()
+    folder = tmp_path / "training"
+    if not (folder / "trial.json").exists():
+        TrainingFolder(folder).write_identity(identify(0, config))
+    return TrainJob(folder, make_pixels(tmp_path).folder, config, export)
+
+
+def finish(job: TrainJob) -> list[StepResult]:
+    steps = [job.step()]
+    while steps[-1].result is None:
+        steps.append(job.step())
+    job.close()
+    return steps
+
+
+def scores(step: StepResult) -> list[tuple[int, float]]:
+    return [(r["epoch"], r["best_map_at_r"]) for r in step.reports]
+
+
+def test_steps_report_every_validation_and_end_complete(tmp_path: Path) -> None:
+    steps = finish(make_job(tmp_path))
+    assert [len(s.reports) for s in steps] == [1, 2, 3, 4]
+    result = steps[-1].result
+    assert result is not None
+    assert result["state"] == COMPLETE
+    assert result["score"] == steps[-1].reports[-1]["best_map_at_r"]
+    assert result["epochs"] == 4
+    assert len(result["fold_scores"]) == 4
+
+
+def test_checkpoint_is_gone_once_ended_and_history_stays(tmp_path: Path) -> None:
+    finish(make_job(tmp_path))
+    folder = tmp_path / "training"
+    assert not list(folder.glob("checkpoint-*"))
+    assert len(TrainingFolder(folder).read().reports) == 4
+
+
+@pytest.mark.parametrize("steps_before", [1, 2, 3])
+def test_dropped_job_resumes_from_its_checkpoint(tmp_path: Path, steps_before: int) -> None:
+    whole = finish(make_job(tmp_path / "whole"))
+    job = make_job(tmp_path / "cut")
+    for _ in range(steps_before):
+        job.step()
+    job.close()
+    resumed = finish(make_job(tmp_path / "cut"))
+    # The first step only repeats the history, for a study that may have lost some of it.
+    assert len(resumed[0].reports) == steps_before
+    assert scores(resumed[-1]) == scores(whole[-1])
+
+
+def test_step_after_the_end_repeats_the_result(tmp_path: Path) -> None:
+    result = finish(make_job(tmp_path))[-1].result
+    assert make_job(tmp_path).step().result == result
+
+
+def test_leftovers_of_a_kill_while_saving_do_no_harm(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    job.step()
+    job.close()
+    folder = tmp_path / "training"
+    (folder / ".checkpoint-2.pt.1.2").write_bytes(b"half")  # killed while writing
+    (folder / "checkpoint-2.pt").write_bytes(b"whole, but its history was not written yet")
+    assert len(finish(make_job(tmp_path))[0].reports) == 1
+
+
+def test_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    job.step()
+    job.close()
+    (checkpoint,) = (tmp_path / "training").glob("checkpoint-*")
+    data = bytearray(checkpoint.read_bytes())
+    data[len(data) // 2] ^= 1
+    checkpoint.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"checkpoint-1.pt: checkpoint is damaged .* delete"):
+        make_job(tmp_path).step()
+    assert TrainingFolder(tmp_path / "training").read_result() is None, "nothing was lost"
+
+
+def test_divergence_fails_by_name(tmp_path: Path) -> None:
+    config = make_config()
+    parameters = {"pos_margin": 0.0, "neg_margin": 1e39}
+    bad = TrainingConfig("contrastive", config.protocol, parameters, 0, (0, 1, 2, 3))
+    result = finish(make_job(tmp_path, bad))[-1].result
+    assert result is not None
+    assert result["state"] == FAILED
+    assert result["reason"].startswith("diverged: loss of fold 0")
+
+
+def test_exception_of_a_loss_fails_by_name_and_leaves_a_traceback(tmp_path: Path) -> None:
+    config = make_config()
+    bad = TrainingConfig("contrastive", config.protocol, {"pos_margin": 0.0}, 0, (0,))
+    result = finish(make_job(tmp_path, bad))[-1].result
+    assert result is not None
+    assert result["reason"] == "UserError: row contrastive needs a value for neg_margin"
+    assert "Traceback" in (tmp_path / "training" / "error.log").read_text()
+
+
+def test_export_keeps_the_best_models(tmp_path: Path) -> None:
+    finish(make_job(tmp_path, export=True))
+    for k in range(4):
+        assert (tmp_path / "training" / model_file(k)).stat().st_size > 0
+
+
+def test_two_trainings_in_one_folder_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path)
+    monkeypatch.setattr("wpm.jobs._ORPHAN_WAIT_S", 0.0)
+    with pytest.raises(LockedError, match="in use by process"):
+        make_job(tmp_path)
+    job.close()
+    make_job(tmp_path).close()
+
+
+def test_unknown_kind_lists_the_choices() -> None:
+    with pytest.raises(UserError, match="'paint'; choose from train, test"):
+        start_job({"kind": "paint"})
+
+
+def test_killed_process_loses_at_most_one_epoch(tmp_path: Path) -> None:
+    """SIGKILL a real process in the middle of training; another goes on from its checkpoint."""
+    config = make_config(max_epochs=200, patience=200)
+    folder = tmp_path / "training"
+    TrainingFolder(folder).write_identity(identify(0, config))
+    payload = training_payload(folder, make_pixels(tmp_path).folder, config, export=False)
+    code = (
+        "import json,sys\nfrom wpm.jobs import start_job\n"
+        "job = start_job(json.loads(sys.argv[1]))\n"
+        "while job.step().result is None: print('step', flush=True)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(payload)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(5):
+            assert process.stdout.readline() == "step\n"
+        process.kill()
+        seen = 5 + len(process.stdout.readlines())
+    resumed = TrainJob(folder, Path(payload["pixels"]), config, export=False)
+    assert len(resumed.step().reports) >= seen
+    resumed.close()

@@ -1,0 +1,186 @@
+"""Final runs: which configuration, which work in which order, and what is not repeated."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_study import run_trial
+from tests.tiny import make_image_folder, make_plan, smoke_protocol
+from wpm.atomic import read_json
+from wpm.datasets import DataSource
+from wpm.errors import UserError
+from wpm.jobs import StepResult, start_job, summarise
+from wpm.records import COMPLETE, FAILED, TrainingFolder, read_finals
+from wpm.retrain import (
+    FIRST_SEED,
+    RetrainPlan,
+    RetrainWork,
+    check_same_study,
+    choose_best_trial,
+)
+from wpm.study import Study, StudyPlan
+from wpm.work import Work
+
+
+@pytest.fixture
+def study_plan(tmp_path: Path) -> StudyPlan:
+    make_image_folder(tmp_path / "images")
+    plan = make_plan(tmp_path, trials=3)
+    with Study(plan) as study:
+        while run_trial(study, lambda n: (0.3, 0.8, 0.1)[n]) is not None:
+            pass
+    return plan
+
+
+def retrain_plan(plan: StudyPlan, tmp_path: Path, runs: int = 2) -> RetrainPlan:
+    best = choose_best_trial(plan.place, allow_unfinished=False)
+    return RetrainPlan(
+        place=plan.place,
+        protocol=plan.protocol,
+        parameters=best.identity["parameters"],
+        chosen={"trial": best.identity["number"], "score": 0.8},
+        source=DataSource("folder", tmp_path / "images", tmp_path / "work"),
+        pixels=plan.pixels,
+        runs=runs,
+    )
+
+
+def drain(source: RetrainWork) -> list[dict[str, Any]]:
+    """Do all work in this process; return the payloads in order."""
+    done = []
+    while (work := source.next_work()) is not None:
+        done.append(dict(work.payload))
+        finish(source, work)
+    return done
+
+
+def finish(source: RetrainWork, work: Work) -> None:
+    job = start_job(work.payload)
+    step = job.step()
+    while step.result is None:
+        step = job.step()
+    job.close()
+    source.on_ended(work, step)
+
+
+def test_best_complete_trial_is_chosen(study_plan: StudyPlan) -> None:
+    assert choose_best_trial(study_plan.place, allow_unfinished=False).identity["number"] == 1
+
+
+def test_unfinished_study_is_refused_unless_allowed(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, trials=2)
+    with Study(plan) as study:
+        run_trial(study, lambda n: 0.5)
+    with pytest.raises(UserError, match=r"unfinished: 1 of 2 trials ended; .*--allow-unfinished"):
+        choose_best_trial(plan.place, allow_unfinished=False)
+    assert choose_best_trial(plan.place, allow_unfinished=True).identity["number"] == 0
+
+
+def test_study_without_a_complete_trial_is_refused(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, trials=1)
+    with Study(plan) as study:
+        study.ask()
+        study.tell_lost(0, "killed")
+    with pytest.raises(UserError, match="no complete trial among its 1"):
+        choose_best_trial(plan.place, allow_unfinished=False)
+
+
+def test_missing_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no study folder/smoke/contrastive .* run the search"):
+        choose_best_trial(make_plan(tmp_path).place, allow_unfinished=False)
+
+
+def test_other_protocol_or_images_are_refused(study_plan: StudyPlan) -> None:
+    check_same_study(study_plan.place, study_plan.protocol, study_plan.pixels)
+    with pytest.raises(UserError, match="other settings of protocol smoke"):
+        check_same_study(study_plan.place, smoke_protocol(max_epochs=9), study_plan.pixels)
+    with pytest.raises(UserError, match="other images"):
+        check_same_study(study_plan.place, study_plan.protocol, Path("folder-20px-0123"))
+
+
+def test_every_seed_is_trained_on_every_fold_then_tested(
+    study_plan: StudyPlan, tmp_path: Path
+) -> None:
+    with RetrainWork([retrain_plan(study_plan, tmp_path)], lambda line: None) as source:
+        payloads = drain(source)
+        assert source.exhausted
+        assert source.remaining == 0
+    assert [p["kind"] for p in payloads] == (["train"] * 4 + ["test"]) * 2
+    assert [p["config"]["seed"] for p in payloads if p["kind"] == "train"] == [1000] * 4 + [1001] * 4
+    ((final, results),) = read_finals(study_plan.place)
+    assert final["chosen"]["trial"] == 1
+    assert [r["seed"] for r in results] == [FIRST_SEED, FIRST_SEED + 1]
+    for result in results:
+        assert result["test_images"] == 32
+        assert result["test_classes"] == 8
+        for column in ("separated", "concatenated"):
+            assert 0 <= result[column]["map_at_r"] <= result[column]["precision_at_1"] <= 1
+
+
+def test_test_images_leave_a_line_in_the_record(study_plan: StudyPlan, tmp_path: Path) -> None:
+    log = study_plan.place.folder / "test_access.jsonl"
+    assert not log.exists()
+    with RetrainWork([retrain_plan(study_plan, tmp_path, runs=1)], lambda line: None) as source:
+        for _ in range(4):
+            work = source.next_work()
+            assert work is not None
+            finish(source, work)
+        assert not log.exists(), "training opened test images"
+        drain(source)
+    assert len(log.read_text().splitlines()) == 1
+
+
+def test_finished_work_is_not_repeated(study_plan: StudyPlan, tmp_path: Path) -> None:
+    plan = retrain_plan(study_plan, tmp_path, runs=1)
+    with RetrainWork([plan], lambda line: None) as source:
+        for _ in range(2):  # two of four folds, then the launch is killed
+            work = source.next_work()
+            assert work is not None
+            finish(source, work)
+    with RetrainWork([plan], lambda line: None) as again:
+        assert [p["kind"] for p in drain(again)] == ["train", "train", "test"]
+    with RetrainWork([plan], lambda line: None) as third:
+        assert third.exhausted
+    with RetrainWork([retrain_plan(study_plan, tmp_path, runs=2)], lambda line: None) as more:
+        assert [p["kind"] for p in drain(more)] == ["train"] * 4 + ["test"]
+
+
+def test_same_seed_gives_the_same_scores(study_plan: StudyPlan, tmp_path: Path) -> None:
+    import shutil
+
+    scores = []
+    for _ in range(2):
+        with RetrainWork([retrain_plan(study_plan, tmp_path, 1)], lambda line: None) as source:
+            drain(source)
+        ((_, (result,)),) = read_finals(study_plan.place)
+        scores.append((result["separated"], result["concatenated"]))
+        shutil.rmtree(study_plan.place.folder / "finals")
+    assert scores[0] == scores[1]
+
+
+def test_failed_fold_fails_its_run_and_others_go_on(study_plan: StudyPlan, tmp_path: Path) -> None:
+    lines: list[str] = []
+    with RetrainWork([retrain_plan(study_plan, tmp_path)], lines.append) as source:
+        work = source.next_work()
+        assert work is not None
+        result = summarise(FAILED, "diverged: loss of fold 0 is nan", [])
+        TrainingFolder(Path(work.payload["folder"])).write_result(result)
+        source.on_ended(work, StepResult([], result))
+        kinds = [p["kind"] for p in drain(source)]
+    assert kinds == ["train"] * 4 + ["test"], "the other folds of the failed run are not trained"
+    assert lines[0].endswith("run 1/2 failed: fold 0: diverged: loss of fold 0 is nan")
+    states = [
+        read_json(path)["state"]
+        for path in sorted(study_plan.place.folder.glob("finals/*/seed-*/result.json"))
+    ]
+    assert states == [FAILED, COMPLETE]
+
+
+def test_second_launch_is_refused(study_plan: StudyPlan, tmp_path: Path) -> None:
+    plan = retrain_plan(study_plan, tmp_path)
+    with (
+        RetrainWork([plan], lambda line: None),
+        pytest.raises(UserError, match="in use by process"),
+    ):
+        RetrainWork([plan], lambda line: None)

@@ -1,0 +1,77 @@
+"""Images and configurations small enough to train in a blink."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from wpm.config import Protocol, Row, TrainingConfig, find_protocol
+from wpm.datasets import DataSource, load_index
+from wpm.pixels import Pixels, build_pixels
+from wpm.records import StudyPlace
+from wpm.spaces import load_space, published_thresholds
+from wpm.splits import class_disjoint_splits
+from wpm.study import StudyPlan
+
+MINED = {"embedding_dropout": 0.05, "channel_dropout": 0.1, "sharpness": 32.0}
+CONTRASTIVE = {"pos_margin": 0.0, "neg_margin": 1.0}
+
+
+def make_image_folder(root: Path, classes: int = 16, images: int = 4) -> Path:
+    """Write a tree of small greyscale images; images of a class resemble one another."""
+    rng = np.random.default_rng(0)
+    for label in range(classes):
+        pattern = rng.integers(0, 256, (5, 5))
+        folder = root / f"class_{label:02d}"
+        folder.mkdir(parents=True)
+        for number in range(images):
+            noisy = np.kron(pattern, np.ones((4, 4))) + rng.normal(0, 30, (20, 20))
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+    return root
+
+
+def trainval_pixels(root: Path, work_root: Path, protocol: Protocol) -> Path:
+    """Build the cache of the trainval half."""
+    index = load_index(DataSource("folder", root, work_root))
+    splits = class_disjoint_splits(index.labels, protocol.folds)
+    return build_pixels(index.subset(splits.trainval_classes), protocol.resize, work_root)
+
+
+def smoke_protocol(**changes: int) -> Protocol:
+    """Return the smoke preset with some values changed."""
+    return dataclasses.replace(find_protocol("smoke", "folder"), **changes)  # type: ignore[arg-type]
+
+
+def make_config(
+    row: str = "contrastive", folds: tuple[int, ...] = (0, 1, 2, 3), seed: int = 0, **changes: int
+) -> TrainingConfig:
+    """Return a configuration of the smoke protocol."""
+    parameters = {**CONTRASTIVE, **(MINED if Row.parse(row).mined else {})}
+    return TrainingConfig(row, smoke_protocol(**changes), parameters, seed, folds)
+
+
+def make_pixels(tmp_path: Path) -> Pixels:
+    """Return decoded trainval images."""
+    root = tmp_path / "images"
+    if not root.exists():
+        make_image_folder(root)
+    return Pixels(trainval_pixels(root, tmp_path / "work", smoke_protocol()))
+
+
+def make_plan(
+    tmp_path: Path, row: str = "contrastive", trials: int = 4, seed: int = 0, **changes: int
+) -> StudyPlan:
+    """Return the plan of a study on the tiny images."""
+    parsed = Row.parse(row)
+    pixels = make_pixels(tmp_path).folder
+    return StudyPlan(
+        place=StudyPlace(tmp_path / "runs", "folder", "smoke", row),
+        space=load_space(parsed),
+        protocol=smoke_protocol(**changes),
+        images={"pixels": pixels.name},
+        pixels=pixels,
+        trials=trials,
+        seed=seed,
+        first_points=(published_thresholds(),) if parsed.mined else (),
+    )

@@ -1,0 +1,132 @@
+"""Files that are there whole or not at all, and that tell when they were damaged."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from wpm.errors import UserError
+
+
+class DamagedFileError(UserError):
+    """A file does not match the checksum that was written with it."""
+
+
+class StorageError(UserError):
+    """A file cannot be written: the disk is full, or read-only."""
+
+
+class LockedError(UserError):
+    """Another process holds a lock."""
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file by new content in one step.
+
+    A reader, or a process that goes on after a kill, sees the old content or the new.
+
+    Raises:
+        StorageError: the file cannot be written; nothing is left behind.
+    """
+    # Unique per process: an orphaned writer must not share a temporary name with its successor.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror}); free space or fix permissions, "
+            "then give the same command again"
+        ) from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON with a checksum of its content, atomically.
+
+    NaN and infinity are refused by `json` itself: they are not JSON.
+    """
+    body = json.dumps(content, sort_keys=True, allow_nan=False)
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    write_bytes(path, f'{{"sha256": "{digest}",\n"content": {body}}}\n'.encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote.
+
+    Raises:
+        DamagedFileError: truncated or changed.
+        UserError: the file cannot be read.
+    """
+    try:
+        wrapped = json.loads(path.read_bytes())
+        body = json.dumps(wrapped["content"], sort_keys=True)
+        intact = hashlib.sha256(body.encode()).hexdigest() == wrapped["sha256"]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise DamagedFileError(
+            f"{path}: damaged, its content does not match its checksum; "
+            "restore it from a backup or delete it"
+        )
+    return wrapped["content"]
+
+
+@contextmanager
+def hold_lock(path: Path, *, wait_s: float, what: str) -> Iterator[None]:
+    """Hold an exclusive lock that the system drops when the process ends, however it ends.
+
+    Args:
+        path: lock file; created as needed, left in place.
+        wait_s: seconds to wait for another holder.
+        what: the thing locked, for the message.
+
+    Raises:
+        LockedError: still held by another after `wait_s`; names the holder.
+        StorageError: the lock file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
+    with file:
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    file.seek(0)
+                    holder = file.read().strip() or "another process"
+                    raise LockedError(
+                        f"{what} is in use by {holder}; wait for it or stop it ({path})"
+                    ) from error
+                time.sleep(min(0.2, max(wait_s, 0.01)))
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of `hold_lock` now."""
+    if not path.exists():
+        return False
+    with path.open("r") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,0 +1,315 @@
+"""Ray, and nowhere else: runs work from a source on one machine or a cluster."""
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Self
+
+# Ray reads these at import or at first use.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our records are the log
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # ours lets running epochs finish
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+import torch
+from ray import tune
+from ray.exceptions import RayError
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from wpm.errors import UserError
+from wpm.jobs import Job, StepResult, start_job
+from wpm.work import Work, WorkSource
+
+MAX_DEATHS = 2  # of a work's process; the next death fails the work
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one piece of work takes, and where.
+
+    Attributes:
+        address: "local" to start Ray on this machine, "auto" or host:port for a running cluster.
+        cpus: cores a piece of work; also its torch threads.
+        gpus: GPUs a piece of work, fractions allowed; None for a default by what there is.
+    """
+
+    address: str
+    cpus: float
+    gpus: float | None
+
+
+class StoppedBySignalError(Exception):
+    """Ctrl-C or SIGTERM: running work was stopped after its checkpoint."""
+
+
+@contextlib.contextmanager
+def connect(resources: Resources) -> Iterator[None]:
+    """Start or join Ray for a while.
+
+    Raises:
+        UserError: no cluster answers at the address.
+    """
+    try:
+        ray.init(
+            address=resources.address,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=None if resources.address == "local" else False,
+        )
+    except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        first_line = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise UserError(
+            f"--address {resources.address}: Ray does not answer ({first_line}); start a cluster, "
+            "or use --address local"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run_work(
+    source: WorkSource, resources: Resources, run_root: Path, show: Callable[[str], None]
+) -> None:
+    """Run everything that a source hands out; Ray must be connected.
+
+    Args:
+        source: of the work.
+        resources: of each piece of work.
+        run_root: folder that every node sees; Ray's own files go below it and are removed.
+        show: given the progress, in one line, again and again.
+
+    Raises:
+        UserError: no node can ever hold a piece of work.
+        StoppedBySignalError: stopped by a signal; the same call goes on later.
+    """
+    gpus = _choose_gpus(resources)
+    _check_capacity(resources.cpus, gpus)
+    run_root.mkdir(parents=True, exist_ok=True)
+    ray_files = Path(tempfile.mkdtemp(dir=run_root, prefix=".ray-"))
+    bridge = _Bridge(source)
+    try:
+        with _SignalStopper(lambda: show(source.describe())) as stopper, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Ray's deprecations are not the user's business
+            tuner = tune.Tuner(
+                tune.with_resources(_Worker, {"cpu": resources.cpus, "gpu": gpus}),
+                param_space={"threads": max(1, int(resources.cpus))},
+                tune_config=tune.TuneConfig(
+                    search_alg=bridge,
+                    scheduler=_Listener(bridge),
+                    num_samples=-1,
+                    reuse_actors=True,
+                    trial_dirname_creator=str,  # the default spells out the whole configuration
+                ),
+                run_config=tune.RunConfig(
+                    name="tune",
+                    storage_path=str(ray_files.resolve()),
+                    verbose=0,
+                    stop=stopper,
+                    failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # ours do
+                ),
+            )
+            tuner.fit()
+        if stopper.received:
+            raise StoppedBySignalError
+        if bridge.error is not None:
+            raise bridge.error
+    finally:
+        shutil.rmtree(ray_files, ignore_errors=True)
+
+
+def _choose_gpus(resources: Resources) -> float:
+    if resources.gpus is not None:
+        return resources.gpus
+    return 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+
+
+def _check_capacity(cpus: float, gpus: float) -> None:
+    """Refuse work that would wait for ever."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in nodes):
+        return
+    best = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in nodes)
+    raise UserError(
+        f"a trial wants {cpus:g} CPUs and {gpus:g} GPUs, but the nodes have {best}; lower "
+        "--cpus-per-trial or --gpus-per-trial"
+    )
+
+
+class _Worker(tune.Trainable):
+    """Runs one piece of work after another in a Ray actor, a step at a time."""
+
+    _job: Job | None = None
+
+    def setup(self, config: dict[str, Any]) -> None:
+        torch.set_num_threads(config["threads"])
+        self._job = start_job(json.loads(config["payload"]))
+
+    def step(self) -> dict[str, Any]:
+        assert self._job is not None
+        result = self._job.step()
+        ended = result.result is not None
+        if ended:
+            self._job.close()
+        # As text: Tune flattens every dict that it sees.
+        return {"step": json.dumps(asdict(result)), "done": ended}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        if self._job is not None:
+            self._job.close()
+            self._job = None
+
+
+class _Unsaved:
+    """Mixed into what Tune is handed and pickles, to restore it later; we never do."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+class _Bridge(_Unsaved, Searcher):
+    """Stands between Tune, which thinks in trials, and a source of work."""
+
+    def __init__(self, source: WorkSource) -> None:
+        super().__init__()
+        self._source = source
+        self._running: dict[str, Work] = {}
+        self._stopping: set[str] = set()
+        self.error: Exception | None = None
+        self.errors: dict[str, str] = {}  # last words of every trial whose process died
+
+    def suggest(self, trial_id: str) -> Any:
+        if self.error is not None:
+            return Searcher.FINISHED
+        try:
+            work = self._source.next_work()
+            if work is None:
+                return Searcher.FINISHED if self._source.exhausted else None
+        except Exception as error:
+            return self._give_up(error)
+        self._running[trial_id] = work
+        return {"payload": json.dumps(dict(work.payload))}
+
+    def hear(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Pass a step on; return whether Tune must stop the trial."""
+        work, step = self._running[trial_id], StepResult(**json.loads(result["step"]))
+        try:
+            if step.result is not None:
+                del self._running[trial_id]
+                self._source.on_ended(work, step)
+            elif self.error is not None or self._source.on_step(work, step):
+                del self._running[trial_id]
+                if self.error is None:
+                    self._source.on_stopped(work, step)
+                return True
+        except Exception as error:
+            self._running.pop(trial_id, None)
+            self._give_up(error)
+            return True
+        return False
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """End of a Tune trial: by itself, by our stop, by an interrupt, or by a dead process."""
+        if trial_id not in self._running:
+            return
+        if error:
+            why = self.errors.get(trial_id, "killed")
+            reason = f"its process died {MAX_DEATHS + 1} times, the last time: {why}"
+            try:
+                self._source.on_lost(self._running.pop(trial_id), reason)
+            except Exception as failure:
+                self._give_up(failure)
+        elif result is not None and result.get("done") and json.loads(result["step"])["result"]:
+            self.hear(trial_id, result)
+
+    def _give_up(self, error: Exception) -> str:
+        """Remember the first error; Tune is then run dry, and `run_work` raises it."""
+        self.error = self.error or error
+        return str(Searcher.FINISHED)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Results are heard by the scheduler, which alone may stop a trial."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the source's own records are the memory."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Never used: every launch starts a new Tune run."""
+
+
+class _Listener(_Unsaved, FIFOScheduler):
+    """Asks the source after every step whether the work goes on."""
+
+    def __init__(self, bridge: _Bridge) -> None:
+        super().__init__()
+        self._bridge = bridge
+
+    def on_trial_result(
+        self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
+    ) -> str:
+        stop = self._bridge.hear(trial.trial_id, result)
+        return FIFOScheduler.STOP if stop else FIFOScheduler.CONTINUE
+
+    def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
+        error = trial.get_error()
+        lines = str(error).strip().splitlines() if error else []
+        self._bridge.errors[trial.trial_id] = lines[-1].strip() if lines else "killed"
+        _log.warning("work %s: its process died: %s", trial.trial_id, error)
+
+
+class _SignalStopper(_Unsaved, tune.Stopper):
+    """Stops all trials when Ctrl-C or SIGTERM arrives; a second Ctrl-C does not wait."""
+
+    def __init__(self, tick: Callable[[], None]) -> None:
+        self.received = False
+        self._tick = tick
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_SignalStopper":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received:
+            raise KeyboardInterrupt
+        self.received = True
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        """Called by Tune in every turn of its loop."""
+        self._tick()
+        return self.received

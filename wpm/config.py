@@ -1,0 +1,247 @@
+"""Frozen, typed configuration: what a training run is told, and the presets it comes from."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from wpm.errors import UserError
+
+WPM_SUFFIX = "+wpm"
+MINER_PARAMETERS = ("embedding_dropout", "channel_dropout", "sharpness")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the results table: a loss, with or without within-pair mining.
+
+    The grammar is `LOSS` or `LOSS+wpm`.
+    """
+
+    loss: str
+    mined: bool
+
+    @classmethod
+    def parse(cls, name: str) -> "Row":
+        """Read a row's name.
+
+        Raises:
+            UserError: the name is not `LOSS` or `LOSS+wpm` in small letters, digits and `_`.
+        """
+        loss = name.removesuffix(WPM_SUFFIX)
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", loss):
+            raise UserError(
+                f"row {name!r} is not LOSS or LOSS{WPM_SUFFIX} (small letters, digits, '_')"
+            )
+        return cls(loss=loss, mined=name != loss)
+
+    def __str__(self) -> str:
+        return self.loss + WPM_SUFFIX * self.mined
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Everything that is the same for every row of one table.
+
+    Lengths are in epochs unless the name says otherwise, image sizes in pixels.
+    """
+
+    name: str
+    # model
+    trunk: str
+    embedding_dim: int
+    # images
+    resize: int  # shorter side of the cached image
+    crop: int  # side of the square that the trunk sees
+    crop_scale: tuple[float, float]  # share of the area that a random crop covers
+    crop_ratio: tuple[float, float]  # width / height of a random crop
+    flip: float  # probability of a horizontal flip
+    # batches
+    classes_per_batch: int
+    images_per_class: int
+    # optimiser of trunk and embedder
+    optimizer: str
+    learning_rate: float
+    weight_decay: float
+    # optimiser of a loss's own parameters (proxies, class weights, beta); its lr is searched
+    loss_weight_decay: float
+    # schedule
+    iterations_per_epoch: int
+    validation_interval: int
+    patience: int
+    max_epochs: int
+    folds: int
+    # views of within-pair mining
+    trunk_passes: int
+    embedding_masks: int
+    # asynchronous successive halving: first rung and share kept (1 / factor) at each
+    grace_epochs: int
+    reduction_factor: int
+    # budgets unless the command line says otherwise
+    trials: int
+    runs: int
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, int) and value < 1:
+                raise UserError(f"protocol {self.name}: {field.name} is {value}, must be >= 1")
+        if self.crop > self.resize:
+            raise UserError(
+                f"protocol {self.name}: crop {self.crop} px exceeds resize {self.resize} px"
+            )
+
+    def batch_size(self) -> int:
+        """Images in a batch."""
+        return self.classes_per_batch * self.images_per_class
+
+
+# A search on a laptop. What it trades against `mlrc`: small greyscale or colour images, a small
+# trunk trained from scratch, 2 trunk passes instead of 8, and tens of short epochs instead of up
+# to a thousand: it ranks configurations of such a trunk on such images, nothing more.
+_SMALL = Protocol(
+    name="small",
+    trunk="convnet",
+    embedding_dim=128,
+    resize=28,
+    crop=24,
+    crop_scale=(0.6, 1.0),
+    crop_ratio=(0.75, 1.33),
+    flip=0.0,
+    classes_per_batch=8,
+    images_per_class=4,
+    optimizer="adam",
+    learning_rate=1e-3,
+    weight_decay=1e-4,
+    loss_weight_decay=1e-4,
+    iterations_per_epoch=40,
+    validation_interval=1,
+    patience=8,
+    max_epochs=20,
+    folds=4,
+    trunk_passes=2,
+    embedding_masks=8,
+    grace_epochs=5,
+    reduction_factor=3,
+    trials=20,
+    runs=5,
+)
+
+# The published protocol (Musgrave et al., ECCV 2020), as ../docs/protocol.md sets out line by line.
+_MLRC = Protocol(
+    name="mlrc",
+    trunk="bninception",
+    embedding_dim=128,
+    resize=256,
+    crop=227,
+    crop_scale=(0.16, 1.0),
+    crop_ratio=(0.75, 1.33),
+    flip=0.5,
+    classes_per_batch=8,
+    images_per_class=4,
+    optimizer="rmsprop",
+    learning_rate=1e-6,
+    weight_decay=1e-4,
+    loss_weight_decay=1e-4,
+    iterations_per_epoch=100,
+    validation_interval=2,
+    patience=9,
+    max_epochs=1000,
+    folds=4,
+    trunk_passes=8,
+    embedding_masks=8,
+    grace_epochs=10,
+    reduction_factor=3,
+    trials=50,
+    runs=10,
+)
+
+# Seconds a trial: to try a machine, a cluster or a new loss end to end. Its scores mean nothing.
+_SMOKE = dataclasses.replace(
+    _SMALL,
+    name="smoke",
+    embedding_dim=16,
+    resize=20,
+    crop=16,
+    classes_per_batch=4,
+    images_per_class=2,
+    iterations_per_epoch=4,
+    max_epochs=4,
+    embedding_masks=2,
+    grace_epochs=1,
+    trials=4,
+    runs=2,
+)
+
+# What a data set changes in a preset: MLRC validates more rarely where an epoch sees less of it.
+_PER_DATASET: dict[tuple[str, str], dict[str, Any]] = {
+    ("mlrc", "cub200"): {"validation_interval": 2, "patience": 9},
+    ("mlrc", "cars196"): {"validation_interval": 5, "patience": 14},
+    ("mlrc", "sop"): {"validation_interval": 20, "patience": 39},
+    # photographs have no reading direction, characters do
+    ("small", "folder"): {"flip": 0.5},
+}
+_PRESETS = {preset.name: preset for preset in (_SMALL, _MLRC, _SMOKE)}
+PROTOCOL_NAMES = tuple(_PRESETS)
+
+
+def find_protocol(name: str, dataset: str) -> Protocol:
+    """Return the preset `name` as it applies to a data set.
+
+    Raises:
+        UserError: no such preset; the message lists the choices.
+    """
+    if name not in _PRESETS:
+        raise UserError(f"unknown protocol {name!r}; choose from {', '.join(_PRESETS)}")
+    return dataclasses.replace(_PRESETS[name], **_PER_DATASET.get((name, dataset), {}))
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """One configuration to train: the same values and seed give the same numbers on the CPU.
+
+    Attributes:
+        row: the row's name.
+        protocol: what all rows share.
+        parameters: values of the row's searched and fixed parameters.
+        seed: base seed; fold k of it is independent of which other folds are trained.
+        folds: positions of the folds to train, advanced in lockstep.
+    """
+
+    row: str
+    protocol: Protocol
+    parameters: Mapping[str, float]
+    seed: int
+    folds: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for name, value in self.parameters.items():
+            if not math.isfinite(value):
+                raise UserError(f"parameter {name} is {value}, must be finite")
+        if self.seed < 0:
+            raise UserError(f"seed is {self.seed}, must be >= 0")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {**dataclasses.asdict(self), "parameters": dict(self.parameters)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "TrainingConfig":
+        """Read what `to_json` returned."""
+        return cls(
+            row=data["row"],
+            protocol=protocol_from_json(data["protocol"]),
+            parameters=dict(data["parameters"]),
+            seed=data["seed"],
+            folds=tuple(data["folds"]),
+        )
+
+
+def protocol_from_json(data: Mapping[str, Any]) -> Protocol:
+    """Read a protocol from JSON types, where tuples have become lists."""
+    values: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in data.items()
+    }
+    return Protocol(**values)

@@ -1,0 +1,99 @@
+"""What a person sees: events as lines, one live line below them; everything else in a log file."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+_REFRESH_S = 0.5
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class Console:
+    """Prints on the terminal that was there when it was made, whatever libraries redirect later."""
+
+    def __init__(self) -> None:
+        self._file = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
+        self._interactive = self._file.isatty()
+        self._live = ""
+        self._shown_at = 0.0
+
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.clear()
+        self._file.close()
+
+    def line(self, text: str) -> None:
+        """Print a line for good, above the live line."""
+        self.clear()
+        self._file.write(text + "\n")
+        logging.getLogger("wpm.console").info("%s", text)
+
+    def live(self, text: str) -> None:
+        """Replace the live line; where output is not a terminal, nothing is printed."""
+        if not self._interactive or time.monotonic() - self._shown_at < _REFRESH_S:
+            return
+        self.clear()
+        width = os.get_terminal_size(self._file.fileno()).columns - 1
+        self._live = text[:width]
+        self._file.write(self._live)
+        self._file.flush()
+        self._shown_at = time.monotonic()
+
+    def clear(self) -> None:
+        """Remove the live line."""
+        if self._live:
+            self._file.write("\r\x1b[K")
+            self._live = ""
+
+
+@contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Send logging, and whatever is printed to stdout and stderr, to a file.
+
+    Libraries print past `logging`, some from C: the file descriptors themselves are redirected.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+        root = logging.getLogger()
+        level = root.level
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        saved = [(fd, os.dup(fd)) for fd in (1, 2)]
+        for fd, _ in saved:
+            os.dup2(file.fileno(), fd)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for fd, copy in saved:
+                os.dup2(copy, fd)
+                os.close(copy)
+            root.removeHandler(handler)
+            root.setLevel(level)
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration for people: 45 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,213 @@
+"""Work that a worker does, a step at a time: train a configuration, resumable after any kill."""
+
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import save
+
+from wpm.atomic import DamagedFileError, StorageError, hold_lock, write_bytes
+from wpm.config import TrainingConfig
+from wpm.errors import UserError
+from wpm.pixels import Pixels
+from wpm.records import COMPLETE, FAILED, TrainingFolder, provenance, timestamp
+from wpm.train import DivergedError, Training
+
+# A worker that outlived its launch ends within one step; its successor waits that long for it.
+_ORPHAN_WAIT_S = 300.0
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step brought.
+
+    Attributes:
+        reports: validations since the start, all of them: whoever lost some can catch up.
+        result: how the work ended, None while it goes on.
+    """
+
+    reports: list[dict[str, Any]]
+    result: Mapping[str, Any] | None
+
+
+class Job(Protocol):
+    """Work in steps."""
+
+    def step(self) -> StepResult:
+        """Go on until there is something to report."""
+
+    def close(self) -> None:
+        """Let go of what the work holds."""
+
+
+def choose_device() -> torch.device:
+    """Return the GPU that this process may see, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class TrainJob:
+    """Trains one configuration in its folder, and goes on from its checkpoint if there is one."""
+
+    def __init__(self, folder: Path, pixels: Path, config: TrainingConfig, export: bool) -> None:
+        """Take possession of the folder.
+
+        Args:
+            folder: of the training; holds trial.json already.
+            pixels: cache of trainval images.
+            config: what to train.
+            export: whether to keep the best models' weights.
+
+        Raises:
+            UserError: another process trains here, or something on disk is damaged.
+        """
+        self._folder = TrainingFolder(folder)
+        self._pixels, self._config, self._export = pixels, config, export
+        self._training: Training | None = None
+        self._reports: list[dict[str, Any]] = []
+        self._held = ExitStack()
+        self._held.enter_context(
+            hold_lock(folder / "lock", wait_s=_ORPHAN_WAIT_S, what=f"training {folder}")
+        )
+
+    def step(self) -> StepResult:
+        """Train to the next validation; the first step after a resume only reports the history.
+
+        A checkpoint is written after every epoch. What goes wrong ends the training as failed, by
+        name.
+
+        Raises:
+            DamagedFileError: the checkpoint or the history was damaged.
+            StorageError: the folder cannot be written.
+        """
+        result: Mapping[str, Any] | None = self._folder.read_result()
+        if result is None:
+            try:
+                result = self._advance()
+            except (DamagedFileError, StorageError):
+                raise  # of the disk, not of the configuration: another try may do
+            except DivergedError as error:
+                result = self._end(FAILED, reason=f"diverged: {error}")
+            except torch.OutOfMemoryError as error:
+                result = self._end(FAILED, reason=f"out of GPU memory: {error}")
+            except Exception as error:
+                self._folder.write_log(traceback.format_exc())
+                result = self._end(FAILED, reason=f"{type(error).__name__}: {error}")
+        return StepResult(self._reports, result)
+
+    def _advance(self) -> Mapping[str, Any] | None:
+        if self._training is None:
+            self._training = Training(self._config, Pixels(self._pixels), choose_device())
+            self._reports, state = self._folder.read_progress()
+            if state is not None:
+                self._training.load_state_dict(state)
+                if self._reports and not self._training.finished:
+                    return None
+        training = self._training
+        while not training.finished:
+            report = training.run_epoch()
+            if report is not None:
+                self._reports = [*self._reports, report.to_json()]
+            self._folder.write_progress(self._reports, training.state_dict())
+            if report is not None and not training.finished:
+                return None
+        if self._export:
+            for fold in training.folds:
+                path = self._folder.folder / model_file(fold.position)
+                write_bytes(path, save({k: v.contiguous() for k, v in fold.best_model.items()}))
+        return self._end(COMPLETE, reason="")
+
+    def _end(self, state: str, reason: str) -> Mapping[str, Any]:
+        result = summarise(state, reason, self._reports)
+        self._folder.write_result(result)
+        return result
+
+    def close(self) -> None:
+        """Let the folder go."""
+        self._held.close()
+
+
+def model_file(fold: int) -> str:
+    """Name the file of a fold's best model."""
+    return f"model-fold-{fold}.safetensors"
+
+
+def summarise(state: str, reason: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the content of result.json: how a training ended.
+
+    Args:
+        state: one of `wpm.records`'s.
+        reason: why, where it failed or was stopped.
+        reports: all its reports.
+    """
+    last = reports[-1] if reports else {"epoch": 0, "best_map_at_r": None, "folds": []}
+    return {
+        "state": state,
+        "reason": reason,
+        "score": last["best_map_at_r"],
+        "epochs": last["epoch"],
+        "fold_scores": [fold["best_map_at_r"] for fold in last["folds"]],
+        "best_epochs": [fold["best_epoch"] for fold in last["folds"]],
+        "training_seconds": sum(fold["training_seconds"] for fold in last["folds"]),
+        "validation_seconds": sum(fold["validation_seconds"] for fold in last["folds"]),
+        "ended": timestamp(),
+    }
+
+
+def training_payload(
+    folder: Path, pixels: Path, config: TrainingConfig, *, export: bool
+) -> dict[str, Any]:
+    """Describe a training in plain JSON types, for a worker anywhere."""
+    return {
+        "kind": "train",
+        "folder": str(folder),
+        "pixels": str(pixels),
+        "config": config.to_json(),
+        "export": export,
+    }
+
+
+def _start_training(payload: Mapping[str, Any]) -> Job:
+    return TrainJob(
+        Path(payload["folder"]),
+        Path(payload["pixels"]),
+        TrainingConfig.from_json(payload["config"]),
+        payload["export"],
+    )
+
+
+def _start_test(payload: Mapping[str, Any]) -> Job:
+    from wpm.final_test import TestJob  # here: a search never imports what opens test images
+
+    return TestJob(payload)
+
+
+_KINDS: dict[str, Callable[[Mapping[str, Any]], Job]] = {
+    "train": _start_training,
+    "test": _start_test,
+}
+
+
+def start_job(payload: Mapping[str, Any]) -> Job:
+    """Start the work that a payload describes.
+
+    Raises:
+        UserError: unknown kind of work.
+    """
+    if payload["kind"] not in _KINDS:
+        raise UserError(f"unknown work {payload['kind']!r}; choose from {', '.join(_KINDS)}")
+    return _KINDS[payload["kind"]](payload)
+
+
+def identify(number: int, config: TrainingConfig, **more: Any) -> dict[str, Any]:
+    """Return the content of trial.json."""
+    return {
+        "number": number,
+        "parameters": dict(config.parameters),
+        "config": config.to_json(),
+        "provenance": provenance(),
+        **more,
+    }

@@ -1,0 +1,361 @@
+"""The run folder: the one writer and the one reader of what was run and what came out.
+
+Layout (docs/records.md sets it out):
+
+    runs/<dataset>/<protocol>/<row>/
+        study.json               what was searched: space, protocol, data, budget, provenance
+        study.journal            Optuna's storage: the search's only memory
+        study.lock               held by the one launch that runs the study
+        trials/0007/trial.json   one configuration, written before it starts
+                    reports.json history so far, and which checkpoint belongs to it
+                    checkpoint-12.pt
+                    result.json  how it ended
+        finals/<configuration>/  the best configuration, trained again
+            final.json           which trial it came from, seeds
+            seed-1000/fold-0/    the same four files a training, and model.safetensors
+            seed-1000/result.json test scores
+        test_access.jsonl        a line for every time that test images were opened
+"""
+
+import hashlib
+import io
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from wpm import __version__
+from wpm.atomic import DamagedFileError, is_locked, read_json, write_bytes, write_json
+from wpm.errors import UserError
+
+FORMAT = 1  # raise when a reader of the old layout would misread the new
+
+RUNNING, COMPLETE, PRUNED, FAILED = "running", "complete", "pruned", "failed"
+
+
+@dataclass(frozen=True)
+class StudyPlace:
+    """Where the records of a study are."""
+
+    run_root: Path
+    dataset: str
+    protocol: str
+    row: str
+
+    def __post_init__(self) -> None:
+        for part in (self.dataset, self.protocol, self.row):
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", part):
+                raise UserError(
+                    f"{part!r} cannot name a folder under {self.run_root}: "
+                    "letters, digits and '_.+-' only"
+                )
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder."""
+        return self.run_root / self.dataset / self.protocol / self.row
+
+    @property
+    def name(self) -> str:
+        """Name in messages and in Optuna's storage."""
+        return f"{self.dataset}/{self.protocol}/{self.row}"
+
+    @property
+    def journal(self) -> Path:
+        """Optuna's storage."""
+        return self.folder / "study.journal"
+
+    @property
+    def lock(self) -> Path:
+        """Lock of the launch that runs the study."""
+        return self.folder / "study.lock"
+
+    def trial_folder(self, number: int) -> Path:
+        """Folder of a trial."""
+        return self.folder / "trials" / f"{number:04d}"
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What is on disk about one training: a trial, or one fold of a final run.
+
+    Attributes:
+        folder: where it was read.
+        identity: trial.json: number, parameters, configuration, provenance.
+        reports: history so far, one dict a validation.
+        result: result.json, or None while it has not ended.
+    """
+
+    folder: Path
+    identity: Mapping[str, Any]
+    reports: list[dict[str, Any]] = field(default_factory=list)
+    result: Mapping[str, Any] | None = None
+
+    @property
+    def state(self) -> str:
+        """How it ended, or that it has not."""
+        return RUNNING if self.result is None else str(self.result["state"])
+
+
+class TrainingFolder:
+    """Reads and writes the folder of one training."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write_identity(self, identity: Mapping[str, Any]) -> None:
+        """Say what is trained here, before it starts."""
+        write_json(self.folder / "trial.json", {"format": FORMAT, **identity})
+
+    def write_progress(self, reports: list[dict[str, Any]], state: Mapping[str, Any]) -> None:
+        """Save a checkpoint and the history that belongs to it, as one step.
+
+        The history names its checkpoint, and is replaced after that is in place: killed between
+        the two, the old pair is still whole.
+
+        Args:
+            reports: all reports so far.
+            state: what the next epoch depends on: tensors and plain values, and `epoch`.
+        """
+        import torch  # here: readers of records need no torch, and start faster without
+
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        data = buffer.getvalue()
+        name = f"checkpoint-{state['epoch']}.pt"
+        write_bytes(self.folder / name, data)
+        checkpoint = {"file": name, "sha256": hashlib.sha256(data).hexdigest()}
+        write_json(
+            self.folder / "reports.json",
+            {"reports": reports, "epoch": state["epoch"], "checkpoint": checkpoint},
+        )
+        self._drop_checkpoints(keep=name)
+
+    def read_progress(self) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+        """Return the history and the checkpoint that belongs to it; ([], None) at the start.
+
+        Raises:
+            DamagedFileError: either does not match its checksum.
+        """
+        reports, data = self._read_checked()
+        if data is None:
+            return reports, None
+        import torch
+
+        return reports, torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+    def check_progress(self) -> None:
+        """Compare history and checkpoint with their checksums.
+
+        Raises:
+            DamagedFileError: either does not match.
+        """
+        self._read_checked()
+
+    def _read_checked(self) -> tuple[list[dict[str, Any]], bytes | None]:
+        """Return the history and the bytes of the checkpoint that belongs to it."""
+        path = self.folder / "reports.json"
+        if not path.exists():
+            return [], None
+        progress = read_json(path)
+        checkpoint = progress["checkpoint"]
+        if checkpoint is None:
+            return progress["reports"], None
+        file = self.folder / checkpoint["file"]
+        data = file.read_bytes() if file.exists() else b""
+        if hashlib.sha256(data).hexdigest() != checkpoint["sha256"]:
+            raise DamagedFileError(
+                f"{file}: checkpoint is damaged or missing; delete {path} to train this "
+                "configuration again from the start"
+            )
+        return progress["reports"], data
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Say how the training ended; its checkpoint is no longer needed."""
+        write_json(self.folder / "result.json", dict(result))
+        path = self.folder / "reports.json"
+        if path.exists():
+            write_json(path, {**read_json(path), "checkpoint": None})
+        self._drop_checkpoints(keep=None)
+
+    def write_log(self, text: str) -> None:
+        """Keep a traceback beside the records."""
+        write_bytes(self.folder / "error.log", text.encode())
+
+    def read_result(self) -> dict[str, Any] | None:
+        """Return how the training ended, None if it has not."""
+        path = self.folder / "result.json"
+        result: dict[str, Any] | None = read_json(path) if path.exists() else None
+        return result
+
+    def read(self, *, with_reports: bool = True) -> TrainingRecord:
+        """Read everything but the checkpoint.
+
+        Raises:
+            UserError: no such training, or a damaged file.
+        """
+        reports_path = self.folder / "reports.json"
+        reports = (
+            read_json(reports_path)["reports"] if with_reports and reports_path.exists() else []
+        )
+        identity = read_json(self.folder / "trial.json")
+        return TrainingRecord(self.folder, identity, reports, self.read_result())
+
+    def _drop_checkpoints(self, keep: str | None) -> None:
+        for path in self.folder.glob("checkpoint-*.pt"):
+            if path.name != keep:
+                path.unlink(missing_ok=True)
+
+
+def check_format(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse records of another layout.
+
+    Raises:
+        UserError: names the version that wrote them.
+    """
+    if content.get("format") != FORMAT:
+        writer = content.get("provenance", {}).get("wpm", "another version")
+        raise UserError(
+            f"{path}: written by wpm {writer} in record format {content.get('format')}, this is "
+            f"wpm {__version__} with format {FORMAT}; use that version, or another --run-root"
+        )
+
+
+def read_study(place: StudyPlace) -> dict[str, Any] | None:
+    """Return study.json, or None where there is no such study.
+
+    Raises:
+        UserError: damaged, or of another record format.
+    """
+    path = place.folder / "study.json"
+    if not path.exists():
+        return None
+    content: dict[str, Any] = read_json(path)
+    check_format(content, path)
+    return content
+
+
+def write_study(place: StudyPlace, content: Mapping[str, Any]) -> None:
+    """Write study.json."""
+    write_json(place.folder / "study.json", {"format": FORMAT, **content})
+
+
+def find_studies(
+    run_root: Path, dataset: str | None = None, protocol: str | None = None, row: str | None = None
+) -> list[StudyPlace]:
+    """Return the studies on disk, narrowed by name, sorted."""
+    pattern = "/".join(part or "*" for part in (dataset, protocol, row, "study.json"))
+    parts = sorted(path.relative_to(run_root).parts for path in run_root.glob(pattern))
+    return [StudyPlace(run_root, *part[:3]) for part in parts]
+
+
+def read_trials(
+    place: StudyPlace, *, with_reports: bool = False
+) -> tuple[list[TrainingRecord], list[str]]:
+    """Read the trials of a study.
+
+    Returns:
+        The readable ones by number, and a line for each that is damaged.
+    """
+    records, problems = [], []
+    for folder in _sorted_folders(place.folder / "trials"):
+        if not (folder / "trial.json").exists():
+            continue  # killed between making the folder and writing into it
+        try:
+            records.append(TrainingFolder(folder).read(with_reports=with_reports))
+        except UserError as error:
+            problems.append(str(error))
+    return records, problems
+
+
+def read_finals(place: StudyPlace) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Yield every configuration that was finally trained, with the results of its seeds.
+
+    A seed's result is there once it was tested.
+    """
+    for folder in _sorted_folders(place.folder / "finals"):
+        path = folder / "final.json"
+        if not path.exists():
+            continue
+        results = [
+            read_json(seed / "result.json")
+            for seed in _sorted_folders(folder)
+            if (seed / "result.json").exists()
+        ]
+        yield read_json(path), results
+
+
+def is_running(place: StudyPlace) -> bool:
+    """Whether a launch works on the study now."""
+    return is_locked(place.lock)
+
+
+def note_test_access(place: StudyPlace, reason: str) -> None:
+    """Leave a line that test images are about to be opened."""
+    line = json.dumps({"time": timestamp(), "process": os.getpid(), "reason": reason})
+    with (place.folder / "test_access.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def log_path(run_root: Path) -> Path:
+    """Return a new name for a launch's log."""
+    return run_root / "logs" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}.log"
+
+
+def configuration_key(parameters: Mapping[str, float]) -> str:
+    """Name a configuration by its values."""
+    body = json.dumps(dict(parameters), sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()[:12]
+
+
+def timestamp() -> str:
+    """Now, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def provenance() -> dict[str, Any]:
+    """Say what code, libraries and machine write a record."""
+    libraries = ("torch", "torchvision", "pytorch-metric-learning", "ray", "optuna", "numpy")
+    return {
+        "wpm": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "libraries": {name: _version_of(name) for name in libraries},
+        "machine": platform.node(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "started": timestamp(),
+    }
+
+
+def _version_of(name: str) -> str | None:
+    try:
+        return version(name)
+    except ModuleNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree, marked when it was changed; None outside a tree."""
+    here = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty"],
+            cwd=here, capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def _sorted_folders(parent: Path) -> list[Path]:
+    if not parent.is_dir():
+        return []
+    return sorted(path for path in parent.iterdir() if path.is_dir())

@@ -1,0 +1,274 @@
+"""Final runs: each study's best configuration, trained again with new seeds and tested."""
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wpm.atomic import hold_lock, write_json
+from wpm.config import Protocol, TrainingConfig, protocol_from_json
+from wpm.datasets import DataSource
+from wpm.errors import UserError
+from wpm.final_test import test_payload
+from wpm.jobs import StepResult, identify, training_payload
+from wpm.records import (
+    COMPLETE,
+    FAILED,
+    FORMAT,
+    RUNNING,
+    StudyPlace,
+    TrainingFolder,
+    TrainingRecord,
+    configuration_key,
+    provenance,
+    read_study,
+    read_trials,
+)
+from wpm.work import Work
+
+FIRST_SEED = 1000  # apart from the seeds of searches, so that no final run repeats a trial
+
+
+@dataclass(frozen=True)
+class RetrainPlan:
+    """One configuration to train again.
+
+    Attributes:
+        place: the study.
+        protocol: of the study.
+        parameters: of the configuration.
+        chosen: where the configuration comes from, for the record.
+        source: where the images are.
+        pixels: cache of trainval images.
+        runs: number of seeds.
+    """
+
+    place: StudyPlace
+    protocol: Protocol
+    parameters: Mapping[str, float]
+    chosen: Mapping[str, Any]
+    source: DataSource
+    pixels: Path
+    runs: int
+
+    @property
+    def folder(self) -> Path:
+        """Folder of this configuration's final runs."""
+        return self.place.folder / "finals" / configuration_key(self.parameters)
+
+    def seed_folder(self, run: int) -> Path:
+        """Folder of one run."""
+        return self.folder / f"seed-{FIRST_SEED + run}"
+
+
+def choose_best_trial(place: StudyPlace, *, allow_unfinished: bool) -> TrainingRecord:
+    """Return a study's best complete trial.
+
+    Args:
+        place: the study.
+        allow_unfinished: take the best so far of a study whose budget is not used up.
+
+    Raises:
+        UserError: no such study, it is unfinished, a record is damaged, or no trial is complete.
+    """
+    study = read_study(place)
+    if study is None:
+        raise UserError(f"no study {place.name} under {place.run_root}; run the search first")
+    records, problems = read_trials(place)
+    if problems:
+        raise UserError(problems[0])
+    ended = sum(record.state != RUNNING for record in records)
+    if ended < study["trials"] and not allow_unfinished:
+        raise UserError(
+            f"study {place.name} is unfinished: {ended} of {study['trials']} trials ended; "
+            "finish it with the same command without --best-only, or add --allow-unfinished"
+        )
+    complete = [record for record in records if record.state == COMPLETE]
+    if not complete:
+        raise UserError(
+            f"study {place.name} has no complete trial among its {len(records)}; see --status, and "
+            "search with more --trials"
+        )
+    return max(complete, key=_score_of)
+
+
+def check_same_study(place: StudyPlace, protocol: Protocol, pixels: Path) -> None:
+    """Refuse to retrain under another protocol, or on other images, than the search saw.
+
+    Raises:
+        UserError: they differ.
+    """
+    study = read_study(place)
+    assert study is not None
+    identity = study["identity"]
+    if protocol_from_json(identity["protocol"]) != protocol:
+        raise UserError(
+            f"study {place.name} was searched under other settings of protocol {protocol.name}; "
+            "search again with another --run-root"
+        )
+    if identity["images"]["pixels"] != pixels.name:
+        raise UserError(
+            f"study {place.name} was searched on other images ({identity['images']['pixels']}, now "
+            f"{pixels.name}); give the same --data-root, or search again with another --run-root"
+        )
+
+
+def _score_of(record: TrainingRecord) -> float:
+    assert record.result is not None
+    return float(record.result["score"])
+
+
+class RetrainWork:
+    """A `wpm.work.WorkSource`: trains seeds x folds, and tests a seed once its folds are there."""
+
+    def __init__(self, plans: Sequence[RetrainPlan], announce: Callable[[str], None]) -> None:
+        """Lock the studies and find what is left to do.
+
+        Args:
+            plans: configurations to train.
+            announce: told a line whenever a run is tested or fails.
+
+        Raises:
+            UserError: another launch holds one of the studies.
+        """
+        self._announce = announce
+        self._running: dict[str, tuple[RetrainPlan, int, int | None]] = {}
+        self._trainings: deque[tuple[RetrainPlan, int, int]] = deque()
+        self._tests: deque[tuple[RetrainPlan, int]] = deque()
+        self._waiting: dict[tuple[Path, int], set[int]] = {}
+        self._total = 0
+        self._held = ExitStack()
+        try:
+            for plan in plans:
+                what = f"study {plan.place.name}"
+                self._held.enter_context(hold_lock(plan.place.lock, wait_s=0, what=what))
+                self._write_final(plan)
+        except BaseException:
+            self._held.close()
+            raise
+        for run in range(max((plan.runs for plan in plans), default=0)):
+            for plan in plans:
+                if run < plan.runs:
+                    self._enqueue(plan, run)
+
+    def __enter__(self) -> "RetrainWork":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Release the studies."""
+        self._held.close()
+
+    def _write_final(self, plan: RetrainPlan) -> None:
+        path = plan.folder / "final.json"
+        if not path.exists():
+            content = {
+                "format": FORMAT,
+                "parameters": dict(plan.parameters),
+                "chosen": dict(plan.chosen),
+                "row": plan.place.row,
+                "provenance": provenance(),
+            }
+            write_json(path, content)
+
+    def _enqueue(self, plan: RetrainPlan, run: int) -> None:
+        if (plan.seed_folder(run) / "result.json").exists():
+            return
+        self._total += 1
+        folds = range(plan.protocol.folds)
+        missing = {k for k in folds if self._fold_state(plan, run, k) != COMPLETE}
+        if any(self._fold_state(plan, run, k) == FAILED for k in folds):
+            self._record_failure(plan, run, "a fold failed in an earlier launch")
+        elif missing:
+            self._waiting[plan.folder, run] = missing
+            self._trainings.extend((plan, run, k) for k in sorted(missing))
+        else:
+            self._tests.append((plan, run))
+
+    @staticmethod
+    def _fold_state(plan: RetrainPlan, run: int, fold: int) -> str | None:
+        result = TrainingFolder(plan.seed_folder(run) / f"fold-{fold}").read_result()
+        return None if result is None else str(result["state"])
+
+    def next_work(self) -> Work | None:
+        """Return a test that can run, else the next fold to train."""
+        if self._tests:
+            plan, run = self._tests.popleft()
+            folder, seed = plan.seed_folder(run), FIRST_SEED + run
+            payload = test_payload(plan.place, plan.source, plan.protocol, folder, seed)
+            return self._hand_out(plan, run, None, payload)
+        while self._trainings:
+            plan, run, fold = self._trainings.popleft()
+            if (plan.folder, run) not in self._waiting:
+                continue  # another fold of this run failed meanwhile
+            config = TrainingConfig(
+                plan.place.row, plan.protocol, plan.parameters, FIRST_SEED + run, (fold,)
+            )
+            folder = plan.seed_folder(run) / f"fold-{fold}"
+            if not (folder / "trial.json").exists():
+                TrainingFolder(folder).write_identity(identify(fold, config))
+            payload = training_payload(folder, plan.pixels, config, export=True)
+            return self._hand_out(plan, run, fold, payload)
+        return None
+
+    def _hand_out(
+        self, plan: RetrainPlan, run: int, fold: int | None, payload: Mapping[str, Any]
+    ) -> Work:
+        key = f"{plan.folder}/{run}/{fold}"
+        self._running[key] = (plan, run, fold)
+        return Work(key, payload)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing is left to hand out, now or after a running fold."""
+        return not (self._trainings or self._tests or self._running)
+
+    def on_step(self, work: Work, step: StepResult) -> bool:
+        """A final run is never stopped early: its patience decides."""
+        return False
+
+    def on_stopped(self, work: Work, step: StepResult) -> None:
+        """Never called: `on_step` stops nothing."""
+
+    def on_ended(self, work: Work, step: StepResult) -> None:
+        """A fold was trained, or a run tested."""
+        plan, run, fold = self._running.pop(work.key)
+        assert step.result is not None
+        if fold is None:
+            concatenated = step.result["concatenated"]["map_at_r"]
+            separated = step.result["separated"]["map_at_r"]
+            self._announce(
+                f"{plan.place.name} run {run + 1}/{plan.runs} tested: MAP@R concatenated "
+                f"{concatenated:.4f}, separated {separated:.4f}"
+            )
+        elif step.result["state"] == COMPLETE:
+            waiting = self._waiting.get((plan.folder, run), set())
+            waiting.discard(fold)
+            if not waiting and (plan.folder, run) in self._waiting:
+                del self._waiting[plan.folder, run]
+                self._tests.append((plan, run))
+        else:
+            self._record_failure(plan, run, f"fold {fold}: {step.result['reason']}")
+
+    def on_lost(self, work: Work, reason: str) -> None:
+        """A fold's or test's process died too often."""
+        plan, run, fold = self._running.pop(work.key)
+        self._record_failure(plan, run, f"{'test' if fold is None else f'fold {fold}'}: {reason}")
+
+    def _record_failure(self, plan: RetrainPlan, run: int, reason: str) -> None:
+        self._waiting.pop((plan.folder, run), None)
+        result = {"state": FAILED, "seed": FIRST_SEED + run, "reason": reason}
+        write_json(plan.seed_folder(run) / "result.json", result)
+        self._announce(f"{plan.place.name} run {run + 1}/{plan.runs} failed: {reason}")
+
+    @property
+    def remaining(self) -> int:
+        """Pieces of work that have not ended yet."""
+        return len(self._trainings) + len(self._tests) + len(self._running) + len(self._waiting)
+
+    def describe(self) -> str:
+        """Return the progress in one line."""
+        return (
+            f"final runs: {self.remaining} trainings and tests to go ({len(self._running)} running)"
+        )

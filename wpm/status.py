@@ -1,0 +1,78 @@
+"""Progress of all studies, read from their records."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from wpm.console import format_duration
+from wpm.errors import UserError
+from wpm.records import (
+    COMPLETE,
+    FAILED,
+    PRUNED,
+    RUNNING,
+    StudyPlace,
+    TrainingRecord,
+    find_studies,
+    is_running,
+    read_finals,
+    read_study,
+    read_trials,
+)
+from wpm.tables import format_table
+
+_COLUMNS = ("study", "trials", "complete", "stopped", "failed", "running", "best", "final runs",
+            "time", "now")  # fmt: skip
+
+
+def format_status(run_root: Path) -> str:
+    """Return a table of all studies under a run folder, and a line for each that is damaged.
+
+    Raises:
+        UserError: there are no studies.
+    """
+    places = find_studies(run_root)
+    if not places:
+        raise UserError(f"no studies under {run_root}; start one with python launch.py")
+    rows, problems = [], []
+    for place in places:
+        try:
+            row, trouble = _describe(place)
+            rows.append(row)
+            problems += trouble
+        except UserError as error:
+            problems.append(str(error))
+    return "\n".join([format_table(_COLUMNS, rows, "text"), *problems])
+
+
+def _describe(place: StudyPlace) -> tuple[list[Any], list[str]]:
+    study = read_study(place)
+    assert study is not None  # found by its study.json
+    records, problems = read_trials(place, with_reports=True)
+    states = Counter(record.state for record in records)
+    scores = [r.result["score"] for r in records if r.result is not None and r.state == COMPLETE]
+    tested = sum(len(results) for _, results in read_finals(place))
+    alive = is_running(place)
+    ended = len(records) - states[RUNNING]
+    now = "running" if alive else "finished" if ended >= study["trials"] else "interrupted"
+    row = [
+        place.name,
+        f"{ended}/{study['trials']}",
+        states[COMPLETE],
+        states[PRUNED],
+        states[FAILED],
+        states[RUNNING],
+        f"{max(scores):.4f}" if scores else "-",
+        tested,
+        format_duration(sum(_seconds_of(record) for record in records)),
+        now,
+    ]
+    return row, problems
+
+
+def _seconds_of(record: TrainingRecord) -> float:
+    """Worker seconds that a trial has used."""
+    if not record.reports:
+        return 0.0
+    folds = record.reports[-1]["folds"]
+    return float(sum(fold["training_seconds"] + fold["validation_seconds"] for fold in folds))

@@ -1,0 +1,334 @@
+"""One search: an Optuna study that remembers everything, asked and told by whoever runs trials."""
+
+import json
+import logging
+from collections import deque
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import Trial, TrialState
+
+from wpm.atomic import hold_lock
+from wpm.config import Protocol, TrainingConfig
+from wpm.errors import UserError
+from wpm.jobs import identify, summarise, training_payload
+from wpm.records import (
+    COMPLETE,
+    FAILED,
+    PRUNED,
+    StudyPlace,
+    TrainingFolder,
+    provenance,
+    read_study,
+    write_study,
+)
+from wpm.spaces import Range, SearchSpace
+
+_STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a study searches, and with which budget.
+
+    Attributes:
+        place: where its records go.
+        space: what is searched.
+        protocol: what all rows share.
+        images: what the data set's images are, so that others are noticed.
+        pixels: cache of trainval images.
+        trials: how many trials in all, however they end.
+        seed: of the sampler and of every trial's training.
+        first_points: parameter values to try first; missing ones are sampled.
+        early_stopping: whether ASHA stops trials.
+    """
+
+    place: StudyPlace
+    space: SearchSpace
+    protocol: Protocol
+    images: Mapping[str, Any]
+    pixels: Path
+    trials: int
+    seed: int
+    first_points: tuple[Mapping[str, float], ...] = ()
+    early_stopping: bool = True
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must not change under a study, in JSON types."""
+        return json.loads(  # type: ignore[no-any-return]
+            json.dumps(
+                {
+                    "row": str(self.space.row),
+                    "searched": {name: asdict(r) for name, r in self.space.searched.items()},
+                    "fixed": dict(self.space.fixed),
+                    "protocol": asdict(self.protocol),
+                    "images": dict(self.images),
+                    "seed": self.seed,
+                    "early_stopping": self.early_stopping,
+                }
+            )
+        )
+
+
+class Study:
+    """Runs one study's bookkeeping; hold it open while its trials run.
+
+    The Optuna study is the only memory: trials that a killed launch left RUNNING are adopted, the
+    rungs of successive halving are kept by Optuna's pruner inside the study.
+    """
+
+    def __init__(self, plan: StudyPlan) -> None:
+        """Lock the study, check that it is the same as before, adopt its orphans.
+
+        Args:
+            plan: what to search.
+
+        Raises:
+            UserError: another launch holds the study, the plan differs from the study's, or its
+                files are damaged.
+        """
+        self.plan = plan
+        self._running: dict[int, Trial] = {}
+        self._held = ExitStack()
+        place = plan.place
+        self._held.enter_context(hold_lock(place.lock, wait_s=0, what=f"study {place.name}"))
+        try:
+            self._check_identity()
+            self._study = self._open_study()
+            self._orphans = deque(self._find_orphans())
+        except BaseException:
+            self._held.close()
+            raise
+
+    def __enter__(self) -> "Study":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Release the study."""
+        self._held.close()
+
+    @property
+    def started(self) -> int:
+        """Trials that were started, ended or not."""
+        return len(
+            self._study.get_trials(deepcopy=False, states=(*_STATES.values(), TrialState.RUNNING))
+        )
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every trial of the budget has been handed out."""
+        return not self._orphans and self.started >= self.plan.trials
+
+    @property
+    def has_orphans(self) -> bool:
+        """Whether trials of an interrupted launch wait to go on."""
+        return bool(self._orphans)
+
+    def ask(self) -> tuple[int, dict[str, Any]] | None:
+        """Hand out the next trial: an orphan, else a new one.
+
+        Returns:
+            Its number and the work to do, or None when the budget is handed out.
+        """
+        while self._orphans:
+            trial = self._orphans.popleft()
+            folder = TrainingFolder(self.plan.place.trial_folder(trial.number))
+            ended = folder.read_result()
+            if ended is None:
+                return self._start(trial)
+            # It ended, and its launch was killed before it could tell the study.
+            self._running[trial.number] = trial
+            self.tell_ended(trial.number, ended, folder.read().reports)
+        if self.exhausted:
+            return None
+        return self._start(self._study.ask())
+
+    def report(self, number: int, reports: list[dict[str, Any]]) -> bool:
+        """Pass on what a trial reported; values that the study knows are skipped.
+
+        Args:
+            number: the trial.
+            reports: all its reports so far.
+
+        Returns:
+            Whether to stop the trial.
+        """
+        trial = self._running[number]
+        for report in self._unknown(trial, reports):
+            trial.report(report["best_map_at_r"], step=report["epoch"])
+            if trial.should_prune():
+                return True
+        return False
+
+    def _unknown(self, trial: Trial, reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the reports that the study does not know: a killed launch may have lost some."""
+        known = self._study._storage.get_trial(trial._trial_id).intermediate_values
+        return [report for report in reports if report["epoch"] not in known]
+
+    def tell_stopped(self, number: int, reports: list[dict[str, Any]]) -> None:
+        """Record that a trial was stopped by successive halving."""
+        epoch = reports[-1]["epoch"]
+        self._write_and_tell(number, PRUNED, f"stopped at epoch {epoch}", reports)
+
+    def tell_lost(self, number: int, reason: str) -> None:
+        """Record that a trial's worker died too often."""
+        folder = TrainingFolder(self.plan.place.trial_folder(number))
+        record = folder.read()
+        if record.result is not None:  # it died after it ended
+            self.tell_ended(number, record.result, record.reports)
+        else:
+            self._write_and_tell(number, FAILED, reason, record.reports)
+
+    def tell_ended(
+        self, number: int, result: Mapping[str, Any], reports: list[dict[str, Any]]
+    ) -> None:
+        """Record that a trial ended by itself, as its result.json says."""
+        trial = self._running[number]
+        for report in self._unknown(trial, reports):
+            trial.report(report["best_map_at_r"], step=report["epoch"])
+        self._tell(number, result)
+
+    def _write_and_tell(
+        self, number: int, state: str, reason: str, reports: list[dict[str, Any]]
+    ) -> None:
+        result = summarise(state, reason, reports)
+        # The record first: adopting a trial with a result tells it, the other order would lose it.
+        TrainingFolder(self.plan.place.trial_folder(number)).write_result(result)
+        self._tell(number, result)
+
+    def _tell(self, number: int, result: Mapping[str, Any]) -> None:
+        trial = self._running.pop(number)
+        state = _STATES[result["state"]]
+        if result["reason"]:
+            trial.set_user_attr("reason", result["reason"])
+        value = result["score"] if state == TrialState.COMPLETE else None
+        self._study.tell(trial, value, state)
+
+    def _start(self, trial: Trial) -> tuple[int, dict[str, Any]]:
+        plan = self.plan
+        sampled = {name: _suggest(trial, name, r) for name, r in plan.space.searched.items()}
+        config = TrainingConfig(
+            row=str(plan.space.row),
+            protocol=plan.protocol,
+            parameters=plan.space.complete(sampled),
+            seed=plan.seed,
+            folds=tuple(range(plan.protocol.folds)),
+        )
+        folder = plan.place.trial_folder(trial.number)
+        if not (folder / "trial.json").exists():
+            TrainingFolder(folder).write_identity(identify(trial.number, config))
+        self._running[trial.number] = trial
+        return trial.number, training_payload(folder, plan.pixels, config, export=False)
+
+    def _check_identity(self) -> None:
+        plan, place = self.plan, self.plan.place
+        identity = plan.identity()
+        before = read_study(place)
+        if before is None:
+            if place.journal.exists():
+                raise UserError(
+                    f"{place.folder} has a study.journal but no study.json; restore study.json, or "
+                    "start a new study with another --run-root"
+                )
+        elif before["identity"] != identity:
+            difference = _first_difference(before["identity"], identity)
+            raise UserError(
+                f"study {place.name} was started with {difference}; start a new one with another "
+                f"--run-root, or move {place.folder} away"
+            )
+        if before is None or plan.trials > before["trials"]:
+            first = before["provenance"] if before else provenance()
+            write_study(place, {"identity": identity, "trials": plan.trials, "provenance": first})
+
+    def _open_study(self) -> optuna.Study:
+        plan, place = self.plan, self.plan.place
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        # We hold the study's lock, so a lock on the journal is a dead writer's.
+        place.journal.with_name(place.journal.name + ".lock").unlink(missing_ok=True)
+        _drop_torn_line(place.journal)
+        try:
+            storage = JournalStorage(JournalFileBackend(str(place.journal)))
+            study = optuna.create_study(
+                storage=storage,
+                study_name=place.name,
+                direction="maximize",
+                load_if_exists=True,
+                pruner=self._build_pruner(),
+            )
+            trials = study.get_trials(deepcopy=False)
+        except (ValueError, KeyError, AssertionError) as error:
+            raise UserError(
+                f"{place.journal}: study file is damaged ({error}); restore it from a backup, or "
+                f"move {place.folder} away to start again"
+            ) from error
+        # A seed of its own for every launch: the same one would propose the same points again.
+        entropy = np.random.SeedSequence((plan.seed, len(trials))).generate_state(1)
+        study.sampler = optuna.samplers.TPESampler(seed=int(entropy[0]))
+        if not trials:
+            for point in plan.first_points:
+                study.enqueue_trial(dict(point))
+        return study
+
+    def _build_pruner(self) -> BasePruner:
+        if not self.plan.early_stopping:
+            return NopPruner()
+        protocol = self.plan.protocol
+        return SuccessiveHalvingPruner(
+            min_resource=protocol.grace_epochs, reduction_factor=protocol.reduction_factor
+        )
+
+    def _find_orphans(self) -> list[Trial]:
+        """Return trials that were running when their launch died, as objects to go on with."""
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for trial in running:
+            TrainingFolder(self.plan.place.trial_folder(trial.number)).check_progress()
+        # Optuna has no public way to continue a trial; `Trial` is pinned by the lock file.
+        return [Trial(self._study, trial._trial_id) for trial in running]
+
+
+def _drop_torn_line(journal: Path) -> None:
+    """Cut off the half line that a writer leaves when it is killed while appending.
+
+    Optuna would append to it, and could read neither line again. The write was never
+    acknowledged, so nothing that anybody relied on is lost.
+    """
+    if not journal.exists():
+        return
+    with journal.open("rb+") as file:
+        data = file.read()
+        if not data.endswith(b"\n"):
+            file.truncate(data.rfind(b"\n") + 1)
+
+
+def _suggest(trial: Trial, name: str, searched: Range) -> float:
+    """Sample a parameter, or return the value that an adopted trial has already."""
+    distribution = _distribution(searched)
+    return float(trial._suggest(name, distribution))
+
+
+def _distribution(searched: Range) -> BaseDistribution:
+    log = searched.scale == "log"
+    if searched.type == "int":
+        return IntDistribution(int(searched.low), int(searched.high), log=log)
+    return FloatDistribution(searched.low, searched.high, log=log)
+
+
+def _first_difference(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
+    """Name the first value that differs, old and new."""
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if old != new:
+            if isinstance(old, dict) and isinstance(new, dict):
+                return _first_difference(old, new, f"{path}{key}.")
+            return f"{path}{key} = {old!r}, now {new!r}"
+    return "another configuration"
