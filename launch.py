@@ -73,6 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"LOSS or LOSS+wpm [{' '.join(DEFAULT_ROWS)}]",
     )  # fmt: skip
     which.add_argument("--protocol", default="small", help=f"{' or '.join(PROTOCOL_NAMES)} [small]")
+    which.add_argument(
+        "--search-spaces", type=Path, metavar="DIR", help="TOML files of the rows [search_spaces]"
+    )
     which.add_argument("--seed", type=_at_least(0), default=0, help="of sampler and trainings [0]")
 
     budget = parser.add_argument_group("budget")
@@ -160,7 +163,7 @@ def _show_status(args: argparse.Namespace) -> int:
 
 
 def _launch(args: argparse.Namespace) -> int:
-    rows = _parse_rows(args.rows)
+    rows = _parse_rows(args)
     protocol = find_protocol(args.protocol, args.dataset)
     _check_writable(args.run_root)
     _check_writable(args.work_root)
@@ -190,13 +193,14 @@ def _launch(args: argparse.Namespace) -> int:
     return 0
 
 
-def _parse_rows(names: list[str]) -> list[Row]:
-    """Check rows against the search spaces and the losses before anything slow starts."""
-    from wpm.spaces import load_space
+def _parse_rows(args: argparse.Namespace) -> list[Row]:
+    """Check rows against the search spaces before anything slow starts."""
+    from wpm.spaces import SPACES_FOLDER, load_space
 
-    rows = [Row.parse(name) for name in dict.fromkeys(names)]
+    args.search_spaces = args.search_spaces or SPACES_FOLDER
+    rows = [Row.parse(name) for name in dict.fromkeys(args.rows)]
     for row in rows:
-        load_space(row)
+        load_space(row, args.search_spaces)
     return rows
 
 
@@ -248,13 +252,13 @@ def _prepare_search(
         row = Row.parse(place.row)
         plan = StudyPlan(
             place=place,
-            space=load_space(row),
+            space=load_space(row, args.search_spaces),
             protocol=protocol,
             images={"pixels": pixels.name},
             pixels=pixels,
             trials=args.trials or protocol.trials,
             seed=args.seed,
-            first_points=(published_thresholds(),) if row.mined else (),
+            first_points=(published_thresholds(args.search_spaces),) if row.mined else (),
             early_stopping=not args.no_early_stopping,
         )
         studies.append(held.enter_context(Study(plan)))

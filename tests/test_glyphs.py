@@ -128,6 +128,7 @@ def test_seeds_characters_and_numbers_all_give_different_images(tmp_path: Path) 
 def test_every_distortion_changes_the_image(name: str) -> None:
     base = replace(UNDISTORTED, clutter=3) if name == "clutter_width" else UNDISTORTED
     strength = {"scale_min": 0.5, "scale_max": 1.5, "contrast_min": 0.2, "clutter": 3}
+    strength["inversion"] = 0.5
     changed = replace(base, **{name: strength.get(name, getattr(Distortion(), name))})
     fonts = fonts_with("R")["R"]
     pairs = [

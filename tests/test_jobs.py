@@ -15,7 +15,9 @@ from wpm.jobs import StepResult, TrainJob, identify, model_file, start_job, trai
 from wpm.records import COMPLETE, FAILED, TrainingFolder
 
 
-def make_job(tmp_path: Path, config: TrainingConfig | None = None, export: bool = False) -> TrainJob:
+def make_job(
+    tmp_path: Path, config: TrainingConfig | None = None, export: bool = False
+) -> TrainJob:
     config = config or make_config()
     folder = tmp_path / "training"
     if not (folder / "trial.json").exists():

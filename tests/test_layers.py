@@ -41,9 +41,7 @@ def imports_of(path: Path) -> set[str]:
 
 def users_of(package: str, *folders: str) -> set[str]:
     paths = [p for folder in folders for p in (ROOT / folder).glob("*.py")] + [ROOT / "launch.py"]
-    return {
-        p.stem for p in paths if any(name.split(".")[0] == package for name in imports_of(p))
-    }
+    return {p.stem for p in paths if any(name.split(".")[0] == package for name in imports_of(p))}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)

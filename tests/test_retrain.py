@@ -107,9 +107,12 @@ def test_every_seed_is_trained_on_every_fold_then_tested(
         assert source.exhausted
         assert source.remaining == 0
     assert [p["kind"] for p in payloads] == (["train"] * 4 + ["test"]) * 2
-    assert [p["config"]["seed"] for p in payloads if p["kind"] == "train"] == [1000] * 4 + [1001] * 4
-    ((final, results),) = read_finals(study_plan.place)
-    assert final["chosen"]["trial"] == 1
+    assert [p["config"]["seed"] for p in payloads if p["kind"] == "train"] == [1000] * 4 + [
+        1001
+    ] * 4
+    (final,), _ = read_finals(study_plan.place)
+    results = final.with_state(COMPLETE)
+    assert final.content["chosen"]["trial"] == 1
     assert [r["seed"] for r in results] == [FIRST_SEED, FIRST_SEED + 1]
     for result in results:
         assert result["test_images"] == 32
@@ -153,7 +156,8 @@ def test_same_seed_gives_the_same_scores(study_plan: StudyPlan, tmp_path: Path) 
     for _ in range(2):
         with RetrainWork([retrain_plan(study_plan, tmp_path, 1)], lambda line: None) as source:
             drain(source)
-        ((_, (result,)),) = read_finals(study_plan.place)
+        (final,), _ = read_finals(study_plan.place)
+        (result,) = final.with_state(COMPLETE)
         scores.append((result["separated"], result["concatenated"]))
         shutil.rmtree(study_plan.place.folder / "finals")
     assert scores[0] == scores[1]

@@ -54,7 +54,9 @@ def write_json(path: Path, content: Any) -> None:
 
     NaN and infinity are refused by `json` itself: they are not JSON.
     """
-    body = json.dumps(content, sort_keys=True, allow_nan=False)
+    # Through JSON once: keys that are numbers become text, and sort as the reader will see them.
+    plain = json.loads(json.dumps(content, allow_nan=False))
+    body = json.dumps(plain, sort_keys=True)
     digest = hashlib.sha256(body.encode()).hexdigest()
     write_bytes(path, f'{{"sha256": "{digest}",\n"content": {body}}}\n'.encode())
 

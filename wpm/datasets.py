@@ -8,8 +8,10 @@ import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -178,7 +180,8 @@ def index_class_folders(dataset: str, root: Path, channels: int) -> ImageIndex:
             children.clear()
             continue
         seen.add(real)
-        children[:] = [name for name in children if not name.startswith((".", "__MACOSX"))]
+        # Sorted: of two names of one folder, the same one must win on every disk.
+        children[:] = [name for name in sorted(children) if not name.startswith((".", "__MACOSX"))]
         images = [
             name
             for name in files
@@ -207,13 +210,14 @@ def _skip_wrappers(root: Path) -> Path:
     Archives wrap their tree in such a folder; class names must not depend on it.
     """
     while True:
-        entries = [
-            entry for entry in root.iterdir() if not entry.name.startswith((".", "__MACOSX"))
-        ]
-        if len(entries) != 1 or not entries[0].is_dir():
-            return root
-        if not any(entry.is_dir() for entry in entries[0].iterdir()):
-            return root
+        try:
+            entries = [e for e in root.iterdir() if not e.name.startswith((".", "__MACOSX"))]
+            if len(entries) != 1 or not entries[0].is_dir():
+                return root
+            if not any(entry.is_dir() for entry in entries[0].iterdir()):
+                return root
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be listed ({error.strerror})") from error
         root = entries[0]
 
 
@@ -262,7 +266,7 @@ def unpack_zip(archive: Path, into: Path) -> Path:
                     )
             zipped.extractall(partial)  # verifies every member's CRC
         _move_into_place(partial, target)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise UserError(f"{archive}: damaged or not a zip ({error}); download it again") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -292,24 +296,33 @@ def fetch_archive(archive: Archive, folder: Path) -> Path:
         UserError: the address does not answer or the checksum differs; says how to do it by hand.
     """
     target = folder / archive.name
+    by_hand = f"download it by hand to {target}, or give --data-root its place"
     if target.exists():
+        _verify(target, archive, by_hand)
         return target
     folder.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
-    by_hand = f"download it by hand to {target}, or give --data-root its place"
     try:
         _download(archive.url, partial)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", error)
+    except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
+        reason = str(getattr(error, "reason", error)).strip() or type(error).__name__
         raise UserError(f"{archive.url} does not answer ({reason}); {by_hand}") from error
-    found = _sha256_of(partial)
-    if found != archive.sha256:
+    try:
+        _verify(partial, archive, by_hand)
+    except UserError:
         partial.unlink()
-        raise UserError(
-            f"{archive.url} has SHA-256 {found[:12]}..., not {archive.sha256[:12]}...; {by_hand}"
-        )
+        raise
     partial.rename(target)
     return target
+
+
+def _verify(file: Path, archive: Archive, by_hand: str) -> None:
+    found = _sha256_of(file)
+    if found != archive.sha256:
+        raise UserError(
+            f"{file}: has SHA-256 {found[:12]}..., but {archive.url} has {archive.sha256[:12]}...; "
+            f"delete it and {by_hand}"
+        )
 
 
 def _download(url: str, partial: Path) -> None:

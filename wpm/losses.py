@@ -1,10 +1,15 @@
 """Rows of the results table: a name and its parameters become a loss, with or without mining."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import torch
+import torch.nn.functional as F
 from pytorch_metric_learning import losses, miners
 from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.losses.mixins import WeightMixin
 from pytorch_metric_learning.miners import BaseMiner
+from pytorch_metric_learning.regularizers import BaseRegularizer, ZeroMeanRegularizer
 from torch import Tensor, nn
 
 from wpm.config import Row
@@ -12,6 +17,8 @@ from wpm.errors import UserError
 from wpm.within_pair import WithinPairLoss
 
 Parameters = Mapping[str, float]
+
+_ROOT_FLOOR = 1e-5  # under SoftTriple's distance of two centres, as in its authors' code
 
 
 class PlainLoss(nn.Module):
@@ -37,20 +44,107 @@ class PlainLoss(nn.Module):
         return loss
 
 
+class UnitZeroMeanRegularizer(ZeroMeanRegularizer):
+    """Mean of |sum of a unit embedding's dimensions|, as the published settings weigh it.
+
+    The library's regulariser now sees embeddings before they are normalised; the version that
+    MLRC searched with saw them after, and so do the distances of the loss.
+    """
+
+    def compute_loss(self, embeddings: Tensor) -> dict[str, Any]:
+        """Return the loss of every (B, D) embedding, in the library's form."""
+        loss: dict[str, Any] = super().compute_loss(F.normalize(embeddings, dim=1))
+        return loss
+
+
+class CenterSpreadRegularizer(BaseRegularizer):
+    """Mean distance of the centres of a class, as the published settings weigh it.
+
+    The library's SparseCentersRegularizer is half of it (MLRC's version divided by the number of
+    pairs, not by twice that), has no floor under the root, whose gradient is infinite where two
+    centres meet, and masks all centres against all: 7 GB for the classes of a fold of SOP.
+    """
+
+    def __init__(self, centers_per_class: int) -> None:
+        """Remember how the centres are laid out.
+
+        Args:
+            centers_per_class: K > 1; the centres of a class lie one after another.
+        """
+        super().__init__()
+        self.centers_per_class = centers_per_class
+
+    def compute_loss(self, weights: Tensor) -> dict[str, Any]:
+        """Return the distance of every pair of (C * K, D) centres, in the library's form."""
+        count = self.centers_per_class
+        centers = F.normalize(weights, dim=1).unflatten(0, (-1, count))
+        first, second = torch.triu_indices(count, count, offset=1, device=weights.device)
+        similarities = (centers @ centers.transpose(1, 2))[:, first, second].flatten()
+        return {
+            "loss": {
+                "losses": torch.sqrt(2 + _ROOT_FLOOR - 2 * similarities),
+                "indices": torch.arange(len(similarities), device=weights.device),
+                "reduction_type": "element",
+            }
+        }
+
+
+def _build_soft_triple(parameters: Parameters, size: Mapping[str, int]) -> BaseMetricLossFunction:
+    """Build SoftTriple; without regulariser where it weighs nothing or has no pair of centres."""
+    count = int(parameters["centers_per_class"])
+    weight = parameters["reg_weight"]
+    return losses.SoftTripleLoss(
+        **size,
+        centers_per_class=count,
+        la=parameters["la"],
+        gamma=parameters["gamma"],
+        margin=parameters["margin"],
+        weight_regularizer=CenterSpreadRegularizer(count) if weight > 0 and count > 1 else None,
+        weight_reg_weight=weight,
+    )
+
+
 # Adding a loss is one line here and one file in search_spaces/. Keys of the parameters are the
-# published names; reducers are pytorch-metric-learning's defaults, all pairs and all triplets.
-_LOSSES: dict[str, Callable[[Parameters], BaseMetricLossFunction]] = {
-    "contrastive": lambda p: losses.ContrastiveLoss(
+# published names, `size` holds num_classes and embedding_size for losses with weights of their
+# own; reducers and distances are pytorch-metric-learning's defaults, all pairs and all triplets.
+# ../docs/rows.md says per row what is set and why.
+_LOSSES: dict[str, Callable[[Parameters, Mapping[str, int]], BaseMetricLossFunction]] = {
+    "contrastive": lambda p, size: losses.ContrastiveLoss(
         pos_margin=p["pos_margin"], neg_margin=p["neg_margin"]
     ),
-    "triplet": lambda p: losses.TripletMarginLoss(margin=p["margin"]),
-    "margin": lambda p: losses.MarginLoss(margin=p["margin"], beta=p["beta"], learn_beta=True),
-    "multi_similarity": lambda p: losses.MultiSimilarityLoss(
+    "triplet": lambda p, size: losses.TripletMarginLoss(margin=p["margin"]),
+    "ntxent": lambda p, size: losses.NTXentLoss(temperature=p["temperature"]),
+    "nca": lambda p, size: losses.NCALoss(softmax_scale=p["softmax_scale"]),
+    "proxy_nca": lambda p, size: losses.ProxyNCALoss(**size, softmax_scale=p["softmax_scale"]),
+    "proxy_anchor": lambda p, size: losses.ProxyAnchorLoss(
+        **size, margin=p["margin"], alpha=p["alpha"]
+    ),
+    "margin": lambda p, size: losses.MarginLoss(
+        margin=p["margin"], beta=p["beta"], learn_beta=True
+    ),
+    "margin_per_class": lambda p, size: losses.MarginLoss(
+        margin=p["margin"], beta=p["beta"], learn_beta=True, num_classes=size["num_classes"]
+    ),
+    "normalized_softmax": lambda p, size: losses.NormalizedSoftmaxLoss(
+        **size, temperature=p["temperature"]
+    ),
+    "cosface": lambda p, size: losses.CosFaceLoss(**size, margin=p["margin"], scale=p["scale"]),
+    "arcface": lambda p, size: losses.ArcFaceLoss(**size, margin=p["margin"], scale=p["scale"]),
+    "fast_ap": lambda p, size: losses.FastAPLoss(num_bins=int(p["num_bins"])),
+    "snr_contrastive": lambda p, size: losses.SignalToNoiseRatioContrastiveLoss(
+        pos_margin=p["pos_margin"],
+        neg_margin=p["neg_margin"],
+        embedding_regularizer=UnitZeroMeanRegularizer(),
+        embedding_reg_weight=p["regularizer_weight"],
+    ),
+    "circle": lambda p, size: losses.CircleLoss(m=p["m"], gamma=p["gamma"]),
+    "multi_similarity": lambda p, size: losses.MultiSimilarityLoss(
         alpha=p["alpha"], beta=p["beta"], base=p["base"]
     ),
-    "multi_similarity_miner": lambda p: losses.MultiSimilarityLoss(
+    "multi_similarity_miner": lambda p, size: losses.MultiSimilarityLoss(
         alpha=p["alpha"], beta=p["beta"], base=p["base"]
     ),
+    "soft_triple": _build_soft_triple,
 }
 
 # Rows that pick pairs by a threshold before the loss.
@@ -59,30 +153,42 @@ _THRESHOLD_MINERS: dict[str, Callable[[Parameters], BaseMiner]] = {
 }
 
 
-def build_loss(row: Row, parameters: Parameters) -> PlainLoss | WithinPairLoss:
+def build_loss(
+    row: Row, parameters: Parameters, *, num_classes: int, embedding_dim: int
+) -> PlainLoss | WithinPairLoss:
     """Build a row's loss.
+
+    Proxies, class weights and centres are drawn from the global generator: seed it before.
 
     Args:
         row: loss name, mined or not.
         parameters: the row's parameters; with mining, also `sharpness`.
+        num_classes: training classes C; one proxy, weight vector or beta is held for each.
+        embedding_dim: D, dimensions of an embedding.
 
     Returns:
         A module called with embeddings (B, D) for a plain row, or views (V, B, D) for a mined
-        one, and labels (B,).
+        one, and labels (B,), which must be 0 to C - 1: losses look their classes up by them.
 
     Raises:
-        UserError: no such row, or a parameter is missing.
+        UserError: no such row, a parameter is missing, or mining has no meaning for the loss.
     """
     if row.loss not in _LOSSES:
         raise UserError(f"unknown row {str(row)!r}; choose from {', '.join(sorted(_LOSSES))}")
+    size = {"num_classes": num_classes, "embedding_size": embedding_dim}
     try:
-        base_loss = _LOSSES[row.loss](parameters)
+        base_loss = _LOSSES[row.loss](parameters, size)
         build_miner = _THRESHOLD_MINERS.get(row.loss)
         threshold_miner = build_miner(parameters) if build_miner else None
-        if row.mined:
-            return WithinPairLoss(
-                base_loss, sharpness=parameters["sharpness"], threshold_miner=threshold_miner
+        if not row.mined:
+            return PlainLoss(base_loss, threshold_miner)
+        if isinstance(base_loss, WeightMixin):  # proxies, class weights, centres
+            raise UserError(
+                f"row {row}: there is no pair to mine within: it compares images with weights "
+                f"of its own, not with one another; use {row.loss}"
             )
+        return WithinPairLoss(
+            base_loss, sharpness=parameters["sharpness"], threshold_miner=threshold_miner
+        )
     except KeyError as error:
         raise UserError(f"row {row} needs a value for {error.args[0]}") from error
-    return PlainLoss(base_loss, threshold_miner)

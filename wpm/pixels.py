@@ -121,9 +121,10 @@ def build_pixels(index: ImageIndex, resize: int, work_root: Path) -> Path:
     Raises:
         UserError: unreadable images, all named by number and the first by path; a damaged cache.
     """
-    folder = (
-        work_root / "pixels" / f"{index.dataset}-{resize}px-{_key_of(index, resize, work_root)}"
-    )
+    if not index.paths:
+        raise UserError(f"no images to decode in {index.root}")
+    name = f"{index.dataset}-{resize}px-{_key_of(index, resize, work_root)}"
+    folder = work_root / "pixels" / name
     with hold_lock(
         folder.with_suffix(".lock"), wait_s=_BUILD_WAIT_S, what=f"pixel cache {folder.name}"
     ):
@@ -148,7 +149,7 @@ def decode_image(path: Path, channels: int, resize: int) -> NDArray[np.uint8]:
         OSError, SyntaxError, ValueError: what Pillow raises on files that it cannot read.
     """
     with Image.open(path) as image:
-        converted = image.convert("L" if channels == 1 else "RGB")
+        converted = _to_eight_bit(image).convert("L" if channels == 1 else "RGB")
     width, height = converted.size
     short = min(width, height)
     size = (int(resize * width / short), int(resize * height / short))
@@ -156,6 +157,18 @@ def decode_image(path: Path, channels: int, resize: int) -> NDArray[np.uint8]:
         converted = converted.resize(size, Image.Resampling.BILINEAR)
     pixels = np.asarray(converted)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _to_eight_bit(image: Image.Image) -> Image.Image:
+    """Prepare the kinds of image that Pillow's own conversion clips or warns about."""
+    if image.mode.startswith("I"):  # 16 bits a pixel, which conversion would cut off at 255
+        levels = np.asarray(image).astype(np.uint32)
+        return Image.fromarray((levels.clip(max=65535) // 257).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        # Strokes on nothing: without a ground they would vanish in the colour under the glass.
+        layers = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers)
+    return image
 
 
 @dataclass(frozen=True)
@@ -230,7 +243,9 @@ def _decode_all(index: ImageIndex, resize: int) -> Iterator[NDArray[np.uint8] | 
 
 def _key_of(index: ImageIndex, resize: int, work_root: Path) -> str:
     """Digest what the cache depends on: names, content, classes, decoding."""
-    digest = hashlib.sha256(f"{FORMAT} {resize} {index.channels}".encode())
+    digest = hashlib.sha256(f"{FORMAT} {resize} {index.channels}\n".encode())
+    # All classes of the set: the splits are cut by their number.
+    digest.update("\0".join(index.class_names).encode())
     contents = _content_digests(index, work_root)
     for path, label, content in zip(index.paths, index.labels.tolist(), contents, strict=True):
         digest.update(f"{path}\0{label}\0{content}\n".encode())

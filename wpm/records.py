@@ -24,7 +24,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -36,6 +36,8 @@ from wpm.atomic import DamagedFileError, is_locked, read_json, write_bytes, writ
 from wpm.errors import UserError
 
 FORMAT = 1  # raise when a reader of the old layout would misread the new
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 RUNNING, COMPLETE, PRUNED, FAILED = "running", "complete", "pruned", "failed"
 
@@ -51,7 +53,7 @@ class StudyPlace:
 
     def __post_init__(self) -> None:
         for part in (self.dataset, self.protocol, self.row):
-            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", part):
+            if not _NAME.fullmatch(part):
                 raise UserError(
                     f"{part!r} cannot name a folder under {self.run_root}: "
                     "letters, digits and '_.+-' only"
@@ -251,9 +253,14 @@ def find_studies(
     run_root: Path, dataset: str | None = None, protocol: str | None = None, row: str | None = None
 ) -> list[StudyPlace]:
     """Return the studies on disk, narrowed by name, sorted."""
-    pattern = "/".join(part or "*" for part in (dataset, protocol, row, "study.json"))
-    parts = sorted(path.relative_to(run_root).parts for path in run_root.glob(pattern))
-    return [StudyPlace(run_root, *part[:3]) for part in parts]
+    places = []
+    for path in run_root.glob("*/*/*/study.json"):
+        names = path.relative_to(run_root).parts[:3]
+        wanted = all(w in (None, n) for w, n in zip((dataset, protocol, row), names, strict=True))
+        # A folder that somebody copied by hand, "triplet (copy)", is not a study.
+        if wanted and all(_NAME.fullmatch(name) for name in names):
+            places.append(StudyPlace(run_root, *names))
+    return sorted(places, key=lambda place: place.folder)
 
 
 def read_trials(
@@ -275,21 +282,48 @@ def read_trials(
     return records, problems
 
 
-def read_finals(place: StudyPlace) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Yield every configuration that was finally trained, with the results of its seeds.
+@dataclass(frozen=True)
+class FinalRecord:
+    """One configuration's final runs.
 
-    A seed's result is there once it was tested.
+    Attributes:
+        content: final.json: parameters, where they come from, provenance.
+        results: result.json of every seed that was begun, None for one that has not ended.
     """
+
+    content: Mapping[str, Any]
+    results: list[dict[str, Any] | None]
+
+    def with_state(self, state: str) -> list[dict[str, Any]]:
+        """Return the results of the seeds that ended in a state."""
+        return [r for r in self.results if r is not None and r["state"] == state]
+
+
+def read_finals(place: StudyPlace) -> tuple[list[FinalRecord], list[str]]:
+    """Read the final runs of all configurations of a study.
+
+    Returns:
+        The readable ones, and a line for each damaged record.
+    """
+    finals, problems = [], []
     for folder in _sorted_folders(place.folder / "finals"):
         path = folder / "final.json"
         if not path.exists():
+            continue  # killed between making the folder and writing into it
+        try:
+            content = read_json(path)
+            check_format(content, path)
+        except UserError as error:
+            problems.append(str(error))
             continue
-        results = [
-            read_json(seed / "result.json")
-            for seed in _sorted_folders(folder)
-            if (seed / "result.json").exists()
-        ]
-        yield read_json(path), results
+        results = []
+        for seed in _sorted_folders(folder):
+            try:
+                results.append(TrainingFolder(seed).read_result())
+            except UserError as error:
+                problems.append(str(error))
+        finals.append(FinalRecord(content, results))
+    return finals, problems
 
 
 def is_running(place: StudyPlace) -> bool:

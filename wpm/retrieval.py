@@ -62,7 +62,9 @@ def retrieval_scores(embeddings: Tensor, labels: Tensor) -> RetrievalScores:
         return RetrievalScores(math.nan, math.nan, math.nan)
 
     unit = normalize(embeddings.detach().float(), dim=1)
-    chunk = max(1, CHUNK_BYTES // (40 * (max_relevant + 1)))
+    # Off the CPU a chunk's similarities to all references are held, 4 bytes each.
+    bytes_a_query = 40 * (max_relevant + 1) + 4 * len(unit) * (unit.device.type != "cpu")
+    chunk = max(1, CHUNK_BYTES // bytes_a_query)
     totals = torch.zeros(3, dtype=torch.float64)
     nearest = _NearestReferences(unit)
     for start in range(0, len(unit), chunk):

@@ -64,11 +64,18 @@ def load_space(row: Row, folder: Path = SPACES_FOLDER) -> SearchSpace:
         The space.
 
     Raises:
-        UserError: no such file, or a wrong name, range or type in it; one line with the file.
+        UserError: no such file, a wrong name, range or type in it (one line with the file), or
+            mining has no meaning for the loss (one line with the reason).
     """
     known = known_losses(folder)
+    if not known:
+        raise UserError(f"{folder} holds no search space (*.toml); check --search-spaces")
     if row.loss not in known:
-        raise UserError(f"unknown row {str(row)!r}; choose from {', '.join(known)}, each also +wpm")
+        choices = [name + "[+wpm]" * (not nothing_to_mine(name, folder)) for name in known]
+        raise UserError(f"unknown row {str(row)!r}; choose from {', '.join(choices)}")
+    refusal = nothing_to_mine(row.loss, folder) if row.mined else ""
+    if refusal:
+        raise UserError(f"row {row}: there is no pair to mine within: {refusal}; use {row.loss}")
     searched, fixed, published = _read_file(folder / f"{row.loss}.toml")
     if row.mined:
         miner_searched, miner_fixed, _ = _read_file(folder / f"{MINER_FILE}.toml")
@@ -88,6 +95,11 @@ def published_thresholds(folder: Path = SPACES_FOLDER) -> dict[str, float]:
     return dict(published[0].parameters) if published else {}
 
 
+def nothing_to_mine(loss: str, folder: Path = SPACES_FOLDER) -> str:
+    """Return why `+wpm` has no meaning for a loss, as its file says; empty where it has."""
+    return str(_parse_file(folder / f"{loss}.toml").get("nothing_to_mine", ""))
+
+
 def known_losses(folder: Path = SPACES_FOLDER) -> list[str]:
     """Return the losses that have a search-space file, sorted."""
     return sorted(path.stem for path in folder.glob("*.toml") if path.stem != MINER_FILE)
@@ -97,20 +109,31 @@ def _read_file(
     path: Path,
 ) -> tuple[dict[str, Range], dict[str, float], tuple[PublishedPoint, ...]]:
     """Read and check one file."""
+    data = _parse_file(path)
+    allowed = {"description", "nothing_to_mine", "search", "fixed", "published"}
+    _check_keys(path, "the file", data, allowed)
+    if not isinstance(data.get("nothing_to_mine", ""), str):
+        raise UserError(f"{path}: nothing_to_mine is not text; give the reason, or leave it out")
+    search, given = _read_table(path, "search", data), _read_table(path, "fixed", data)
+    searched = {name: _read_range(path, name, value) for name, value in search.items()}
+    fixed = {name: _read_number(path, name, value) for name, value in given.items()}
+    both = sorted(searched.keys() & fixed.keys())
+    if both:
+        raise UserError(f"{path}: {both[0]} is both searched and fixed; keep one")
+    points = data.get("published", [])
+    if not isinstance(points, list):
+        raise UserError(f"{path}: published is {points!r}, must be tables: [[published]]")
+    published = tuple(_read_published(path, point, searched) for point in points)
+    return searched, fixed, published
+
+
+def _parse_file(path: Path) -> dict[str, Any]:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not valid TOML ({error})") from error
-    _check_keys(path, "the file", data, {"description", "search", "fixed", "published"})
-    searched = {name: _read_range(path, name, v) for name, v in data.get("search", {}).items()}
-    fixed = {name: _read_number(path, name, v) for name, v in data.get("fixed", {}).items()}
-    both = sorted(searched.keys() & fixed.keys())
-    if both:
-        raise UserError(f"{path}: {both[0]} is both searched and fixed; keep one")
-    published = tuple(_read_published(path, v, searched) for v in data.get("published", []))
-    return searched, fixed, published
 
 
 def _read_range(path: Path, name: str, data: Any) -> Range:
@@ -144,20 +167,34 @@ def _read_published(path: Path, data: Any, searched: Mapping[str, Range]) -> Pub
     _check_keys(path, "published", data, allowed)
     parameters = {
         name: _read_number(path, f"published.{name}", value)
-        for name, value in data.get("parameters", {}).items()
+        for name, value in _read_table(path, "parameters", data).items()
     }
+    if not isinstance(data.get("within_pair_mining", False), bool):
+        raise UserError(f"{path}: published.within_pair_mining must be true or false")
     unknown = sorted(parameters.keys() - searched.keys())
     if unknown:
         raise UserError(
             f"{path}: published.parameters has {unknown[0]}, which is not searched; "
             f"searched are {', '.join(searched)}"
         )
+    for name, value in parameters.items():
+        if searched[name].type == "int":
+            if value != int(value):
+                raise UserError(f"{path}: published.{name} is {value:g}, must be a whole number")
+            parameters[name] = int(value)
     return PublishedPoint(
         dataset=str(data.get("dataset", "")),
         source=str(data.get("source", "")),
         within_pair_mining=bool(data.get("within_pair_mining", False)),
         parameters=parameters,
     )
+
+
+def _read_table(path: Path, name: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    table = data.get(name, {})
+    if not isinstance(table, dict):
+        raise UserError(f"{path}: {name} is {table!r}, must be a table")
+    return table
 
 
 def _read_number(path: Path, where: str, value: Any) -> float:

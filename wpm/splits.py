@@ -58,7 +58,7 @@ def class_disjoint_splits(labels: Iterable[int], folds: int = 4) -> Splits:
     """
     if folds < 2:
         raise UserError(f"folds is {folds}, but cross-validation needs at least 2 folds")
-    classes = [int(label) for label in np.unique(np.asarray(labels))]
+    classes = [int(label) for label in np.unique(np.asarray(list(labels)))]
     total = len(classes)
     num_val = int(total * 0.5 / folds)
     if num_val < MIN_VAL_CLASSES:
@@ -87,7 +87,7 @@ def check_splits(splits: Splits, labels: Iterable[int]) -> None:
     Raises:
         UserError: all classes of a validation or test set have a single image.
     """
-    values, counts = np.unique(np.asarray(labels), return_counts=True)
+    values, counts = np.unique(np.asarray(list(labels)), return_counts=True)
     with_pairs = set(values[counts > 1].tolist())
     sets = [(f"validation set of fold {k}", f.val_classes) for k, f in enumerate(splits.folds)]
     sets += [(f"training set of fold {k}", f.train_classes) for k, f in enumerate(splits.folds)]

@@ -51,7 +51,8 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str]]:
     records, problems = read_trials(place, with_reports=True)
     states = Counter(record.state for record in records)
     scores = [r.result["score"] for r in records if r.result is not None and r.state == COMPLETE]
-    tested = sum(len(results) for _, results in read_finals(place))
+    finals, more_problems = read_finals(place)
+    tested = sum(len(final.with_state(COMPLETE)) for final in finals)
     alive = is_running(place)
     ended = len(records) - states[RUNNING]
     now = "running" if alive else "finished" if ended >= study["trials"] else "interrupted"
@@ -67,7 +68,7 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str]]:
         format_duration(sum(_seconds_of(record) for record in records)),
         now,
     ]
-    return row, problems
+    return row, problems + more_problems
 
 
 def _seconds_of(record: TrainingRecord) -> float:

@@ -41,6 +41,7 @@ def format_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], style: s
     if style == "text":
         return "\n".join(lay(row, "  ").rstrip() for row in [list(columns), *cells])
     if style == "markdown":
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
         rule = "|".join(
             "-" * (w + 1) + (":" if r else "-") for w, r in zip(widths, right, strict=True)
         )

@@ -100,27 +100,42 @@ class FoldTraining:
             device: where to train.
         """
         protocol, parameters = config.protocol, config.parameters
-        # Three independent streams, so that a row and its +wpm twin see the same weights and
-        # batches, and a fold does not depend on which others are trained beside it.
-        weight_seed, batch_seed, mask_seed = (
-            int(s) for s in np.random.SeedSequence((config.seed, position)).generate_state(3)
+        # Independent streams, so that a row and its +wpm twin see the same weights and batches,
+        # and a fold does not depend on which others are trained beside it.
+        weight_seed, batch_seed, mask_seed, loss_seed = (
+            int(s) for s in np.random.SeedSequence((config.seed, position)).generate_state(4)
         )
+        row = Row.parse(config.row)
         self.position = position
         self._protocol = protocol
         self._parameters = parameters
-        self._mined = Row.parse(config.row).mined
+        self._mined = row.mined
         self._device = device
         self.model = build_model(protocol, pixels.channels, weight_seed).to(device)
         self.model.to(memory_format=torch.channels_last)
-        self._loss = build_loss(Row.parse(config.row), parameters).to(device)
-        self._optimizers = _build_optimizers(protocol, parameters, self.model, self._loss)
+        # Losses draw proxies from the global generator: fork it so that nobody else's move.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(loss_seed)
+            self._loss = build_loss(
+                row,
+                parameters,
+                num_classes=len(fold.train_classes),
+                embedding_dim=protocol.embedding_dim,
+            ).to(device)
+        self._class_numbers = _number_classes(fold, len(pixels.class_names)).to(device)
+        self._optimizers = _build_optimizers(row, protocol, parameters, self.model, self._loss)
         self._batch_generator = torch.Generator().manual_seed(batch_seed)
         self._mask_generator = torch.Generator().manual_seed(mask_seed)
+        classes_per_batch = int(parameters.get("classes_per_batch", protocol.classes_per_batch))
+        images_per_class = int(parameters.get("images_per_class", protocol.images_per_class))
+        # Rows of one image a class have no pair to keep apart: where classes are few, theirs
+        # repeat so that the batch keeps its size. Other rows take all classes there are.
+        self._repeat_to = classes_per_batch if images_per_class == 1 else None
         self._sampler = ClassBalancedSampler(
             pixels.labels,
             pixels.indices_of(fold.train_classes),
-            classes_per_batch=int(parameters.get("classes_per_batch", protocol.classes_per_batch)),
-            images_per_class=int(parameters.get("images_per_class", protocol.images_per_class)),
+            classes_per_batch=classes_per_batch,
+            images_per_class=images_per_class,
             generator=self._batch_generator,
         )
         self._batches = BatchMaker(pixels, protocol, self.model.trunk.input_spec, device)
@@ -146,9 +161,9 @@ class FoldTraining:
         freeze_batch_norm(self.model)
         total = torch.zeros((), device=self._device)
         for _ in range(self._protocol.iterations_per_epoch):
-            indices = self._sampler.draw()
+            indices = self._draw_batch()
             images, labels = self._batches.training_batch(indices, self._batch_generator)
-            loss = self._loss(self._embed(images), labels)
+            loss = self._loss(self._embed(images), self._class_numbers[labels])
             for optimizer in self._optimizers:
                 optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -162,6 +177,13 @@ class FoldTraining:
             raise DivergedError(
                 f"loss of fold {self.position} is {self._last_loss} in epoch {epoch}"
             )
+
+    def _draw_batch(self) -> Tensor:
+        """Return (B,) positions, drawn again and again where the batch has to keep its size."""
+        indices = self._sampler.draw()
+        while len(indices) < (self._repeat_to or 0):
+            indices = torch.cat([indices, self._sampler.draw()])
+        return indices[: self._repeat_to]
 
     def _embed(self, images: Tensor) -> Tensor:
         """Return embeddings (B, D), or views (V, B, D) on rows with mining."""
@@ -323,8 +345,22 @@ def _folds_of(pixels: Pixels, folds: int) -> tuple[Fold, ...]:
     return splits.folds
 
 
+def _number_classes(fold: Fold, total: int) -> Tensor:
+    """Return (total,) numbers 0 to C - 1 of the fold's training labels in order; -1 elsewhere.
+
+    Losses with a proxy, weight or beta a class look it up by label.
+    """
+    numbers = torch.full((total,), -1)
+    numbers[torch.tensor(sorted(fold.train_classes))] = torch.arange(len(fold.train_classes))
+    return numbers
+
+
 def _build_optimizers(
-    protocol: Protocol, parameters: Mapping[str, float], model: EmbeddingModel, loss: nn.Module
+    row: Row,
+    protocol: Protocol,
+    parameters: Mapping[str, float],
+    model: EmbeddingModel,
+    loss: nn.Module,
 ) -> list[Optimizer]:
     """One optimiser for the weights, one for the loss's own parameters where it has any."""
     optimizers: list[Optimizer]
@@ -345,6 +381,8 @@ def _build_optimizers(
         raise UserError(f"unknown optimizer {protocol.optimizer!r}; choose from adam, rmsprop")
     own = list(loss.parameters())
     if own:
+        if "metric_loss_lr" not in parameters:
+            raise UserError(f"row {row} needs a value for metric_loss_lr, the rate of its loss")
         optimizers.append(
             RMSprop(
                 own,

@@ -152,6 +152,12 @@ class WithinPairLoss(nn.Module):
                 pairs = self.threshold_miner(embeddings, labels)
         with _swap_distance(self.base_loss, mined):
             loss: Tensor = self.base_loss(embeddings, labels, pairs)
+        # A batch without pairs gives zero unread; anything else was measured past the miner.
+        if not mined.was_read and bool(loss.detach() != 0):
+            raise ValueError(
+                f"{type(self.base_loss).__name__} does not read the batch's pair matrix; "
+                "within-pair mining needs a loss that does"
+            )
         return loss
 
 
@@ -172,6 +178,7 @@ class MinedDistance(BaseDistance):
             is_inverted=measured.is_inverted,
         )
         self._mined = mined
+        self.was_read = False
 
     def forward(self, query_emb: Tensor, ref_emb: Tensor | None = None) -> Tensor:
         """Return a copy of the matrix: some miners write into what they are given.
@@ -188,7 +195,19 @@ class MinedDistance(BaseDistance):
                 "the base loss compares the batch with something else (proxies, references); "
                 "within-pair mining needs a loss over pairs of the batch"
             )
+        self.was_read = True
         return self._mined.clone()
+
+    def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
+        """Refuse: only the batch's own pairs were mined."""
+        raise ValueError("only pairs of the whole batch are mined, not those of other embeddings")
+
+    def pairwise_distance(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
+        """Refuse: a miner or loss that measures embeddings itself would bypass the mined pairs."""
+        raise ValueError(
+            "the loss or miner measures embeddings itself; within-pair mining needs one that reads "
+            "the batch's pair matrix"
+        )
 
 
 def describe_distance(owner: BaseMetricLossFunction | BaseMiner) -> str:

@@ -1,0 +1,191 @@
+"""What the analysis scripts share: flags, the selection of studies, and errors in one line."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from wpm.errors import UserError
+from wpm.records import StudyPlace, find_studies, read_study
+from wpm.tables import FORMATS
+
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # what a shell reports of a program whose reader went away
+
+_T = TypeVar("_T")
+
+_MOST_NAMED = 6  # studies listed in a message
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"{script_name(self)}: error: {message} (see {self.prog} --help)\n")
+        raise SystemExit(EXIT_BAD_INPUT)
+
+
+def script_name(parser: argparse.ArgumentParser) -> str:
+    """Name a script in its messages: `rank_trials` of `python -m analysis.rank_trials`."""
+    return parser.prog.rpartition(".")[2]
+
+
+def build_parser(module: str, description: str, examples: str) -> argparse.ArgumentParser:
+    """Return a parser of the flags that all scripts have.
+
+    Args:
+        module: the script, as after `python -m`.
+        description: what it prints.
+        examples: commands, shown below the flags.
+    """
+    parser = _Parser(
+        prog=f"python -m {module}",
+        description=description,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    which = parser.add_argument_group("which studies (default: all)")
+    which.add_argument("--dataset", nargs="+", metavar="NAME", help="data sets")
+    # --rows is how launch.py calls it: the same selection can be given to both.
+    which.add_argument("--row", "--rows", nargs="*", metavar="ROW", help="LOSS or LOSS+wpm")
+    which.add_argument("--protocol", nargs="+", metavar="NAME", help="protocols")
+    which.add_argument("--run-root", type=Path, default=Path("runs"), help="records [runs]")
+    parser.add_argument("--format", choices=FORMATS, default="text", help="[text]")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def parse_count(text: str) -> int:
+    """Read a whole number of at least 1, for `add_argument(type=...)`."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is too small, must be at least 1")
+    return value
+
+
+def select_studies(args: argparse.Namespace) -> list[StudyPlace]:
+    """Return the studies that the flags select, sorted; names without a study go to stderr.
+
+    Raises:
+        UserError: there are none; the message says what to run.
+    """
+    places: set[StudyPlace] = set()
+    missing = []
+    root: Path = args.run_root
+    for names in product(args.dataset or [None], args.protocol or [None], args.row or [None]):
+        StudyPlace(root, *(name if name is not None else "any" for name in names))  # checks names
+        found = find_studies(root, *names)
+        places.update(found)
+        if not found:
+            missing.append("/".join(name or "*" for name in names))
+    if not places:
+        raise UserError(_describe_absence(args))
+    report_problems([f"no study {name} under {root}" for name in missing])
+    return sorted(places, key=lambda place: (place.dataset, place.protocol, place.row))
+
+
+def _describe_absence(args: argparse.Namespace) -> str:
+    """Say that there are no such studies, which there are, and what makes them."""
+    selection = {"--dataset": args.dataset, "--protocol": args.protocol, "--rows": args.row}
+    wanted = [f"{flag} {' '.join(names)}" for flag, names in selection.items() if names]
+    there = [place.name for place in find_studies(args.run_root)]
+    named = ", ".join(there[:_MOST_NAMED]) + (", ..." if len(there) > _MOST_NAMED else "")
+    command = ["python launch.py"]
+    # One data set and protocol a launch, any number of rows.
+    command += [f"{flag} {names[0]}" for flag, names in list(selection.items())[:2] if names]
+    command += [f"--rows {' '.join(args.row)}"] if args.row else []
+    command += [f"--run-root {args.run_root}"] if args.run_root != Path("runs") else []
+    return (
+        f"no studies{' of ' if wanted else ''}{' '.join(wanted)} under {args.run_root}"
+        f"{f' (there are: {named})' if there else ''}; run a search first: {' '.join(command)}"
+    )
+
+
+def read_studies(
+    places: Sequence[StudyPlace], read: Callable[[StudyPlace], tuple[_T, list[str]]]
+) -> list[_T]:
+    """Read studies one by one; what is damaged is named on stderr and left out.
+
+    Args:
+        places: at least one study.
+        read: returns what it read, and a line for each damaged record beside it.
+
+    Raises:
+        UserError: none of the studies can be read.
+    """
+    contents = []
+    for place in places:
+        try:
+            content, problems = read(place)
+        except UserError as error:
+            report_problems([str(error)])
+            continue
+        report_problems(problems)
+        contents.append(content)
+    if not contents:
+        raise UserError(f"none of the {len(places)} selected studies can be read, see above")
+    return contents
+
+
+def require_study(place: StudyPlace) -> dict[str, Any]:
+    """Return study.json of a study that was found by it.
+
+    Raises:
+        UserError: it is damaged, of another record format, or was removed meanwhile.
+    """
+    study = read_study(place)
+    if study is None:
+        raise UserError(f"{place.folder / 'study.json'}: was removed")
+    return study
+
+
+def report_problems(problems: Sequence[str]) -> None:
+    """Name damaged or missing records on stderr."""
+    for problem in problems:
+        print(f"note: {problem}", file=sys.stderr)
+
+
+def run_main(
+    parser: argparse.ArgumentParser,
+    command: Callable[[argparse.Namespace], None],
+    arguments: Sequence[str] | None,
+) -> int:
+    """Parse arguments and run a script.
+
+    Args:
+        parser: of the script's flags.
+        command: prints what the flags ask for.
+        arguments: from the command line if None.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SystemExit: the arguments are wrong, or ask for help.
+    """
+    args = parser.parse_args(arguments)
+    try:
+        command(args)
+        sys.stdout.flush()  # a closed pipe is noticed here, not when the interpreter ends
+    except BrokenPipeError:
+        # Whatever is still buffered has nowhere to go; the interpreter flushes it once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except KeyboardInterrupt:
+        print(f"{script_name(parser)}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (UserError, OSError) as error:
+        if args.debug:
+            traceback.print_exc()
+        print(f"{script_name(parser)}: error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    return 0

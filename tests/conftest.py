@@ -1,0 +1,31 @@
+"""What every test shares: one thread, so that numbers and times do not depend on the machine."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+ImageTree = Callable[[Mapping[str, NDArray[np.uint8]]], Path]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def image_tree(tmp_path: Path) -> ImageTree:
+    """Write images at paths below `tmp_path/images`; the suffix says the format."""
+
+    def write(images: Mapping[str, NDArray[np.uint8]]) -> Path:
+        root = tmp_path / "images"
+        for path, pixels in images.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(root / path)
+        return root
+
+    return write

@@ -1,0 +1,367 @@
+"""The ranking of trials, and the flags that all analysis scripts share, on a small stored study."""
+
+import argparse
+import csv
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis import options, rank_trials
+from wpm.atomic import write_json
+from wpm.errors import UserError
+from wpm.records import COMPLETE, FAILED, PRUNED, StudyPlace, TrainingFolder, write_study
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Hand-computed: [0.2, 0.4] has mean 0.3 and sample deviation sqrt(0.02) = 0.1414...
+DEVIATION = 0.02**0.5
+
+
+def write_trial(
+    place: StudyPlace,
+    number: int,
+    state: str | None,
+    fold_scores: Sequence[float] = (),
+    *,
+    epochs: int = 20,
+    reason: str = "",
+    **parameters: float,
+) -> None:
+    """Write a trial; one without a state still runs."""
+    folder = TrainingFolder(place.trial_folder(number))
+    folder.write_identity({"number": number, "parameters": parameters})
+    score = sum(fold_scores) / len(fold_scores) if fold_scores else None
+    if state is None:
+        folds = [
+            {"best_map_at_r": s, "training_seconds": 1.5, "validation_seconds": 0.5}
+            for s in fold_scores
+        ]
+        report = {"epoch": epochs, "best_map_at_r": score, "folds": folds}
+        content = {"reports": [report] if folds else [], "epoch": epochs, "checkpoint": None}
+        write_json(folder.folder / "reports.json", content)
+        return
+    result = {
+        "state": state,
+        "reason": reason,
+        "score": score,
+        "epochs": epochs,
+        "fold_scores": list(fold_scores),
+        "training_seconds": 60.0,
+        "validation_seconds": 5.25,
+    }
+    folder.write_result(result)
+
+
+@pytest.fixture
+def run_root(tmp_path: Path) -> Path:
+    """Two studies: one with a trial in every state, one that has just begun."""
+    root = tmp_path / "runs"
+    place = StudyPlace(root, "omniglot", "small", "contrastive+wpm")
+    write_study(place, {"identity": {}, "trials": 8, "provenance": {}})
+    write_trial(place, 0, COMPLETE, [0.2, 0.4], margin=0.123456, sharpness=32.0)
+    write_trial(place, 1, FAILED, [0.9, 0.9], epochs=3, reason="diverged:\nloss | nan", margin=1e-6)
+    write_trial(place, 2, PRUNED, [0.5, 0.7], epochs=5, reason="stopped at epoch 5", margin=-0.2)
+    write_trial(place, 3, COMPLETE, [0.4, 0.6], margin=12345.678, sharpness=1.0)
+    write_trial(place, 4, None, [0.8, 0.6], epochs=7, margin=0.5)
+    write_trial(place, 5, PRUNED, [0.6, 0.8], epochs=5, reason="stopped at epoch 5", margin=0.0)
+    write_trial(place, 6, None, [], margin=0.25)
+    begun = StudyPlace(root, "omniglot", "small", "triplet")
+    write_study(begun, {"identity": {}, "trials": 4, "provenance": {}})
+    return root
+
+
+def bytes_under(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+def rank(root: Path, *arguments: str) -> int:
+    return rank_trials.main(["--run-root", str(root), *arguments])
+
+
+def read_csv(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+TEXT = """\
+omniglot/small/contrastive+wpm: 5 of 8 trials ended
+rank  trial  state     MAP@R %   ± sd  epochs       time     margin  sharpness  reason
+   1      3  complete    50.00  14.14      20  1 min 5 s  1.235e+04          1
+   2      0  complete    30.00  14.14      20  1 min 5 s     0.1235         32
+   3      5  stopped     70.00  14.14       5  1 min 5 s          0          -
+   4      2  stopped     60.00  14.14       5  1 min 5 s       -0.2          -
+   -      4  running     70.00  14.14       7        4 s        0.5          -
+   -      6  running         -      -       0        0 s       0.25          -
+   -      1  failed          -      -       3  1 min 5 s      1e-06          -  diverged: loss | nan
+
+omniglot/small/triplet: 0 of 4 trials ended
+no trials yet
+"""
+
+
+def test_text_ranks_by_state_then_score(run_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert rank(run_root, "--dataset", "omniglot") == 0
+    out, err = capsys.readouterr()
+    assert out == TEXT
+    assert err == ""
+
+
+def test_top_limits_every_study_and_says_so(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dataset", "omniglot", "--row", "contrastive+wpm", "--top", "2"]
+    assert rank(run_root, *arguments) == 0
+    assert capsys.readouterr().out == (
+        "omniglot/small/contrastive+wpm: 5 of 8 trials ended, the first 2 of 7 shown\n"
+        "rank  trial  state     MAP@R %   ± sd  epochs       time     margin  sharpness\n"
+        "   1      3  complete    50.00  14.14      20  1 min 5 s  1.235e+04          1\n"
+        "   2      0  complete    30.00  14.14      20  1 min 5 s     0.1235         32\n"
+    )
+    assert rank(run_root, *arguments[:-1], "99") == 0
+    assert "shown" not in capsys.readouterr().out
+
+
+def test_markdown_is_a_table_under_a_heading(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rank(run_root, "--row", "contrastive+wpm", "--format", "markdown") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["### omniglot/small/contrastive+wpm: 5 of 8 trials ended", ""]
+    cells = [cell.strip() for cell in lines[4].strip("|").split("|")]
+    assert cells[:7] == ["1", "3", "complete", "50.00", "14.14", "20", "1 min 5 s"]
+    assert cells[7:] == ["1.235e+04", "1", ""]
+    assert set(lines[3]) <= set("|-:")
+    assert r"diverged: loss \| nan" in lines[-1]  # a bar would begin another cell
+
+
+def test_csv_is_one_flat_table_of_exact_numbers(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = StudyPlace(run_root, "glyphs", "smoke", "margin")
+    write_study(other, {"identity": {}, "trials": 1, "provenance": {}})
+    write_trial(other, 0, COMPLETE, [1 / 3], beta=1.2)
+    assert rank(run_root, "--format", "csv") == 0
+    rows = read_csv(capsys.readouterr().out)
+    assert list(rows[0]) == [
+        "dataset", "protocol", "row", "rank", "trial", "state", "score", "score_deviation",
+        "epochs", "seconds", "beta", "margin", "sharpness", "reason",
+    ]  # fmt: skip
+    assert rows[0] == {
+        "dataset": "glyphs", "protocol": "smoke", "row": "margin", "rank": "1", "trial": "0",
+        "state": "complete", "score": str(1 / 3), "score_deviation": "", "epochs": "20",
+        "seconds": "65.25", "beta": "1.2", "margin": "", "sharpness": "", "reason": "",
+    }  # fmt: skip
+    assert [row["trial"] for row in rows[1:]] == ["3", "0", "5", "2", "4", "6", "1"]
+    assert float(rows[2]["score_deviation"]) == pytest.approx(DEVIATION)
+    assert rows[1]["margin"] == "12345.678"
+    assert rows[5]["seconds"] == "4.0"
+    assert [rows[7][name] for name in ("rank", "score", "reason")] == [
+        "", "", "diverged:\nloss | nan",
+    ]  # fmt: skip
+
+
+def test_equal_scores_are_ranked_by_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = StudyPlace(tmp_path, "glyphs", "small", "contrastive")
+    write_study(place, {"identity": {}, "trials": 3, "provenance": {}})
+    for number in (2, 0, 1):
+        write_trial(place, number, COMPLETE, [0.5])
+    assert rank(tmp_path, "--format", "csv") == 0
+    assert [row["trial"] for row in read_csv(capsys.readouterr().out)] == ["0", "1", "2"]
+
+
+def test_long_reasons_are_shortened_for_people_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = StudyPlace(tmp_path, "glyphs", "small", "contrastive")
+    write_study(place, {"identity": {}, "trials": 1, "provenance": {}})
+    write_trial(place, 0, FAILED, reason="out of memory " * 50)
+    assert rank(tmp_path) == 0
+    assert len(capsys.readouterr().out.splitlines()[-1]) < 200
+    assert rank(tmp_path, "--format", "csv") == 0
+    assert read_csv(capsys.readouterr().out)[0]["reason"] == "out of memory " * 50
+
+
+def test_damaged_trial_is_named_and_the_rest_shown(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = run_root / "omniglot" / "small" / "contrastive+wpm" / "trials"
+    (trials / "0003" / "result.json").write_bytes(b'{"sha256": "00", "conte')
+    (trials / "0004" / "reports.json").write_bytes(b"")
+    assert rank(run_root, "--row", "contrastive+wpm") == 0
+    out, err = capsys.readouterr()
+    assert "4 of 8 trials ended" in out
+    lines = out.splitlines()
+    assert lines[2].split()[:3] == ["1", "0", "complete"]
+    # Trial 4 is there, only how far it is cannot be told.
+    assert lines[5].split()[:7] == ["-", "4", "running", "-", "-", "0", "0"]
+    assert [line.partition(":")[0] for line in err.splitlines()] == ["note", "note"]
+    assert "0003/result.json: damaged" in err
+    assert "0004/reports.json: damaged" in err
+
+
+def test_damaged_study_is_named_and_the_others_shown(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_root / "omniglot" / "small" / "contrastive+wpm" / "study.json").write_bytes(b"\x00\xff")
+    assert rank(run_root) == 0
+    out, err = capsys.readouterr()
+    assert out == "omniglot/small/triplet: 0 of 4 trials ended\nno trials yet\n"
+    assert "contrastive+wpm/study.json: damaged" in err
+
+
+def test_no_readable_study_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = StudyPlace(tmp_path, "glyphs", "small", "contrastive")
+    write_json(place.folder / "study.json", {"format": 99, "provenance": {"wpm": "9.9"}})
+    assert rank(tmp_path) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "written by wpm 9.9" in err
+    assert "rank_trials: error: none of the 1 selected studies can be read" in err
+
+
+def test_records_are_left_as_they_are(run_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = bytes_under(run_root)
+    for style in ("text", "markdown", "csv"):
+        assert rank(run_root, "--format", style) == 0
+    assert bytes_under(run_root) == before
+    capsys.readouterr()
+
+
+def test_no_studies_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert rank(tmp_path / "nowhere") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        f"rank_trials: error: no studies under {tmp_path}/nowhere; run a search first: "
+        f"python launch.py --run-root {tmp_path}/nowhere\n"
+    )
+
+
+def test_unknown_selection_lists_what_there_is(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rank(run_root, "--dataset", "glyphs", "--row", "margin", "triplet") == 2
+    err = capsys.readouterr().err
+    assert err == (
+        "rank_trials: error: no studies of --dataset glyphs --rows margin triplet under "
+        f"{run_root} (there are: omniglot/small/contrastive+wpm, omniglot/small/triplet); "
+        "run a search first: python launch.py --dataset glyphs --rows margin triplet "
+        f"--run-root {run_root}\n"
+    )
+
+
+def test_part_of_a_selection_that_is_missing_is_named(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rank(run_root, "--dataset", "omniglot", "--rows", "triplet", "margin") == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("omniglot/small/triplet:")
+    assert err == f"note: no study omniglot/*/margin under {run_root}\n"
+
+
+def test_studies_selected_twice_are_shown_once(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rank(run_root, "--row", "triplet", "triplet", "--protocol", "small") == 0
+    assert capsys.readouterr().out.count("omniglot/small/triplet") == 1
+
+
+@pytest.mark.parametrize("name", ["../runs", "*", "/etc", ""])
+def test_names_that_are_no_folder_are_refused(
+    name: str, run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rank(run_root, "--dataset", name) == 2
+    assert "cannot name a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--top", "0"], "argument --top: 0 is too small, must be at least 1"),
+        (["--top", "ten"], "argument --top: 'ten' is not a whole number"),
+        (["--dataset"], "argument --dataset: expected at least one argument"),
+        (["--format", "html"], "argument --format: invalid choice: 'html'"),
+        (["--data", "x"], "unrecognized arguments: --data x"),
+    ],
+)
+def test_bad_flags_are_told_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        rank_trials.main(arguments)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"rank_trials: error: {message}")
+    assert err.endswith("(see python -m analysis.rank_trials --help)\n")
+    assert err.count("\n") == 1
+
+
+def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        rank_trials.main(["--help"])
+    assert stop.value.code == 0
+    example = "python -m analysis.rank_trials --dataset omniglot --row contrastive+wpm --top 10"
+    assert example in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UserError("bad thing"), 2, "rank_trials: error: bad thing\n"),
+        (PermissionError(13, "Permission denied", "runs"), 2,
+         "rank_trials: error: [Errno 13] Permission denied: 'runs'\n"),
+        (KeyboardInterrupt(), 130, "rank_trials: interrupted\n"),
+    ],
+)  # fmt: skip
+def test_run_main_turns_errors_into_codes(
+    error: BaseException, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(args: argparse.Namespace) -> None:
+        raise error
+
+    parser = options.build_parser("analysis.rank_trials", "", "")
+    assert options.run_main(parser, fail, []) == code
+    assert capsys.readouterr().err == message
+
+
+def test_debug_shows_the_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert rank(tmp_path, "--debug") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback")
+    assert "\nrank_trials: error: no studies" in err
+
+
+def run_module(*arguments: str, **options: Any) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, cwd=ROOT, text=True, check=False, **options)
+
+
+def test_reader_that_goes_away_is_no_error(run_root: Path) -> None:
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        done = run_module(
+            "-m", "analysis.rank_trials", "--run-root", str(run_root),
+            stdout=closed, stderr=subprocess.PIPE, env=buffered,
+        )  # fmt: skip
+    assert done.stderr == ""
+    assert done.returncode == options.EXIT_BROKEN_PIPE
+
+
+def test_ranking_imports_nothing_slow(run_root: Path) -> None:
+    code = (
+        "import sys; from analysis.rank_trials import main; code = main(sys.argv[1:]); "
+        "slow = {'ray', 'optuna', 'torch', 'scipy', 'pandas'} & set(sys.modules); "
+        "sys.exit(code or ' '.join(slow) or 0)"
+    )
+    done = run_module("-c", code, "--run-root", str(run_root), capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == TEXT

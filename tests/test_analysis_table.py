@@ -1,0 +1,378 @@
+"""The results table on small stored studies, by hand-computed means and intervals."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from analysis import table
+from wpm.atomic import write_json
+from wpm.records import (
+    COMPLETE,
+    FAILED,
+    FORMAT,
+    PRUNED,
+    StudyPlace,
+    TrainingFolder,
+    write_study,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+PROTOCOL = {"embedding_dim": 16, "folds": 3}  # 48-d concatenated: not the published numbers
+
+T1, T2 = 12.706205, 4.302653  # 97.5% quantiles of Student's t, 1 and 2 degrees of freedom
+
+
+def write_search(
+    root: Path,
+    row: str,
+    states: str = "cccp",
+    wanted: int = 4,
+    dataset: str = "omniglot",
+    protocol: str = "small",
+    settings: Mapping[str, int] = PROTOCOL,
+    **identity: Any,
+) -> StudyPlace:
+    """Write a study; a letter a trial: complete (score 0.1 * number), pruned, failed, running."""
+    place = StudyPlace(root, dataset, protocol, row)
+    standard = {"protocol": settings, "images": {"pixels": "abc"}, "early_stopping": True}
+    content = {"identity": {**standard, **identity}, "trials": wanted, "provenance": {}}
+    write_study(place, content)
+    for number, letter in enumerate(states):
+        folder = TrainingFolder(place.trial_folder(number))
+        folder.write_identity({"number": number, "parameters": {"margin": 0.5}})
+        if letter != "r":
+            state = {"c": COMPLETE, "p": PRUNED, "f": FAILED}[letter]
+            folder.write_result({"state": state, "score": number / 10})
+    return place
+
+
+def write_final(place: StudyPlace, key: str, trial: int, score: float) -> Path:
+    folder = place.folder / "finals" / key
+    chosen = {"trial": trial, "score": score}
+    write_json(folder / "final.json", {"format": FORMAT, "chosen": chosen})
+    return folder
+
+
+def write_run(folder: Path, seed: int, concatenated: float | None, separated: float = 0.0) -> None:
+    """Write a tested run; P@1 as given, RP 0.1 and MAP@R 0.2 below; None: a failed run."""
+
+    def scores(p: float) -> Mapping[str, float]:
+        return {"precision_at_1": p, "r_precision": p - 0.1, "map_at_r": p - 0.2}
+
+    result: dict[str, Any] = {"state": FAILED, "seed": seed, "reason": "fold 1: diverged"}
+    if concatenated is not None:
+        result = {
+            "state": COMPLETE,
+            "seed": seed,
+            "concatenated": scores(concatenated),
+            "separated": scores(separated),
+        }
+    write_json(folder / f"seed-{seed}" / "result.json", result)
+
+
+@pytest.fixture
+def run_root(tmp_path: Path) -> Path:
+    """Four rows: three tested runs, two with a failed third, one run, none."""
+    root = tmp_path / "runs"
+    plain = write_final(write_search(root, "contrastive"), "aa", trial=2, score=0.2)
+    for seed, score in enumerate((0.5, 0.6, 0.7)):
+        write_run(plain, 1000 + seed, score, separated=0.4)
+    mined = write_final(write_search(root, "contrastive+wpm"), "bb", trial=2, score=0.2)
+    write_run(mined, 1000, 0.80, separated=0.50)
+    write_run(mined, 1001, None)
+    write_run(mined, 1002, 0.82, separated=0.52)
+    write_search(root, "triplet+wpm", "ccr")
+    single = write_final(write_search(root, "triplet", "cccf"), "cc", trial=2, score=0.2)
+    write_run(single, 1000, 0.98765, separated=0.3)
+    return root
+
+
+def show(root: Path, *arguments: str) -> int:
+    return table.main(["--run-root", str(root), *arguments])
+
+
+def read_csv(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+# Half-widths: (0.5, 0.6, 0.7) has s = 0.1, 4.302653 * 0.1 / sqrt(3) = 0.24841;
+# (0.80, 0.82) has s / sqrt(2) = 0.01, 12.706205 * 0.01 = 0.12706.
+TEXT = """\
+omniglot, protocol small: test scores in percent (concatenated 48-d, separated 16-d)
+row                  48-d P@1       48-d RP    48-d MAP@R      16-d P@1       16-d RP    16-d MAP@R  runs  best trial  trials
+contrastive     60.00 ± 24.84 50.00 ± 24.84 40.00 ± 24.84  40.00 ± 0.00  30.00 ± 0.00  20.00 ± 0.00     3           2     4/4
+contrastive+wpm 81.00 ± 12.71 71.00 ± 12.71 61.00 ± 12.71 51.00 ± 12.71 41.00 ± 12.71 31.00 ± 12.71     2           2     4/4
+triplet                 98.77         88.77         78.77         30.00         20.00         10.00     1           2     4/4
+triplet+wpm                 -             -             -             -             -             -     0           -     2/4
+note: no final runs (python launch.py --best-only makes them): triplet+wpm
+note: contrastive+wpm: 1 final run failed, left out
+note: unequal search budgets: triplet 4/4 trials, triplet+wpm 2/4 trials
+"""  # noqa: E501
+
+
+def squeeze(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines()]
+
+
+def test_text_shows_means_intervals_and_budgets(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert show(run_root, "--dataset", "omniglot") == 0
+    out, err = capsys.readouterr()
+    assert squeeze(out) == squeeze(TEXT)
+    assert err == ""
+
+
+def test_markdown_has_the_same_cells(run_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show(run_root, "--format", "markdown") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("### omniglot, protocol small")
+    assert lines[1] == ""
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:8]]
+    assert cells[0] == [
+        "row", "48-d P@1", "48-d RP", "48-d MAP@R", "16-d P@1", "16-d RP", "16-d MAP@R",
+        "runs", "best trial", "trials",
+    ]  # fmt: skip
+    assert cells[2][:3] == ["contrastive", "60.00 ± 24.84", "50.00 ± 24.84"]
+    assert cells[5] == ["triplet+wpm", *["-"] * 6, "0", "-", "2/4"]
+    assert lines[8] == ""
+    assert lines[10] == "- contrastive+wpm: 1 final run failed, left out"
+
+
+def test_csv_has_exact_fractions(run_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show(run_root, "--format", "csv") == 0
+    out, err = capsys.readouterr()
+    plain, mined, single, untested = read_csv(out)
+    assert (plain["row"], plain["n"], plain["trial"]) == ("contrastive", "3", "2")
+    assert (plain["concatenated_dim"], plain["separated_dim"]) == ("48", "16")
+    assert float(plain["concatenated_precision_at_1_mean"]) == pytest.approx(0.6)
+    half_width = float(plain["concatenated_precision_at_1_half_width"])
+    assert half_width == pytest.approx(T2 * 0.1 / 3**0.5, rel=1e-6)
+    assert float(mined["separated_map_at_r_mean"]) == pytest.approx(0.31)
+    assert float(mined["separated_map_at_r_half_width"]) == pytest.approx(T1 * 0.01, rel=1e-6)
+    assert (mined["n"], mined["failed_runs"]) == ("2", "1")
+    assert single["concatenated_precision_at_1_mean"] == "0.98765"
+    assert single["concatenated_precision_at_1_half_width"] == ""
+    assert (single["validation_map_at_r"], single["trials_ended"]) == ("0.2", "4")
+    empty = [value for name, value in untested.items() if name.endswith(("_mean", "_half_width"))]
+    assert empty == [""] * 12
+    assert (untested["n"], untested["trials_ended"], untested["trials_wanted"]) == ("0", "2", "4")
+    assert "note: unequal search budgets: triplet 4/4" in err
+
+
+def test_twins_stand_together_whatever_sorts_between(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for row in ("margin_b+wpm", "margin+wpm", "margin", "margin_b", "ntxent+wpm", "amsoftmax"):
+        write_search(tmp_path, row)
+    assert show(tmp_path, "--format", "csv") == 0
+    assert [row["row"] for row in read_csv(capsys.readouterr().out)] == [
+        "amsoftmax", "margin", "margin+wpm", "margin_b", "margin_b+wpm", "ntxent+wpm",
+    ]  # fmt: skip
+
+
+def test_one_block_a_dataset_and_protocol(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_search(run_root, "contrastive", dataset="glyphs", protocol="mlrc")
+    wide = {"embedding_dim": 128, "folds": 4}
+    write_search(run_root, "contrastive", protocol="mlrc", settings=wide)
+    assert show(run_root, "--row", "contrastive") == 0
+    blocks = capsys.readouterr().out.split("\n\n")
+    assert [block.splitlines()[0] for block in blocks] == [
+        "glyphs, protocol mlrc: test scores in percent (concatenated 48-d, separated 16-d)",
+        "omniglot, protocol mlrc: test scores in percent (concatenated 512-d, separated 128-d)",
+        "omniglot, protocol small: test scores in percent (concatenated 48-d, separated 16-d)",
+    ]
+    assert show(run_root, "--dataset", "omniglot", "--protocol", "mlrc", "--format", "csv") == 0
+    assert [row["protocol"] for row in read_csv(capsys.readouterr().out)] == ["mlrc"]
+
+
+def test_configuration_is_chosen_by_validation_not_by_test(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = StudyPlace(run_root, "omniglot", "small", "triplet")
+    worse = write_final(place, "aa", trial=1, score=0.1)
+    write_run(worse, 1000, 1.0, separated=1.0)
+    assert show(run_root, "--row", "triplet") == 0
+    out = capsys.readouterr().out
+    assert squeeze(out)[2][:2] == ["triplet", "98.77"]
+    assert (
+        "note: triplet: 2 configurations have final runs; shown is trial 2, the best of them in "
+        "validation\n"
+    ) in out
+
+
+def test_better_trial_without_final_runs_is_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = write_search(tmp_path, "contrastive", "cccc")  # best is trial 3, found after the finals
+    write_run(write_final(place, "aa", trial=1, score=0.1), 1000, 0.5)
+    assert show(tmp_path) == 0
+    assert "contrastive: shown is trial 1, but trial 3 is better" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("states", "wanted", "budget"),
+    [
+        ("cccp", 4, None),
+        ("ccc", 4, "3/4"),
+        ("ccc", 3, "3/3"),
+        ("cccp", 5, "4/5"),
+        ("cfpr", 4, "3/4"),
+    ],
+)
+def test_twins_with_unequal_budgets_are_noted(
+    states: str, wanted: int, budget: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_search(tmp_path, "contrastive")
+    write_search(tmp_path, "contrastive+wpm", states, wanted)
+    write_search(tmp_path, "triplet", "c", 1)  # no twin: nothing to compare
+    assert show(tmp_path) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if "unequal" in line]
+    line = f"note: unequal search budgets: contrastive 4/4 trials, contrastive+wpm {budget} trials"
+    assert notes == ([] if budget is None else [line])
+
+
+def test_early_stopping_of_one_twin_only_is_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_search(tmp_path, "contrastive")
+    write_search(tmp_path, "contrastive+wpm", early_stopping=False)
+    assert show(tmp_path) == 0
+    line = "unequal search budgets: contrastive with early stopping, contrastive+wpm without"
+    assert line in capsys.readouterr().out
+
+
+def test_rows_under_other_conditions_are_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_search(tmp_path, "contrastive")
+    write_search(tmp_path, "margin", images={"pixels": "other"})
+    write_search(tmp_path, "triplet", settings={**PROTOCOL, "max_epochs": 7})
+    assert show(tmp_path) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if "comparable" in line]
+    assert notes == [
+        "note: margin: images differ from those of contrastive, not comparable",
+        "note: triplet: protocol settings differ from those of contrastive, not comparable",
+    ]
+
+
+def test_run_that_has_not_ended_is_counted_in_a_note(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finals = run_root / "omniglot" / "small" / "triplet" / "finals" / "cc"
+    for seed in (1001, 1002):
+        TrainingFolder(finals / f"seed-{seed}" / "fold-0").write_identity({"number": 0})
+    assert show(run_root, "--row", "triplet") == 0
+    out = capsys.readouterr().out
+    assert "note: triplet: 2 final runs not ended yet\n" in out
+    assert squeeze(out)[2][7:] == ["1", "2", "4/4"]
+
+
+def test_damaged_run_is_named_and_left_out(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run_root / "omniglot/small/contrastive/finals/aa/seed-1002/result.json"
+    wrapped = json.loads(path.read_bytes())
+    wrapped["content"]["concatenated"]["precision_at_1"] = 0.99  # edited by hand
+    path.write_text(json.dumps(wrapped))
+    assert show(run_root, "--row", "contrastive") == 0
+    out, err = capsys.readouterr()
+    # (0.5, 0.6): s / sqrt(2) = 0.05, 12.706205 * 0.05 = 0.6353
+    assert squeeze(out)[2][:4] == ["contrastive", "55.00", "±", "63.53"]
+    assert err.startswith(f"note: {path}: damaged")
+
+
+def test_damaged_choice_leaves_the_cells_empty(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run_root / "omniglot/small/contrastive/finals/aa/final.json"
+    path.write_bytes(path.read_bytes()[:40])
+    trial = run_root / "omniglot/small/contrastive/trials/0001/trial.json"
+    trial.write_bytes(b"")
+    assert show(run_root, "--row", "contrastive") == 0
+    out, err = capsys.readouterr()
+    assert squeeze(out)[2] == ["contrastive", *["-"] * 6, "0", "-", "3/4"]
+    assert f"note: {path}: damaged" in err
+    assert f"note: {trial}: damaged" in err
+
+
+def test_final_runs_of_another_record_format_are_not_read(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run_root / "omniglot/small/contrastive/finals/aa/final.json"
+    write_json(path, {"format": FORMAT + 1, "chosen": {}, "provenance": {"wpm": "9.9"}})
+    assert show(run_root, "--row", "contrastive") == 0
+    out, err = capsys.readouterr()
+    assert squeeze(out)[2][1:8] == [*["-"] * 6, "0"]
+    assert "written by wpm 9.9" in err
+
+
+def test_damaged_study_is_named_and_the_others_shown(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run_root / "omniglot/small/contrastive/study.json"
+    path.write_bytes(b"{}")
+    assert show(run_root) == 0
+    out, err = capsys.readouterr()
+    assert [line[0] for line in squeeze(out)[2:5]] == ["contrastive+wpm", "triplet", "triplet+wpm"]
+    assert err.startswith(f"note: {path}: damaged")
+
+
+def test_no_studies_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show(tmp_path, "--dataset", "omniglot", "--protocol", "mlrc") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == (
+        f"table: error: no studies of --dataset omniglot --protocol mlrc under {tmp_path}; run a "
+        f"search first: python launch.py --dataset omniglot --protocol mlrc --run-root {tmp_path}\n"
+    )
+
+
+def test_records_are_left_as_they_are(run_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def contents() -> dict[str, bytes]:
+        return {str(p): p.read_bytes() for p in run_root.rglob("*") if p.is_file()}
+
+    before = contents()
+    for style in ("text", "markdown", "csv"):
+        assert show(run_root, "--format", style) == 0
+    assert contents() == before
+    capsys.readouterr()
+
+
+def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        table.main(["--help"])
+    assert stop.value.code == 0
+    assert "python -m analysis.table --dataset omniglot" in capsys.readouterr().out
+
+
+def test_table_imports_nothing_slow(run_root: Path) -> None:
+    code = (
+        "import sys; from analysis.table import main; code = main(sys.argv[1:]); "
+        "slow = {'ray', 'optuna', 'torch', 'scipy.stats', 'pandas'} & set(sys.modules); "
+        "sys.exit(code or ' '.join(slow) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--run-root", str(run_root)],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert squeeze(done.stdout) == squeeze(TEXT)
+
+
+def test_module_runs_as_a_script(run_root: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis.table", "--run-root", str(run_root), "--format", "html"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("table: error: argument --format: invalid choice: 'html'")

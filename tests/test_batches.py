@@ -1,0 +1,410 @@
+"""Batches: crops equal Pillow's and torchvision's, batches are balanced, draws repeat."""
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.functional import center_crop
+
+from tests.conftest import ImageTree
+from wpm import batches
+from wpm.batches import (
+    BatchMaker,
+    ClassBalancedSampler,
+    centre_crop_boxes,
+    normalise_pixels,
+    resize_crops,
+    sample_crop_boxes,
+)
+from wpm.config import Protocol, find_protocol
+from wpm.datasets import index_class_folders
+from wpm.errors import UserError
+from wpm.model import InputSpec
+from wpm.pixels import Pixels, build_pixels
+
+MLRC_SCALE, MLRC_RATIO = (0.16, 1.0), (0.75, 1.33)
+GREY_SPEC = InputSpec("RGB", 1.0, (0.5,), (0.25,))
+CPU = torch.device("cpu")
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise_images(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(256, shape, generator=seeded(seed), dtype=torch.uint8)
+
+
+# Resizing
+
+
+def resize_by_pillow(image: Tensor, box: tuple[int, ...], size: int, flipped: bool) -> Tensor:
+    """Crop, resize and mirror one (C, H, W) uint8 image."""
+    top, left, height, width = box
+    pixels = image.permute(1, 2, 0).numpy()
+    picture = Image.fromarray(pixels[..., 0] if image.shape[0] == 1 else pixels)
+    picture = picture.crop((left, top, left + width, top + height))
+    resized = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
+    if flipped:
+        resized = resized[:, ::-1]
+    tensor = torch.from_numpy(resized.copy()).float()
+    return tensor[None] if image.shape[0] == 1 else tensor.permute(2, 0, 1)
+
+
+def random_boxes(batch: int, height: int, width: int, seed: int) -> Tensor:
+    """Any boxes inside the image, from single pixels to the whole."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(batch):
+        h, w = int(rng.integers(1, height + 1)), int(rng.integers(1, width + 1))
+        top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
+        rows.append((top, left, h, w))
+    return torch.tensor(rows)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [1, 7, 24, 90])  # below, about and above the boxes' sides
+@pytest.mark.parametrize(("height", "width"), [(40, 40), (31, 57), (64, 9)])
+def test_crops_equal_pillow_within_one_and_a_half_levels(
+    channels: int, size: int, height: int, width: int
+) -> None:
+    images = noise_images(16, channels, height, width)
+    boxes = random_boxes(16, height, width, seed=size)
+    boxes[0] = torch.tensor([0, 0, height, width])
+    flipped = torch.arange(16) % 3 == 0
+    found = resize_crops(images, boxes, size, flipped)
+    assert found.dtype == torch.float32
+    assert found.shape == (16, channels, size, size)
+    for image, box, flip, crop in zip(images, boxes.tolist(), flipped, found, strict=True):
+        expected = resize_by_pillow(image, tuple(box), size, bool(flip))
+        assert float((crop - expected).abs().max()) <= 1.5
+
+
+def test_crop_of_the_output_size_is_copied_exactly() -> None:
+    images = noise_images(2, 3, 30, 40)
+    boxes = torch.tensor([[3, 5, 24, 24], [6, 16, 24, 24]])
+    found = resize_crops(images, boxes, 24, torch.tensor([False, True]))
+    assert torch.equal(found[0], images[0, :, 3:27, 5:29].float())
+    assert torch.equal(found[1], images[1, :, 6:30, 16:40].flip(-1).float())
+
+
+def test_crop_to_two_pixels_by_hand() -> None:
+    # Halving 0 30 60 90: a filter of two pixels' reach weighs 3 3 1 about the first centre.
+    image = torch.tensor([0, 30, 60, 90], dtype=torch.uint8).expand(1, 1, 4, 4)
+    found = resize_crops(image, torch.tensor([[0, 0, 4, 4]]), 2, torch.tensor([False]))
+    first = (3 * 0 + 3 * 30 + 1 * 60) / 7
+    expected = torch.tensor([[first, 90 - first], [first, 90 - first]])
+    assert torch.allclose(found[0, 0], expected, atol=1e-4)
+
+
+def test_crops_see_nothing_outside_their_box() -> None:
+    dark = torch.zeros((1, 1, 20, 20), dtype=torch.uint8)
+    dark[:, :, 4:12, 6:15] = 100
+    bright = dark.clone()
+    bright[dark == 0] = 255
+    boxes, still = torch.tensor([[4, 6, 8, 9]]), torch.tensor([False])
+    for size in (3, 8, 30):
+        found = resize_crops(dark, boxes, size, still)
+        assert torch.equal(found, resize_crops(bright, boxes, size, still))
+        assert torch.allclose(found, torch.tensor(100.0))
+
+
+# Boxes
+
+
+def boxes_of_torchvision(draws: int, height: int, width: int) -> Tensor:
+    image = torch.empty(1, height, width)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return torch.tensor(
+            [
+                RandomResizedCrop.get_params(image, list(MLRC_SCALE), list(MLRC_RATIO))
+                for _ in range(draws)
+            ]
+        )
+
+
+def largest_gap(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Kolmogorov-Smirnov statistic: the largest gap between two cumulative distributions."""
+    values = np.union1d(first, second)
+    below = [np.searchsorted(np.sort(x), values, side="right") / len(x) for x in (first, second)]
+    return float(np.abs(below[0] - below[1]).max())
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 256), (256, 400), (60, 28)])
+def test_boxes_are_distributed_as_in_torchvision(height: int, width: int) -> None:
+    draws = 4000
+    expected = boxes_of_torchvision(draws, height, width).double()
+    sizes = torch.tensor([[height, width]]).expand(draws, 2)
+    found = sample_crop_boxes(sizes, MLRC_SCALE, MLRC_RATIO, seeded()).double()
+
+    def statistics_of(boxes: Tensor) -> dict[str, NDArray[np.float64]]:
+        top, left, h, w = boxes.numpy().T
+        share = {"top": top / np.maximum(height - h, 1), "left": left / np.maximum(width - w, 1)}
+        return {"height": h, "width": w, "area": h * w, "ratio": w / h, **share}
+
+    for name, values in statistics_of(found).items():
+        reference = statistics_of(expected)[name]
+        # Two samples of one distribution exceed this gap once in 100,000 times.
+        assert largest_gap(values, reference) < 2.47 * np.sqrt(2 / draws), name
+        error = np.sqrt((values.var() + reference.var()) / draws)
+        assert abs(values.mean() - reference.mean()) < 4.5 * error, name
+
+
+def test_boxes_lie_inside_their_image() -> None:
+    sizes = torch.randint(1, 60, (3000, 2), generator=seeded())
+    top, left, height, width = sample_crop_boxes(sizes, MLRC_SCALE, MLRC_RATIO, seeded()).T
+    assert bool(((top >= 0) & (left >= 0) & (height >= 1) & (width >= 1)).all())
+    assert bool((top + height <= sizes[:, 0]).all())
+    assert bool((left + width <= sizes[:, 1]).all())
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 1000), (1000, 11), (1, 1), (3, 200)])
+def test_boxes_of_images_that_no_crop_fits_equal_torchvision(height: int, width: int) -> None:
+    sizes = torch.tensor([[height, width]])
+    found = sample_crop_boxes(sizes, (0.9, 1.0), (0.75, 1.33), seeded())
+    expected = RandomResizedCrop.get_params(torch.empty(1, height, width), [0.9, 1.0], [0.75, 1.33])
+    assert found[0].tolist() == list(expected)
+
+
+def test_every_position_of_a_box_is_as_likely() -> None:
+    # A square of 4 in an image of 5 by 6 pixels: 2 positions down, 3 across.
+    sizes = torch.tensor([[5, 6]]).expand(3000, 2)
+    boxes = sample_crop_boxes(sizes, (16 / 30, 16 / 30), (1.0, 1.0), seeded())
+    assert bool((boxes[:, 2:] == 4).all())
+    counts = Counter(map(tuple, boxes[:, :2].tolist()))
+    assert counts.keys() == {(top, left) for top in range(2) for left in range(3)}
+    assert all(abs(count - 500) < 5 * np.sqrt(500 * 5 / 6) for count in counts.values())
+
+
+def test_boxes_of_an_image_do_not_depend_on_its_neighbours_size() -> None:
+    sizes = torch.tensor([[40, 40], [40, 40], [40, 40]])
+    other = torch.tensor([[10, 90], [40, 40], [40, 40]])
+    first = sample_crop_boxes(sizes, MLRC_SCALE, MLRC_RATIO, seeded())
+    second = sample_crop_boxes(other, MLRC_SCALE, MLRC_RATIO, seeded())
+    assert torch.equal(first[1:], second[1:])
+
+
+def test_same_generator_seed_gives_same_boxes() -> None:
+    sizes = torch.tensor([[40, 60]]).expand(50, 2)
+    first, again, other = (
+        sample_crop_boxes(sizes, MLRC_SCALE, MLRC_RATIO, seeded(seed)) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("crop", [1, 2, 7, 8])
+def test_centre_crop_equals_torchvision(crop: int) -> None:
+    for height in range(8, 13):
+        for width in range(8, 13):
+            image = torch.arange(height * width).view(1, height, width)
+            top, left, h, w = centre_crop_boxes(torch.tensor([[height, width]]), crop)[0].tolist()
+            found = image[:, top : top + h, left : left + w]
+            assert torch.equal(found, center_crop(image, [crop, crop]))
+
+
+# Input of the trunk
+
+
+def test_normalised_pixels_of_the_published_trunk_by_hand() -> None:
+    spec = InputSpec("BGR", 255.0, (104.0, 117.0, 128.0), (1.0, 1.0, 1.0))
+    image = torch.tensor([10.0, 20.0, 30.0])[None, :, None, None]  # red, green, blue
+    found = normalise_pixels(image, spec)
+    assert found.flatten().tolist() == pytest.approx([30 - 104, 20 - 117, 10 - 128])
+
+
+def test_normalised_pixels_in_unit_range_by_hand() -> None:
+    image = torch.tensor([0.0, 127.5, 255.0])[:, None, None, None]
+    assert normalise_pixels(image, GREY_SPEC).flatten().tolist() == pytest.approx([-2, 0, 2])
+
+
+def test_one_channel_is_repeated_where_the_trunk_wants_three() -> None:
+    spec = InputSpec("RGB", 1.0, (0.1, 0.2, 0.3), (1.0, 0.5, 0.25))
+    found = normalise_pixels(torch.full((2, 1, 4, 4), 255.0), spec)
+    assert found.shape == (2, 3, 4, 4)
+    assert found[1, :, 3, 3].tolist() == pytest.approx([0.9, 1.6, 2.8])
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+# Sampling
+
+
+def sampler(
+    labels: list[int], classes: int, images: int, candidates: list[int] | None = None, seed: int = 0
+) -> ClassBalancedSampler:
+    positions = torch.arange(len(labels)) if candidates is None else torch.tensor(candidates)
+    return ClassBalancedSampler(
+        torch.tensor(labels),
+        positions,
+        classes_per_batch=classes,
+        images_per_class=images,
+        generator=seeded(seed),
+    )
+
+
+def test_batches_hold_so_many_of_so_many_classes_without_repeats() -> None:
+    labels = [label for label in (3, 7, 100, 8, 12) for _ in range(6)]
+    draws = sampler(labels, classes=3, images=4)
+    for _ in range(50):
+        batch = draws.draw().tolist()
+        assert len(set(batch)) == len(batch) == 12
+        drawn = [labels[i] for i in batch]
+        assert set(Counter(drawn).values()) == {4}
+        assert all(len(set(drawn[i : i + 4])) == 1 for i in (0, 4, 8))  # class after class
+
+
+def test_every_class_and_image_is_drawn_equally_often() -> None:
+    labels = [0] * 4 + [1] * 12 + [2] * 6 + [3] * 6
+    draws = sampler(labels, classes=2, images=3)
+    counts = Counter(i for _ in range(2000) for i in draws.draw().tolist())
+    per_class = Counter(dict.fromkeys(range(4), 0))
+    for image, count in counts.items():
+        per_class[labels[image]] += count
+    # 2000 batches: a class is in half of them, 3 images each; 5 standard deviations.
+    assert all(abs(per_class[label] - 3000) < 5 * 3 * np.sqrt(500) for label in range(4))
+    assert all(abs(counts[i] - 3000 / 12) < 5 * np.sqrt(250) for i in range(4, 16))
+
+
+def test_small_classes_are_drawn_with_replacement() -> None:
+    labels = [0, 0, 1, 1, 1, 1]
+    draws = sampler(labels, classes=2, images=4)
+    seen = set()
+    for _ in range(50):
+        batch = draws.draw().tolist()
+        drawn = Counter(labels[i] for i in batch)
+        assert drawn == {0: 4, 1: 4}
+        assert {i for i in batch if labels[i] == 1} == {2, 3, 4, 5}
+        seen |= {i for i in batch if labels[i] == 0}
+    assert seen == {0, 1}
+
+
+def test_fewer_classes_than_asked_are_all_drawn() -> None:
+    draws = sampler([0, 0, 5, 5], classes=8, images=2)
+    for _ in range(5):
+        assert sorted(draws.draw().tolist()) == [0, 1, 2, 3]
+
+
+def test_only_candidates_are_drawn() -> None:
+    labels = [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    draws = sampler(labels, classes=2, images=2, candidates=[0, 2, 6, 7])
+    drawn = {i for _ in range(50) for i in draws.draw().tolist()}
+    assert drawn == {0, 2, 6, 7}
+
+
+def test_same_generator_seed_gives_same_batches() -> None:
+    labels = [label for label in range(6) for _ in range(6)]
+
+    def batches_of(seed: int) -> list[list[int]]:
+        draws = sampler(labels, classes=3, images=4, seed=seed)
+        return [draws.draw().tolist() for _ in range(5)]
+
+    assert batches_of(0) == batches_of(0)
+    assert batches_of(0) != batches_of(1)
+
+
+def test_no_candidates_are_refused() -> None:
+    with pytest.raises(UserError, match="no images to train on"):
+        ClassBalancedSampler(
+            torch.tensor([0, 1]),
+            torch.tensor([], dtype=torch.int64),
+            classes_per_batch=2,
+            images_per_class=2,
+            generator=seeded(),
+        )
+
+
+# Batches of a cache
+
+
+@pytest.fixture
+def ragged(image_tree: ImageTree, tmp_path: Path) -> Pixels:
+    """Six greyscale images of three shapes, shorter side 20."""
+    rng = np.random.default_rng(0)
+    shapes = [(20, 20), (20, 33), (41, 20)]
+    root = image_tree(
+        {
+            f"class_{label}/{i}.png": rng.integers(0, 256, shape).astype(np.uint8)
+            for label in range(2)
+            for i, shape in enumerate(shapes)
+        }
+    )
+    return Pixels(build_pixels(index_class_folders("folder", root, 1), 20, tmp_path / "work"))
+
+
+def smoke() -> Protocol:
+    return find_protocol("smoke", "folder")
+
+
+def original(pixels: Pixels, index: int) -> Tensor:
+    images, sizes = pixels.read(torch.tensor([index]))
+    height, width = sizes[0].tolist()
+    return images[0, :, :height, :width]
+
+
+def test_evaluation_batch_crops_the_centre(ragged: Pixels) -> None:
+    maker = BatchMaker(ragged, smoke(), GREY_SPEC, CPU)
+    indices = torch.tensor([5, 0, 1, 4])
+    images, labels = maker.evaluation_batch(indices)
+    assert labels.tolist() == [1, 0, 0, 1]
+    assert images.shape == (4, 1, 16, 16)
+    for index, image in zip(indices.tolist(), images, strict=True):
+        cropped = center_crop(original(ragged, index), [16, 16]).float()
+        assert torch.allclose(image, (cropped / 255 - 0.5) / 0.25, atol=1e-5)
+
+
+def test_training_batch_crops_at_random_and_repeats(ragged: Pixels) -> None:
+    maker = BatchMaker(ragged, smoke(), GREY_SPEC, CPU)
+    indices = torch.tensor([1, 1, 1, 1, 3, 2])
+    first, labels = maker.training_batch(indices, seeded())
+    again, _ = maker.training_batch(indices, seeded())
+    other, _ = maker.training_batch(indices, seeded(1))
+    assert first.shape == (6, 1, 16, 16)
+    assert labels.tolist() == [0, 0, 0, 0, 1, 0]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len(first[:4].unique(dim=0)) == 4  # one image, four crops
+
+
+def test_training_batch_equals_pillow_on_its_own_boxes(ragged: Pixels) -> None:
+    protocol = dataclasses.replace(smoke(), flip=0.5)
+    indices = torch.tensor([0, 1, 2, 5] * 4)
+    images, _ = BatchMaker(ragged, protocol, GREY_SPEC, CPU).training_batch(indices, seeded())
+    boxes = batches.sample_crop_boxes(
+        ragged.sizes[indices], protocol.crop_scale, protocol.crop_ratio, seeded()
+    )
+    num_flipped = 0
+    for index, box, image in zip(indices.tolist(), boxes.tolist(), images, strict=True):
+        levels = (image * 0.25 + 0.5) * 255
+        plain, mirrored = (
+            float(
+                (levels - resize_by_pillow(original(ragged, index), tuple(box), 16, flip))
+                .abs()
+                .max()
+            )
+            for flip in (False, True)
+        )
+        assert min(plain, mirrored) <= 1.5
+        num_flipped += mirrored < plain
+    assert 0 < num_flipped < 16
+
+
+@pytest.mark.parametrize(("flip", "mirrored"), [(0.0, 0), (1.0, 400), (0.3, 120)])
+def test_share_of_mirrored_images_is_the_protocols(
+    ragged: Pixels, flip: float, mirrored: int
+) -> None:
+    protocol = dataclasses.replace(
+        smoke(), flip=flip, crop=20, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0)
+    )
+    maker = BatchMaker(ragged, protocol, GREY_SPEC, CPU)
+    images, _ = maker.training_batch(torch.zeros(400, dtype=torch.int64), seeded())
+    levels = ((images * 0.25 + 0.5) * 255).round()
+    is_mirrored = (levels == original(ragged, 0).flip(-1)).flatten(1).all(dim=1)
+    assert abs(int(is_mirrored.sum()) - mirrored) <= 4 * np.sqrt(400 * flip * (1 - flip))

@@ -1,0 +1,122 @@
+"""From images to the table through Ray, as a user types it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.commands import ROOT, Launcher, study_states
+from wpm.records import COMPLETE, find_studies, read_finals
+
+pytestmark = pytest.mark.slow
+
+# Loaded by every Python process that finds it on its path: notes each file that is opened.
+TRACER = """
+import os, sys
+_log = os.open(os.environ["TRACE_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+_watched = os.environ["TRACE_FOLDERS"].split(":")
+def _hook(event, args):
+    if event == "open" and isinstance(args[0], (str, bytes, os.PathLike)):
+        name = os.path.realpath(os.fsdecode(args[0]))
+        if any(name.startswith(folder) for folder in _watched):
+            os.write(_log, (name + "\\n").encode())
+sys.addaudithook(_hook)
+"""
+
+
+def test_search_final_runs_ranking_and_table(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path)
+    rows = ("--rows", "contrastive", "contrastive+wpm")
+    output = launcher.run(*rows, "--trials", "3")
+    assert output.count("MAP@R") == 6, output
+    assert "Traceback" not in output
+    states = study_states(launcher.run_root)
+    assert {len(s) for s in states.values()} == {3}
+    assert not any("RUNNING" in s for s in states.values())
+
+    again = launcher.run(*rows, "--trials", "3")
+    assert "MAP@R" not in again, "finished trials were run again"
+
+    output = launcher.run(*rows, "--best-only", "--runs", "2")
+    assert output.count("tested") == 4
+    assert "tested" not in launcher.run(*rows, "--best-only", "--runs", "2")
+    for place in find_studies(launcher.run_root):
+        (final,), _ = read_finals(place)
+        results = final.with_state(COMPLETE)
+        assert len(results) == 2
+        assert final.content["provenance"]["libraries"]["ray"]
+        assert results[0]["provenance"]["libraries"]["torch"]
+    assert not list(launcher.run_root.glob(".ray-*")), "Ray's own files were left"
+
+    for script in ("rank_trials", "table"):
+        answer = subprocess.run(
+            [sys.executable, "-m", f"analysis.{script}", "--run-root", str(launcher.run_root)],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert answer.returncode == 0, answer.stderr
+        assert "contrastive+wpm" in answer.stdout
+    status = launcher.run("--status")
+    assert status.count("finished") == 2
+
+
+def test_search_never_opens_a_test_image(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path)
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(TRACER)
+    trace = tmp_path / "trace.txt"
+    launcher.environment |= {
+        "PYTHONPATH": str(site),
+        "TRACE_FILE": str(trace),
+        "TRACE_FOLDERS": f"{launcher.images.resolve()}:{launcher.work_root.resolve()}",
+    }
+    launcher.run("--rows", "contrastive+wpm", "--trials", "2")
+    opened = set(trace.read_text().splitlines())
+    classes = {Path(name).parent.name for name in opened if name.endswith(".png")}
+    assert classes == {f"class_{k:02d}" for k in range(8)}, "trainval images, and only those"
+    caches = {Path(name).parent.name for name in opened if name.endswith("pixels.bin")}
+    processes_that_mapped = [n for n in trace.read_text().splitlines() if n.endswith("meta.json")]
+    assert len({c for c in caches if not c.startswith(".")}) <= 1
+    assert len(processes_that_mapped) >= 3, "the workers were not traced"
+
+    trace.write_text("")
+    launcher.run("--rows", "contrastive+wpm", "--best-only", "--runs", "1")
+    opened = set(trace.read_text().splitlines())
+    classes = {Path(name).parent.name for name in opened if name.endswith(".png")}
+    assert {f"class_{k:02d}" for k in range(8, 16)} <= classes, "the tracer sees test images"
+    (place,) = find_studies(launcher.run_root)
+    lines = (place.folder / "test_access.jsonl").read_text().splitlines()
+    assert len(lines) == 1
+    assert "seed-1000" in json.loads(lines[0])["reason"]
+
+
+def test_resources_that_no_node_has_are_refused(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path)
+    output = launcher.run("--trials", "1", "--cpus-per-trial", "512", code=2)
+    assert "a trial wants 512 CPUs" in output.splitlines()[-1]
+    assert "lower --cpus-per-trial" in output.splitlines()[-1]
+    launcher.run("--trials", "1")
+
+
+def test_cluster_that_does_not_answer_is_refused(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path)
+    launcher.environment |= {"RAY_TMPDIR": str(tmp_path)}
+    launcher.environment.pop("RAY_ADDRESS", None)
+    output = launcher.run("--trials", "1", "--address", "auto", code=2)
+    assert "--address auto: Ray does not answer" in output.splitlines()[-1]
+
+
+def test_failing_loss_stops_the_launch_and_says_why(tmp_path: Path) -> None:
+    """A search space whose every point diverges: three failures, then one clear line."""
+    launcher = Launcher(tmp_path)
+    spaces = tmp_path / "spaces"
+    spaces.mkdir()
+    (spaces / "contrastive.toml").write_text(
+        "[search.pos_margin]\nlow = 0\nhigh = 1\n[fixed]\nneg_margin = 1e39\n"
+    )
+    arguments = ("--rows", "contrastive", "--trials", "8", "--search-spaces", str(spaces))
+    output = launcher.run(*arguments, code=2)
+    assert "the first 3 trials of this launch all failed, the last: diverged" in output
+    assert study_states(launcher.run_root)["contrastive"].count("FAIL") >= 3
