@@ -97,3 +97,16 @@ def format_duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def format_eta(started_at: float, ended: int, remaining: int) -> str:
+    """Say how long the rest will take, if it goes on as it went.
+
+    Args:
+        started_at: `time.monotonic()` when the first began.
+        ended: pieces of work that have ended since.
+        remaining: pieces that have not.
+    """
+    if ended == 0:
+        return "ETA ?"
+    return f"ETA {format_duration((time.monotonic() - started_at) / ended * remaining)}"

@@ -1,5 +1,6 @@
 """Final runs: each study's best configuration, trained again with new seeds and tested."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from typing import Any
 
 from wpm.atomic import hold_lock, write_json
 from wpm.config import Protocol, TrainingConfig, protocol_from_json
+from wpm.console import format_eta
 from wpm.datasets import DataSource
 from wpm.errors import UserError
 from wpm.final_test import test_payload
@@ -138,7 +140,7 @@ class RetrainWork:
         self._trainings: deque[tuple[RetrainPlan, int, int]] = deque()
         self._tests: deque[tuple[RetrainPlan, int]] = deque()
         self._waiting: dict[tuple[Path, int], set[int]] = {}
-        self._total = 0
+        self._started_at, self._ends = time.monotonic(), 0
         self._held = ExitStack()
         try:
             for plan in plans:
@@ -175,7 +177,6 @@ class RetrainWork:
     def _enqueue(self, plan: RetrainPlan, run: int) -> None:
         if (plan.seed_folder(run) / "result.json").exists():
             return
-        self._total += 1
         folds = range(plan.protocol.folds)
         missing = {k for k in folds if self._fold_state(plan, run, k) != COMPLETE}
         if any(self._fold_state(plan, run, k) == FAILED for k in folds):
@@ -234,6 +235,7 @@ class RetrainWork:
     def on_ended(self, work: Work, step: StepResult) -> None:
         """A fold was trained, or a run tested."""
         plan, run, fold = self._running.pop(work.key)
+        self._ends += 1
         assert step.result is not None
         if fold is None:
             concatenated = step.result["concatenated"]["map_at_r"]
@@ -269,6 +271,6 @@ class RetrainWork:
 
     def describe(self) -> str:
         """Return the progress in one line."""
-        return (
-            f"final runs: {self.remaining} trainings and tests to go ({len(self._running)} running)"
-        )
+        running = len(self._running)
+        eta = format_eta(self._started_at, self._ends, self.remaining)
+        return f"final runs: {self.remaining} trainings and tests to go ({running} running) | {eta}"

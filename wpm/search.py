@@ -1,8 +1,10 @@
 """Several studies as one source of work: orphans first, then whoever has started least."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from wpm.console import format_eta
 from wpm.errors import UserError
 from wpm.jobs import StepResult
 from wpm.records import COMPLETE, FAILED, PRUNED
@@ -29,6 +31,7 @@ class SearchWork:
         self._ended = {study.plan.place.name: 0 for study in studies}
         self._first_failures: dict[str, list[str]] = {name: [] for name in self._ended}
         self._best: dict[str, float] = {}
+        self._started_at = time.monotonic()
 
     def next_work(self) -> Work | None:
         """Return the next trial of the study that is furthest behind."""
@@ -82,13 +85,18 @@ class SearchWork:
             best = f" best {self._best[name]:.3f}" if name in self._best else ""
             ended = study.started - running
             parts.append(f"{row} {ended}/{study.plan.trials} (+{running}){best}")
-        return " | ".join(parts)
+        return " | ".join([*parts, format_eta(self._started_at, self._ends, self.remaining)])
 
     @property
     def remaining(self) -> int:
         """Trials that have not ended yet."""
-        wanted = sum(max(study.plan.trials, study.started) for study in self._studies)
-        return wanted - sum(study.started for study in self._studies) + len(self._running)
+        waiting = sum(max(0, study.plan.trials - study.started) for study in self._studies)
+        return waiting + len(self._running)
+
+    @property
+    def _ends(self) -> int:
+        """Trials that ended in this launch."""
+        return sum(self._ended.values())
 
     def _hear_end(self, study: Study, number: int, state: str, score: Any, detail: str) -> None:
         name = study.plan.place.name
