@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from wpm import __version__
 from wpm.config import PROTOCOL_NAMES, Protocol, Row, find_protocol
@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # slow to import: only once the arguments are known to be goo
     from wpm.console import Console
     from wpm.datasets import DataSource
     from wpm.records import StudyPlace
+    from wpm.spaces import SearchSpace
+    from wpm.study import StudyPlan
     from wpm.work import WorkSource
 
 EXIT_BAD_INPUT = 2
@@ -63,19 +65,24 @@ def build_parser() -> argparse.ArgumentParser:
     )
 
     which = parser.add_argument_group("which studies")
-    which.add_argument("--dataset", default="glyphs", help="glyphs, omniglot or folder [glyphs]")
+    which.add_argument(
+        "--dataset",
+        default="glyphs",
+        help="glyphs, omniglot, folder, cub200, cars196 or sop [glyphs]",
+    )
     which.add_argument(
         "--data-root", type=Path, metavar="DIR", help="the images: a folder or a zip"
     )
     which.add_argument("--fetch", action="store_true", help="download the images where possible")
     which.add_argument(
         "--rows", nargs="+", default=list(DEFAULT_ROWS), metavar="ROW",
-        help=f"LOSS or LOSS+wpm [{' '.join(DEFAULT_ROWS)}]",
+        help=f"LOSS or LOSS+wpm, or: all (the published table) [{' '.join(DEFAULT_ROWS)}]",
     )  # fmt: skip
     which.add_argument("--protocol", default="small", help=f"{' or '.join(PROTOCOL_NAMES)} [small]")
     which.add_argument(
         "--search-spaces", type=Path, metavar="DIR", help="TOML files of the rows [search_spaces]"
     )
+    which.add_argument("--weights", metavar="FILE", help="the trunk's ImageNet weights, or: random")
     which.add_argument("--seed", type=_at_least(0), default=0, help="of sampler and trainings [0]")
 
     budget = parser.add_argument_group("budget")
@@ -83,6 +90,12 @@ def build_parser() -> argparse.ArgumentParser:
     budget.add_argument("--runs", type=_at_least(1), help="final runs (seeds) a configuration")
     budget.add_argument(
         "--no-early-stopping", action="store_true", help="let every trial run to its patience"
+    )
+    budget.add_argument(
+        "--warm-start", choices=["published"], help="try the published configurations first"
+    )
+    budget.add_argument(
+        "--published", action="store_true", help="--best-only with the published configurations"
     )
     budget.add_argument(
         "--allow-unfinished", action="store_true", help="--best-only on studies with trials to go"
@@ -163,8 +176,11 @@ def _show_status(args: argparse.Namespace) -> int:
 
 
 def _launch(args: argparse.Namespace) -> int:
+    if args.published and not args.best_only:
+        raise UserError("--published needs --best-only: it trains without a search")
     rows = _parse_rows(args)
     protocol = find_protocol(args.protocol, args.dataset)
+    args.weights = _find_weights(args, protocol)
     _check_writable(args.run_root)
     _check_writable(args.work_root)
 
@@ -195,13 +211,34 @@ def _launch(args: argparse.Namespace) -> int:
 
 def _parse_rows(args: argparse.Namespace) -> list[Row]:
     """Check rows against the search spaces before anything slow starts."""
-    from wpm.spaces import SPACES_FOLDER, load_space
+    from wpm.spaces import SPACES_FOLDER, TABLE_ROWS, load_space
 
     args.search_spaces = args.search_spaces or SPACES_FOLDER
-    rows = [Row.parse(name) for name in dict.fromkeys(args.rows)]
+    names = [n for name in args.rows for n in (TABLE_ROWS if name == "all" else (name,))]
+    rows = [Row.parse(name) for name in dict.fromkeys(names)]
     for row in rows:
         load_space(row, args.search_spaces)
     return rows
+
+
+def _find_weights(args: argparse.Namespace, protocol: Protocol) -> str:
+    """Return the trunk's weights file; "random" for trunks that are trained from scratch."""
+    from wpm.bninception import WEIGHTS_URL
+    from wpm.model import RANDOM_WEIGHTS, needs_weights
+
+    if not needs_weights(protocol.trunk):
+        if args.weights not in (None, RANDOM_WEIGHTS):
+            raise UserError(f"--weights has no meaning for trunk {protocol.trunk}; leave it out")
+        return RANDOM_WEIGHTS
+    if args.weights == RANDOM_WEIGHTS:
+        return RANDOM_WEIGHTS
+    file = Path(args.weights or args.work_root / "weights" / WEIGHTS_URL.rsplit("/", 1)[-1])
+    if not file.is_file():
+        raise UserError(
+            f"no weights of trunk {protocol.trunk} at {file}; download {WEIGHTS_URL} there, or "
+            f"give --weights FILE (--weights {RANDOM_WEIGHTS} to try without)"
+        )
+    return str(file.resolve())
 
 
 def _check_writable(folder: Path) -> None:
@@ -243,27 +280,51 @@ def _prepare_search(
     held: ExitStack,
 ) -> "WorkSource | None":
     from wpm.search import SearchWork
-    from wpm.spaces import load_space, published_thresholds
-    from wpm.study import Study, StudyPlan
+    from wpm.study import Study
 
     pixels = _prepare_pixels(args, protocol, source, console)
-    studies = []
-    for place in places:
-        row = Row.parse(place.row)
-        plan = StudyPlan(
-            place=place,
-            space=load_space(row, args.search_spaces),
-            protocol=protocol,
-            images={"pixels": pixels.name},
-            pixels=pixels,
-            trials=args.trials or protocol.trials,
-            seed=args.seed,
-            first_points=(published_thresholds(args.search_spaces),) if row.mined else (),
-            early_stopping=not args.no_early_stopping,
-        )
-        studies.append(held.enter_context(Study(plan)))
-    work = SearchWork(studies, console.line)
+    plans = [_plan_study(args, protocol, place, pixels) for place in places]
+    work = SearchWork([held.enter_context(Study(plan)) for plan in plans], console.line)
     return None if work.exhausted else work
+
+
+def _plan_study(
+    args: argparse.Namespace, protocol: Protocol, place: "StudyPlace", pixels: Path
+) -> "StudyPlan":
+    from wpm.spaces import load_space
+    from wpm.study import StudyPlan
+
+    space = load_space(Row.parse(place.row), args.search_spaces)
+    return StudyPlan(
+        place=place,
+        space=space,
+        protocol=protocol,
+        images={"pixels": pixels.name},
+        pixels=pixels,
+        trials=args.trials or protocol.trials,
+        seed=args.seed,
+        first_points=_first_points(args, space),
+        early_stopping=not args.no_early_stopping,
+        weights=args.weights,
+    )
+
+
+def _first_points(args: argparse.Namespace, space: "SearchSpace") -> tuple[dict[str, float], ...]:
+    """Return what a study tries first: published thresholds, and the published loss if asked."""
+    from wpm.spaces import published_thresholds
+
+    point = dict(published_thresholds(args.search_spaces)) if space.row.mined else {}
+    if args.warm_start:
+        point |= space.find_published(args.dataset).parameters
+        for name, value in point.items():
+            searched = space.searched[name]
+            if not searched.contains(value):
+                raise UserError(
+                    f"row {space.row}: published {name} {value:g} is outside the searched "
+                    f"{searched.low:g} to {searched.high:g}; widen it with --search-spaces, or "
+                    "leave out --warm-start"
+                )
+    return (point,) if point else ()
 
 
 def _prepare_retraining(
@@ -275,30 +336,55 @@ def _prepare_retraining(
     held: ExitStack,
 ) -> "WorkSource | None":
     from wpm.retrain import RetrainPlan, RetrainWork, check_same_study, choose_best_trial
+    from wpm.study import record_plan
 
-    best = [choose_best_trial(place, allow_unfinished=args.allow_unfinished) for place in places]
+    best = {
+        place: choose_best_trial(place, allow_unfinished=args.allow_unfinished)
+        for place in places
+        if not args.published
+    }
     pixels = _prepare_pixels(args, protocol, source, console)
     plans = []
-    for place, record in zip(places, best, strict=True):
-        check_same_study(place, protocol, pixels)
-        assert record.result is not None
-        chosen = {"trial": record.identity["number"], "score": record.result["score"]}
-        console.line(
-            f"{place.name}: best is trial {chosen['trial']}, validation MAP@R {chosen['score']:.4f}"
-        )
+    for place in places:
+        if args.published:
+            study = _plan_study(args, protocol, place, pixels)
+            record_plan(study, trials=0)
+            parameters, chosen = _published_parameters(args, study.space)
+            told = f"as published ({chosen['published']})"
+        else:
+            check_same_study(place, protocol, pixels, args.weights)
+            record = best[place]
+            assert record.result is not None
+            parameters = record.identity["parameters"]
+            chosen = {"trial": record.identity["number"], "score": record.result["score"]}
+            told = f"best is trial {chosen['trial']}, validation MAP@R {chosen['score']:.4f}"
+        console.line(f"{place.name}: {told}")
         plans.append(
             RetrainPlan(
                 place=place,
                 protocol=protocol,
-                parameters=record.identity["parameters"],
+                parameters=parameters,
                 chosen=chosen,
                 source=source,
                 pixels=pixels,
                 runs=args.runs or protocol.runs,
+                weights=args.weights,
             )
         )
     work = held.enter_context(RetrainWork(plans, console.line))
     return None if work.exhausted else work
+
+
+def _published_parameters(
+    args: argparse.Namespace, space: "SearchSpace"
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the published configuration of a row, and where it comes from."""
+    from wpm.spaces import published_thresholds
+
+    point = space.find_published(args.dataset)
+    thresholds = published_thresholds(args.search_spaces) if space.row.mined else {}
+    parameters = space.complete({**thresholds, **point.parameters})
+    return parameters, {"trial": None, "score": None, "published": point.source}
 
 
 def _run(args: argparse.Namespace, work: "WorkSource", console: "Console") -> None:
@@ -308,6 +394,7 @@ def _run(args: argparse.Namespace, work: "WorkSource", console: "Console") -> No
 
     log = log_path(args.run_root.resolve())
     console.line(f"log: {log}")
+    console.live("starting Ray ...")
     with log_to_file(log):
         from wpm.cluster import Resources, StoppedBySignalError, connect, run_work
 

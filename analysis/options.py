@@ -35,13 +35,16 @@ def script_name(parser: argparse.ArgumentParser) -> str:
     return parser.prog.rpartition(".")[2]
 
 
-def build_parser(module: str, description: str, examples: str) -> argparse.ArgumentParser:
+def build_parser(
+    module: str, description: str, examples: str, formats: Sequence[str] = FORMATS
+) -> argparse.ArgumentParser:
     """Return a parser of the flags that all scripts have.
 
     Args:
         module: the script, as after `python -m`.
         description: what it prints.
         examples: commands, shown below the flags.
+        formats: that it can print; the first is the default.
     """
     parser = _Parser(
         prog=f"python -m {module}",
@@ -56,7 +59,7 @@ def build_parser(module: str, description: str, examples: str) -> argparse.Argum
     which.add_argument("--row", "--rows", nargs="*", metavar="ROW", help="LOSS or LOSS+wpm")
     which.add_argument("--protocol", nargs="+", metavar="NAME", help="protocols")
     which.add_argument("--run-root", type=Path, default=Path("runs"), help="records [runs]")
-    parser.add_argument("--format", choices=FORMATS, default="text", help="[text]")
+    parser.add_argument("--format", choices=formats, default=formats[0], help=f"[{formats[0]}]")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 

@@ -11,10 +11,12 @@ from analysis.options import (
     build_parser,
     parse_count,
     read_studies,
+    report_problems,
     require_study,
     run_main,
     select_studies,
 )
+from analysis.reference import PUBLISHED, add_against, read_trace
 from analysis.statistics import standard_deviation
 from wpm.console import format_duration
 from wpm.errors import UserError
@@ -39,11 +41,13 @@ then those that successive halving stopped, whose scores come from fewer epochs;
 """
 EXAMPLES = """  python -m analysis.rank_trials --dataset omniglot --row contrastive+wpm --top 10
   python -m analysis.rank_trials --dataset glyphs --format csv > trials.csv
+  python -m analysis.rank_trials --dataset cub200 --against published
 """
 
 _STATES = (COMPLETE, PRUNED, RUNNING, FAILED)  # in the order of the ranking
 _STATE_NAMES = {PRUNED: "stopped"}
 _REASON_WIDTH = 100
+_TRACE_COUNTS = (1, 5, 10, 20, 50)  # trials after which two searches are compared
 _CSV_COLUMNS = ("dataset", "protocol", "row", "rank", "trial", "state", "score", "score_deviation",
                 "epochs", "seconds")  # fmt: skip
 
@@ -168,20 +172,48 @@ def _outcome_of(record: TrainingRecord) -> Mapping[str, Any]:
     }
 
 
-def format_rankings(rankings: Sequence[Ranking], style: str, top: int | None) -> str:
+def compare_trace(ranking: Ranking) -> str:
+    """Compare the progress of a search with the published one, in a line without style."""
+    place = ranking.place
+    published = read_trace(place.dataset, place.protocol, place.row)
+    if published is None:
+        return "no published search of this row to compare with"
+    complete = [trial for trial in ranking.trials if trial.state == COMPLETE]
+    scores = [trial.score for trial in sorted(complete, key=lambda trial: trial.number)]
+    known = [score for score in scores if score is not None]
+    ours = [max(known[:count]) if count <= len(known) else None for count in _TRACE_COUNTS]
+    theirs = [published[count - 1] if count <= len(published) else None for count in _TRACE_COUNTS]
+    return (
+        f"best MAP@R % so far after {' / '.join(map(str, _TRACE_COUNTS))} complete trials: "
+        f"ours {' / '.join(map(_format_percent, ours))}, "
+        f"published {' / '.join(map(_format_percent, theirs))}"
+    )
+
+
+def format_rankings(
+    rankings: Sequence[Ranking], style: str, top: int | None, against: str | None = None
+) -> str:
     """Lay rankings out.
 
     Args:
         rankings: one a study.
         style: one of `wpm.tables.FORMATS`; CSV makes one table of all studies.
         top: at most so many trials a study; None: all.
+        against: `PUBLISHED` adds a line a study about the published search, but not in CSV.
 
     Returns:
         Text without a final newline.
     """
     if style == "csv":
         return _format_csv(rankings, top)
-    return "\n\n".join(_format_block(ranking, style, top) for ranking in rankings)
+    blocks = []
+    for ranking in rankings:
+        block = _format_block(ranking, style, top)
+        if against == PUBLISHED:
+            line = compare_trace(ranking)
+            block += f"\n\n- {line}" if style == "markdown" else f"\nnote: {line}"
+        blocks.append(block)
+    return "\n\n".join(blocks)
 
 
 def _format_block(ranking: Ranking, style: str, top: int | None) -> str:
@@ -249,13 +281,16 @@ def _format_reason(trial: RankedTrial) -> str:
 
 def _print_rankings(args: argparse.Namespace) -> None:
     rankings = read_studies(select_studies(args), read_ranking)
-    print(format_rankings(rankings, args.format, args.top))
+    print(format_rankings(rankings, args.format, args.top, args.against))
+    if args.format == "csv" and args.against:  # no room for lines in the table
+        report_problems([f"{ranking.place.name}: {compare_trace(ranking)}" for ranking in rankings])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; return the exit code."""
     parser = build_parser("analysis.rank_trials", DESCRIPTION, EXAMPLES)
     parser.add_argument("--top", type=parse_count, metavar="N", help="only the first N a study")
+    add_against(parser, "below each ranking, the progress of the published search beside ours")
     return run_main(parser, _print_rankings, arguments)
 
 

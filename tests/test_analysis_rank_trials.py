@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from analysis import options, rank_trials
+from analysis.reference import read_trace
 from wpm.atomic import write_json
 from wpm.errors import UserError
 from wpm.records import COMPLETE, FAILED, PRUNED, StudyPlace, TrainingFolder, write_study
@@ -124,6 +125,72 @@ def test_top_limits_every_study_and_says_so(
     )
     assert rank(run_root, *arguments[:-1], "99") == 0
     assert "shown" not in capsys.readouterr().out
+
+
+@pytest.fixture
+def published_root(tmp_path: Path) -> Path:
+    """Six complete trials and a failed one of a search that is published, and one that is not."""
+    root = tmp_path / "runs"
+    for row in ("contrastive", "contrastive+wpm"):
+        place = StudyPlace(root, "cub200", "mlrc", row)
+        write_study(place, {"identity": {}, "trials": 8, "provenance": {}})
+        for number, score in enumerate((0.25, None, 0.2, 0.3, 0.1, 0.35, 0.4)):
+            state = FAILED if score is None else COMPLETE
+            write_trial(place, number, state, [score or 0.9], margin=0.5)
+    return root
+
+
+# After 5 complete trials ours has ended trials 0, 2, 3, 4, 5: best 0.35. The published values are
+# those of cub_contrastive in the file as published.
+TRACE = (
+    "best MAP@R % so far after 1 / 5 / 10 / 20 / 50 complete trials: "
+    "ours 25.00 / 35.00 / - / - / -, published {}"
+)
+PUBLISHED_TRACE = "34.86 / 39.17 / 42.51 / 43.25 / 43.68"
+
+
+def test_progress_stands_beside_that_of_the_published_search(
+    published_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # --top limits what is shown, not what is compared.
+    assert rank(published_root, "--against", "published", "--top", "1") == 0
+    first, second = capsys.readouterr().out.split("\n\n")
+    assert first.splitlines()[-1] == f"note: {TRACE.format(PUBLISHED_TRACE)}"
+    none = "no published search of this row to compare with"
+    assert second.splitlines()[-1] == f"note: {none}"
+    assert rank(published_root, "--against", "published", "--format", "markdown") == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == ["", f"- {none}"]
+    assert rank(published_root, "--against", "published", "--format", "csv") == 0
+    out, err = capsys.readouterr()
+    assert len(read_csv(out)) == 14
+    assert err.splitlines() == [
+        f"note: cub200/mlrc/contrastive: {TRACE.format(PUBLISHED_TRACE)}",
+        f"note: cub200/mlrc/contrastive+wpm: {none}",
+    ]
+
+
+def test_published_traces_are_whole() -> None:
+    traces = {
+        (dataset, row): read_trace(dataset, "mlrc", row)
+        for dataset in ("cub200", "cars196", "sop")
+        for row in ("arcface", "margin", "margin_per_class", "multi_similarity_miner", "triplet")
+    }
+    for trace in traces.values():
+        assert trace is not None
+        assert len(trace) == 50
+        assert sorted(trace) == list(trace)
+    last = traces["cars196", "multi_similarity_miner"]
+    assert last is not None
+    assert last[-1] == 0.232926
+    assert read_trace("cub200", "small", "triplet") is None
+    assert read_trace("cub200", "mlrc", "fast_ap") is None  # published with large batches only
+
+
+def test_latex_is_refused(run_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        rank(run_root, "--format", "latex")
+    assert stop.value.code == 2
+    assert "rank_trials: error: argument --format: invalid choice" in capsys.readouterr().err
 
 
 def test_markdown_is_a_table_under_a_heading(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from analysis import table
+from analysis.reference import read_scores
 from wpm.atomic import write_json
 from wpm.records import (
     COMPLETE,
@@ -342,10 +343,222 @@ def test_records_are_left_as_they_are(run_root: Path, capsys: pytest.CaptureFixt
         return {str(p): p.read_bytes() for p in run_root.rglob("*") if p.is_file()}
 
     before = contents()
-    for style in ("text", "markdown", "csv"):
-        assert show(run_root, "--format", style) == 0
+    for style in ("text", "markdown", "csv", "latex"):
+        assert show(run_root, "--format", style, "--against", "published") == 0
     assert contents() == before
     capsys.readouterr()
+
+
+WIDE = {"embedding_dim": 128, "folds": 4}
+
+
+@pytest.fixture
+def published_root(tmp_path: Path) -> Path:
+    """Rows of the published data sets, and one that is not published (nca)."""
+    root = tmp_path / "runs"
+    mlrc: Mapping[str, Any] = {"protocol": "mlrc", "settings": WIDE}
+    plain = write_final(write_search(root, "contrastive", dataset="cub200", **mlrc), "aa", 2, 0.2)
+    for seed, score in enumerate((0.64, 0.66)):
+        write_run(plain, seed, score, separated=0.6)
+    unpublished = write_search(root, "nca", dataset="cub200", **mlrc)
+    write_run(write_final(unpublished, "bb", 2, 0.2), 1, 0.5, separated=0.4)
+    cars = write_search(root, "margin_per_class", dataset="cars196", **mlrc)
+    write_run(write_final(cars, "cc", 2, 0.2), 1, 0.8104, separated=0.6654)
+    return root
+
+
+PUBLISHED_ROWS = [
+    "arcface", "contrastive", "contrastive+wpm", "cosface", "fast_ap", "margin", "margin+wpm",
+    "margin_per_class", "multi_similarity", "multi_similarity+wpm", "multi_similarity_miner",
+    "nca", "normalized_softmax", "ntxent", "pretrained", "proxy_nca", "snr_contrastive",
+    "soft_triple", "triplet", "triplet+wpm",
+]  # fmt: skip
+
+
+def markdown_cells(text: str) -> list[list[str]]:
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_published_numbers_and_differences_stand_in_brackets(
+    published_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dataset", "cub200", "--against", "published", "--format", "markdown"]
+    assert show(published_root, *arguments) == 0
+    out = capsys.readouterr().out
+    cells = {line[0]: line[1:] for line in markdown_cells(out)[2:]}
+    assert list(cells) == PUBLISHED_ROWS
+    # (0.64, 0.66): s / sqrt(2) = 0.01, 12.706205 * 0.01; published 68.13, 37.24, 26.53
+    assert cells["contrastive"] == [
+        "65.00 ± 12.71 (68.13, -3.13)", "55.00 ± 12.71 (37.24, +17.76)",
+        "45.00 ± 12.71 (26.53, +18.47)", "60.00 ± 0.00 (59.73, +0.27)",
+        "50.00 ± 0.00 (31.98, +18.02)", "40.00 ± 0.00 (21.18, +18.82)", "2", "2", "4/4",
+    ]  # fmt: skip
+    assert cells["nca"] == ["50.00", "40.00", "30.00", "40.00", "30.00", "20.00", "1", "2", "4/4"]
+    assert cells["contrastive+wpm"][:2] == ["- (68.96)", "- (37.60)"]
+    assert cells["contrastive+wpm"][6:] == ["0", "-", "-"]
+    assert "- published only, no study here: arcface, contrastive+wpm, cosface" in out
+
+
+def test_published_rows_keep_to_the_selected_rows(
+    published_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = ["--row", "contrastive", "contrastive+wpm"]
+    assert show(published_root, "--dataset", "cub200", *rows, "--against", "published") == 0
+    out, err = capsys.readouterr()
+    assert [line[0] for line in squeeze(out)[2:5]] == ["contrastive", "contrastive+wpm", "note:"]
+    assert err == f"note: no study cub200/*/contrastive+wpm under {published_root}\n"
+
+
+def test_nothing_published_is_shown_unasked(
+    published_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert show(published_root, "--dataset", "cub200") == 0
+    out = capsys.readouterr().out
+    assert [line[0] for line in squeeze(out)[2:]] == ["contrastive", "nca"]
+    assert "(68.13" not in out
+
+
+def test_csv_has_published_fractions(
+    published_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dataset", "cub200", "--against", "published", "--format", "csv"]
+    assert show(published_root, *arguments) == 0
+    rows = {row["row"]: row for row in read_csv(capsys.readouterr().out)}
+    plain, absent = rows["contrastive"], rows["contrastive+wpm"]
+    assert plain["concatenated_precision_at_1_published"] == "0.6813"
+    difference = float(plain["concatenated_precision_at_1_difference"])
+    assert difference == pytest.approx(0.65 - 0.6813)
+    assert absent["separated_map_at_r_published"] == "0.2167"
+    assert absent["separated_map_at_r_difference"] == absent["separated_map_at_r_mean"] == ""
+    assert (absent["n"], absent["trials_wanted"], absent["concatenated_dim"]) == ("0", "", "512")
+    assert rows["nca"]["concatenated_precision_at_1_published"] == ""
+
+
+def test_absence_of_published_numbers_is_noted(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_search(run_root, "contrastive", dataset="cub200")  # protocol small
+    write_search(run_root, "contrastive", dataset="sop", protocol="mlrc", settings=WIDE)
+    assert show(run_root, "--against", "published") == 0
+    out = capsys.readouterr().out
+    for place in ("cub200 under small", "sop under mlrc", "omniglot under small"):
+        assert out.count(f"note: no published numbers for {place}\n") == 1
+    assert "(" not in out.split("triplet+wpm")[1].splitlines()[0]
+
+
+def test_published_numbers_of_other_embeddings_are_called_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_search(tmp_path, "contrastive", dataset="cub200", protocol="mlrc")
+    assert show(tmp_path, "--against", "published") == 0
+    line = "note: published numbers are of 512-d and 128-d embeddings, not comparable"
+    assert line in capsys.readouterr().out
+
+
+def check_latex(text: str) -> list[list[str]]:
+    """Check the form of a table; return its lines of cells."""
+    body = text[text.index("\\begin{tabular}") : text.index("\\end{tabular}")]
+    bare = body.replace("\\{", "").replace("\\}", "").replace("\\$", "").replace("\\&", "")
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0
+    columns = len(body.splitlines()[0].removeprefix("\\begin{tabular}{").rstrip("}"))
+    assert [bare.count(f"\\{rule}rule\n") for rule in ("top", "mid", "bottom")] == [1, 1, 1]
+    rows = []
+    for line in bare.splitlines()[1:]:
+        if line.startswith(("\\toprule", "\\midrule", "\\bottomrule", "\\cmidrule")):
+            continue
+        assert line.endswith(" \\\\")
+        cells = [cell.strip() for cell in line.removesuffix("\\\\").split("&")]
+        spans = [c.removeprefix("\\multicolumn{").partition("}")[0] for c in cells if "multi" in c]
+        spanned = [int(span) for span in spans if span.isdigit()]
+        assert len(cells) - len(spanned) + sum(spanned) == columns
+        rows.append(cells)
+    outside = [line for line in text.replace(body, "").splitlines() if line != "\\end{tabular}"]
+    assert all(line.startswith("%") for line in outside if line)
+    return rows
+
+
+def test_latex_has_the_data_sets_side_by_side(
+    published_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dataset", "cub200", "cars196", "--format", "latex"]
+    assert show(published_root, *arguments) == 0
+    rows = check_latex(capsys.readouterr().out)
+    assert rows[0] == ["", "\\multicolumn{6}{c}{cub200}", "\\multicolumn{6}{c}{cars196}"]
+    assert rows[1][1:3] == [
+        "\\multicolumn{3}{c}{concatenated 512-d}", "\\multicolumn{3}{c}{separated 128-d}",
+    ]  # fmt: skip
+    assert rows[2] == ["row", *["P@1", "RP", "MAP@R"] * 4]
+    by_name = {row[0]: row[1:] for row in rows[3:]}
+    # In the published order, then the others.
+    assert list(by_name) == ["margin\\_per\\_class", "contrastive", "nca"]
+    assert by_name["margin\\_per\\_class"] == [*[""] * 6, "81.04", "71.04", "61.04", "66.54",
+                                                "56.54", "46.54"]  # fmt: skip
+    assert by_name["contrastive"][:2] == ["65.00 $\\pm$ 12.71", "55.00 $\\pm$ 12.71"]
+    assert by_name["contrastive"][6:] == [""] * 6
+
+
+def test_latex_compares_every_published_row(
+    published_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dataset", "cars196", "cub200", "--against", "published", "--format", "latex"]
+    assert show(published_root, *arguments) == 0
+    out = capsys.readouterr().out
+    rows = check_latex(out)
+    assert rows[0][1:] == ["\\multicolumn{6}{c}{cars196}", "\\multicolumn{6}{c}{cub200}"]
+    names = [row[0] for row in rows[3:]]
+    assert (len(names), names[0], names[-1]) == (20, "pretrained", "nca")
+    assert names.index("contrastive+wpm") == names.index("contrastive") + 1
+    plain = rows[3 + names.index("contrastive")]
+    assert plain[1] == "(81.87)"
+    assert plain[7] == "65.00 $\\pm$ 12.71 (68.13, $-$3.13)"
+    assert rows[-1][1:7] == [""] * 6
+    assert "% note: cub200: tested runs: contrastive 2, nca 1\n" in out
+
+
+def test_data_set_without_studies_has_empty_cells(
+    published_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dataset", "cub200", "sop", "--format", "latex"]
+    assert show(published_root, *arguments) == 0
+    out, err = capsys.readouterr()
+    rows = check_latex(out)
+    assert rows[0][2] == "\\multicolumn{6}{c}{sop}"
+    assert rows[-1][7:] == [""] * 6
+    assert err == f"note: no study sop/*/* under {published_root}\n"
+
+
+def test_markdown_side_by_side(published_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--dataset", "cub200", "cars196", "--format", "markdown", "--side-by-side"]
+    assert show(published_root, *arguments) == 0
+    out = capsys.readouterr().out
+    cells = markdown_cells(out)
+    assert out.startswith("### protocol mlrc: test scores in percent\n\n|")
+    assert cells[0][1] == "cub200 concatenated 512-d P@1"
+    assert cells[0][12] == "cars196 separated 128-d MAP@R"
+    assert {len(line) for line in cells} == {13}
+    assert cells[3] == [
+        "contrastive", "65.00 ± 12.71", "55.00 ± 12.71", "45.00 ± 12.71", *cells[3][4:7], *["-"] * 6
+    ]  # fmt: skip
+
+
+def test_side_by_side_is_not_for_csv(
+    published_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert show(published_root, "--side-by-side", "--format", "csv") == 2
+    assert "--side-by-side is not for csv" in capsys.readouterr().err
+
+
+def test_every_published_number_is_read() -> None:
+    for dataset in ("cub200", "cars196"):
+        scores = read_scores(dataset, "mlrc")
+        assert sorted([*scores, "nca"]) == sorted(PUBLISHED_ROWS)
+        assert {len(row) for row in scores.values()} == {6}
+        assert all(0 < score < 1 for row in scores.values() for score in row.values())
+    best = read_scores("cars196", "mlrc")["multi_similarity+wpm"]
+    assert list(best.values()) == [0.8666, 0.3939, 0.2967, 0.7719, 0.3167, 0.2128]
+    assert read_scores("cub200", "small") == read_scores("sop", "mlrc") == {}
 
 
 def test_help_shows_an_example(capsys: pytest.CaptureFixture[str]) -> None:

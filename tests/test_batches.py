@@ -26,8 +26,8 @@ from wpm.batches import (
 from wpm.config import Protocol, find_protocol
 from wpm.datasets import index_class_folders
 from wpm.errors import UserError
-from wpm.model import InputSpec
 from wpm.pixels import Pixels, build_pixels
+from wpm.trunk import InputSpec
 
 MLRC_SCALE, MLRC_RATIO = (0.16, 1.0), (0.75, 1.33)
 GREY_SPEC = InputSpec("RGB", 1.0, (0.5,), (0.25,))

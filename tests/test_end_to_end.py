@@ -120,3 +120,29 @@ def test_failing_loss_stops_the_launch_and_says_why(tmp_path: Path) -> None:
     output = launcher.run(*arguments, code=2)
     assert "the first 3 trials of this launch all failed, the last: diverged" in output
     assert study_states(launcher.run_root)["contrastive"].count("FAIL") >= 3
+
+
+def test_published_configuration_is_trained_without_a_search(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path)
+    spaces = tmp_path / "spaces"
+    spaces.mkdir()
+    (spaces / "triplet.toml").write_text(
+        "[search.margin]\nlow = 0\nhigh = 1\n"
+        '[[published]]\ndataset = "folder"\nsource = "mlrc"\nparameters = { margin = 0.25 }\n'
+    )
+    rows = ("--rows", "triplet", "--search-spaces", str(spaces))
+    output = launcher.run(*rows, "--best-only", "--published", "--runs", "1")
+    assert "as published (mlrc)" in output
+    (place,) = find_studies(launcher.run_root)
+    (final,), _ = read_finals(place)
+    assert final.content["parameters"] == {"margin": 0.25}
+    assert len(final.with_state(COMPLETE)) == 1
+    table = subprocess.run(
+        [sys.executable, "-m", "analysis.table", "--run-root", str(launcher.run_root)],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "published" in table.stdout
+    # A search of the same row goes on in the same folder, and tries that point first if asked.
+    launcher.run(*rows, "--trials", "1", "--warm-start", "published")
+    (trial,) = launcher.trials()
+    assert trial.identity["parameters"] == {"margin": 0.25}

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from wpm.config import find_protocol
 from wpm.errors import UserError
-from wpm.model import ConvNet, EmbeddingModel, ViewMasks, build_model, freeze_batch_norm
+from wpm.model import EmbeddingModel, ViewMasks, build_model, freeze_batch_norm
+from wpm.trunk import ConvNet
 
 PROTOCOL = find_protocol("small", "glyphs")
 

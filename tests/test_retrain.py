@@ -92,11 +92,13 @@ def test_missing_study_is_refused(tmp_path: Path) -> None:
 
 
 def test_other_protocol_or_images_are_refused(study_plan: StudyPlan) -> None:
-    check_same_study(study_plan.place, study_plan.protocol, study_plan.pixels)
+    check_same_study(study_plan.place, study_plan.protocol, study_plan.pixels, "random")
     with pytest.raises(UserError, match="other settings of protocol smoke"):
-        check_same_study(study_plan.place, smoke_protocol(max_epochs=9), study_plan.pixels)
+        check_same_study(
+            study_plan.place, smoke_protocol(max_epochs=9), study_plan.pixels, "random"
+        )
     with pytest.raises(UserError, match="other images"):
-        check_same_study(study_plan.place, study_plan.protocol, Path("folder-20px-0123"))
+        check_same_study(study_plan.place, study_plan.protocol, Path("folder-20px-0123"), "random")
 
 
 def test_every_seed_is_trained_on_every_fold_then_tested(

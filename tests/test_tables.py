@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wpm.tables import FORMATS, format_table
+from wpm.tables import FORMATS, escape_latex, format_latex, format_table
 
 COLUMNS = ("row", "P@1", "runs")
 ROWS: list[list[Any]] = [["contrastive", 68.13, 10], ["triplet+wpm", "+9.5", ""], ["nca", "-", 100]]
@@ -53,7 +53,7 @@ def test_words_stand_at_the_left(cell: str) -> None:
     assert lines[1] == cell
 
 
-@pytest.mark.parametrize("cell", ["12.3 ± 0.4", "68.1%", "-0.5", "1e-06", ".5"])
+@pytest.mark.parametrize("cell", ["12.3 ± 0.4", "68.1%", "-0.5", "1e-06", ".5", "- (68.13)"])
 def test_numbers_with_their_unit_stand_at_the_right(cell: str) -> None:
     lines = format_table(["a long heading"], [[cell]], "text").splitlines()
     assert lines[1] == cell.rjust(len("a long heading"))
@@ -68,3 +68,38 @@ def test_table_without_rows_shows_its_headings(style: str) -> None:
 def test_unknown_style_lists_the_choices() -> None:
     with pytest.raises(ValueError, match="unknown style 'html'; choose from text, markdown, csv"):
         format_table(COLUMNS, ROWS, "html")
+
+
+def test_latex_spans_headings_and_escapes_cells() -> None:
+    headings = [[("", 1), ("a_b", 2)], [("row", 1), ("P@1", 1), ("%", 1)]]
+    assert format_latex(headings, [["x_y+wpm", "65.1 ± 0.3", "-3.0"], ["z", "", 7]]) == "\n".join(
+        [
+            r"\begin{tabular}{lrr}",
+            r"\toprule",
+            r" & \multicolumn{2}{c}{a\_b} \\",
+            r"\cmidrule(lr){2-3}",
+            r"row & P@1 & \% \\",
+            r"\midrule",
+            r"x\_y+wpm & 65.1 $\pm$ 0.3 & $-$3.0 \\",
+            r"z &  & 7 \\",
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        ("#1 & 50% of {$x}", r"\#1 \& 50\% of \{\$x\}"),
+        ("\\~^", r"\textbackslash{}\textasciitilde{}\textasciicircum{}"),
+        ("512-d x-3 (-0.5, -.5) -", r"512-d x-3 ($-$0.5, $-$.5) -"),
+    ],
+)
+def test_latex_prints_special_characters(text: str, latex: str) -> None:
+    assert escape_latex(text) == latex
+
+
+def test_latex_refuses_rows_of_other_widths() -> None:
+    with pytest.raises(ValueError, match=r"lines of \[2, 3\] columns"):
+        format_latex([[("a", 1), ("b", 1)]], [["x", 1, 2]])

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from wpm.config import Protocol
 from wpm.errors import UserError
-from wpm.model import InputSpec
 from wpm.pixels import Pixels
+from wpm.trunk import InputSpec
 
 _CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop, whose boxes these are
 

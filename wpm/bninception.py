@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from wpm.errors import UserError
+from wpm.trunk import InputSpec, Trunk
 
 # What the public weights expect of an image: (value in 0..255 - MEAN) / STD, blue channel first.
 MEAN = (104.0, 117.0, 128.0)
@@ -88,14 +89,15 @@ _BLOCKS = (
 )
 
 
-class BNInception(nn.Module):
+class BNInception(Trunk):
     """The trunk: images of 7 px a side or more to 1024 features each.
 
     Its halves are public because within-pair mining drops channels between them.
     """
 
-    feature_dim: int = 1024
-    stem_channels: int = _STEM.out_channels
+    feature_dim = 1024
+    stem_channels = _STEM.out_channels
+    input_spec = InputSpec(CHANNEL_ORDER, VALUE_RANGE, MEAN, STD)
 
     def __init__(self) -> None:
         super().__init__()

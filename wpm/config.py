@@ -208,6 +208,7 @@ class TrainingConfig:
         parameters: values of the row's searched and fixed parameters.
         seed: base seed; fold k of it is independent of which other folds are trained.
         folds: positions of the folds to train, advanced in lockstep.
+        weights: file of the trunk's weights, or "random".
     """
 
     row: str
@@ -215,6 +216,7 @@ class TrainingConfig:
     parameters: Mapping[str, float]
     seed: int
     folds: tuple[int, ...]
+    weights: str = "random"
 
     def __post_init__(self) -> None:
         for name, value in self.parameters.items():
@@ -236,6 +238,7 @@ class TrainingConfig:
             parameters=dict(data["parameters"]),
             seed=data["seed"],
             folds=tuple(data["folds"]),
+            weights=data["weights"],
         )
 
 

@@ -1,8 +1,10 @@
 """Image sets on disk: which files there are and what class each is of; fetching and unpacking."""
 
+import gzip
 import hashlib
 import os
 import shutil
+import tarfile
 import tempfile
 import time
 import urllib.error
@@ -23,6 +25,7 @@ from wpm.glyphs import render_glyphs
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _FETCH_CHUNK = 2**20
 _FETCH_TIMEOUT_S = 60
+_CHECKSUM_NAMES = {"md5": "MD5", "sha256": "SHA-256"}
 
 
 @dataclass(frozen=True)
@@ -60,20 +63,29 @@ class ImageIndex:
 
 @dataclass(frozen=True)
 class Archive:
-    """A downloadable file and its checksum."""
+    """A downloadable file and its checksum.
+
+    Attributes:
+        url: its address.
+        checksum: "md5:HEX" or "sha256:HEX"; HEX alone is SHA-256.
+        file_name: its name on disk, where the address does not end in one.
+        elsewhere: what else to do by hand once the address is dead, as an error says it.
+    """
 
     url: str
-    sha256: str
+    checksum: str
+    file_name: str = ""
+    elsewhere: str = ""
 
     @property
     def name(self) -> str:
-        """File name at the end of the address."""
-        return self.url.rsplit("/", 1)[-1]
+        """Name of the file on disk."""
+        return self.file_name or self.url.rsplit("/", 1)[-1]
 
 
 OMNIGLOT_SMALL1 = Archive(
     url="https://github.com/brendenlake/omniglot/raw/master/python/images_background_small1.zip",
-    sha256="f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4",
+    checksum="sha256:f38eb80f801274ac2b4dff5b24289016bfaba4a7d5bb50deebf27104ad6cb8a4",
 )
 
 
@@ -143,11 +155,21 @@ def _load_folder(source: DataSource, fetch: bool) -> ImageIndex:
     )
 
 
+def _load_published(source: DataSource, fetch: bool) -> ImageIndex:
+    # A layer up: it makes indexes and fetches with what is here.
+    from wpm.published_sets import PUBLISHED_SETS
+
+    return PUBLISHED_SETS[source.dataset](source, fetch)
+
+
 # A data set is one function and one line here.
 DATASETS: dict[str, Callable[[DataSource, bool], ImageIndex]] = {
     "glyphs": _load_glyphs,
     "omniglot": _load_omniglot,
     "folder": _load_folder,
+    "cub200": _load_published,
+    "cars196": _load_published,
+    "sop": _load_published,
 }
 
 
@@ -250,27 +272,79 @@ def unpack_zip(archive: Path, into: Path) -> Path:
     Raises:
         UserError: not a zip, damaged, or a member would leave the folder.
     """
-    target = into / f"{archive.stem}-{_sha256_of(archive)[:12]}"
+    target = into / f"{archive.stem}-{_digest_of(archive, 'sha256')[:12]}"
     if target.is_dir():
         return target
     into.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=into, prefix=".partial-"))
     try:
-        with zipfile.ZipFile(archive) as zipped:
-            for member in zipped.infolist():
-                inside = (partial / member.filename).resolve()
-                if not inside.is_relative_to(partial.resolve()):
-                    raise UserError(
-                        f"{archive}: member {member.filename!r} would be written outside the "
-                        "folder; refused, get the archive from its own site"
-                    )
-            zipped.extractall(partial)  # verifies every member's CRC
+        _extract_zip(archive, partial)
         _move_into_place(partial, target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"{archive}: damaged or not a zip ({error}); download it again") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target
+
+
+def unpack_folder(archive: Path, name: str, into: Path) -> Path:
+    """Unpack one folder of a zip or a gzipped tar, and return it.
+
+    Args:
+        archive: the file; `.zip` or `.tgz` by its name.
+        name: the folder at the top of the archive; what lies beside it is dropped.
+        into: parent of the folder; created as needed.
+
+    Returns:
+        The unpacked folder: complete, or not there at all.
+
+    Raises:
+        UserError: not such an archive, damaged, without that folder, or a member would leave it.
+    """
+    extract = _extract_zip if archive.suffix.lower() == ".zip" else _extract_tar
+    into.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=into, prefix=".partial-"))
+    try:
+        extract(archive, partial)
+        if not (partial / name).is_dir():
+            raise UserError(f"{archive}: holds no folder {name}; get the archive from its own site")
+        _move_into_place(partial / name, into / name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return into / name
+
+
+def _extract_zip(archive: Path, folder: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive) as zipped:
+            for member in zipped.infolist():
+                _refuse_outside(archive, member.filename, folder)
+            zipped.extractall(folder)  # verifies every member's CRC
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+        raise UserError(f"{archive}: damaged or not a zip ({error}); download it again") from error
+
+
+def _extract_tar(archive: Path, folder: Path) -> None:
+    def check(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        _refuse_outside(archive, member.name, folder)
+        return tarfile.data_filter(member, path)  # links, devices, modes
+
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            tar.extractall(folder, filter=check)
+    except tarfile.FilterError as error:
+        raise UserError(
+            f"{archive}: member {error.tarinfo.name!r} is refused ({error}); get the archive from "
+            "its own site"
+        ) from error
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise UserError(f"{archive}: damaged or not a tgz ({error}); download it again") from error
+
+
+def _refuse_outside(archive: Path, member: str, folder: Path) -> None:
+    if not (folder / member).resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"{archive}: member {member!r} would be written outside the folder; refused, get the "
+            "archive from its own site"
+        )
 
 
 def _move_into_place(partial: Path, target: Path) -> None:
@@ -286,7 +360,7 @@ def fetch_archive(archive: Archive, folder: Path) -> Path:
     """Download a file, resuming a partial one, and verify its checksum.
 
     Args:
-        archive: address and SHA-256.
+        archive: address and checksum.
         folder: where the file goes; created as needed.
 
     Returns:
@@ -297,6 +371,8 @@ def fetch_archive(archive: Archive, folder: Path) -> Path:
     """
     target = folder / archive.name
     by_hand = f"download it by hand to {target}, or give --data-root its place"
+    if archive.elsewhere:
+        by_hand += f" ({archive.elsewhere})"
     if target.exists():
         _verify(target, archive, by_hand)
         return target
@@ -317,11 +393,13 @@ def fetch_archive(archive: Archive, folder: Path) -> Path:
 
 
 def _verify(file: Path, archive: Archive, by_hand: str) -> None:
-    found = _sha256_of(file)
-    if found != archive.sha256:
+    algorithm, _, expected = archive.checksum.rpartition(":")
+    algorithm = algorithm or "sha256"
+    found = _digest_of(file, algorithm)
+    if found != expected:
         raise UserError(
-            f"{file}: has SHA-256 {found[:12]}..., but {archive.url} has {archive.sha256[:12]}...; "
-            f"delete it and {by_hand}"
+            f"{file}: has {_CHECKSUM_NAMES[algorithm]} {found[:12]}..., but {archive.url} has "
+            f"{expected[:12]}...; delete it and {by_hand}"
         )
 
 
@@ -349,9 +427,9 @@ def _download(url: str, partial: Path) -> None:
         raise UserError(f"{url}: connection ended at {done} of {total} bytes; run again to resume")
 
 
-def _sha256_of(path: Path) -> str:
+def _digest_of(path: Path, algorithm: str) -> str:
     try:
         with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return hashlib.file_digest(file, algorithm).hexdigest()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error

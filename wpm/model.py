@@ -1,104 +1,40 @@
 """Trunk and embedder, and the stochastic views that within-pair mining compares."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from wpm.bninception import BNInception, load_bninception_weights
 from wpm.config import Protocol
 from wpm.errors import UserError
+from wpm.trunk import ConvNet, Trunk
 
 
-@dataclass(frozen=True)
-class InputSpec:
-    """How a trunk wants its pixels: `(value / 255 * value_range - mean) / std`, channel by channel.
-
-    Attributes:
-        channel_order: "RGB" or "BGR"; of no meaning for one channel.
-        value_range: value of a white pixel before the mean is subtracted.
-        mean: one number a channel, in `channel_order`.
-        std: one number a channel.
-    """
-
-    channel_order: str
-    value_range: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-class Trunk(nn.Module, ABC):
-    """A network whose first convolution stands apart, so that views can start there."""
-
-    feature_dim: int
-    stem_channels: int
-    input_spec: InputSpec
-
-    @abstractmethod
-    def stem(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) images to the first convolution's output (B, S, H', W')."""
-
-    @abstractmethod
-    def body(self, features: Tensor) -> Tensor:
-        """(B, S, H', W') to (B, feature_dim)."""
-
-
-class ConvNet(Trunk):
-    """Four small convolutions for small images, trained from scratch.
-
-    Normalises per image (group norm), not per batch: as with the frozen batch norm of a
-    pretrained trunk, images do not influence one another, so that T passes over N images are one
-    pass over T x N.
-    """
-
-    stem_channels = 32
-    feature_dim = 64 * 3 * 3
-
-    def __init__(self, channels: int) -> None:
-        """Build the layers.
-
-        Args:
-            channels: of the input images, 1 or 3.
-        """
-        super().__init__()
-        self.input_spec = InputSpec("RGB", 1.0, (0.5,) * channels, (0.25,) * channels)
-        self.first = nn.Conv2d(channels, 32, 3, stride=2, padding=1, bias=False)
-        self.rest = nn.Sequential(
-            *_normalise(32),
-            *_convolve(32, 48),
-            nn.MaxPool2d(2),
-            *_convolve(48, 64),
-            nn.MaxPool2d(2),
-            *_convolve(64, 64),
-            # Strokes are told apart by where they are: averaging over positions cost 0.1 MAP@R.
-            nn.AdaptiveAvgPool2d(3),
-            nn.Flatten(),
-        )
-
-    def stem(self, images: Tensor) -> Tensor:
-        """First convolution, before its normalisation: where channels are dropped."""
-        output: Tensor = self.first(images)
-        return output
-
-    def body(self, features: Tensor) -> Tensor:
-        """Everything after the first convolution, to features (B, 576)."""
-        output: Tensor = self.rest(features)
-        return output
-
-
-def _normalise(width: int) -> tuple[nn.Module, nn.Module]:
-    return nn.GroupNorm(8, width), nn.ReLU()
-
-
-def _convolve(width_in: int, width_out: int) -> tuple[nn.Module, ...]:
-    return (nn.Conv2d(width_in, width_out, 3, padding=1, bias=False), *_normalise(width_out))
+def _build_bninception(channels: int) -> Trunk:
+    """Three channels always: the batch repeats the one of greyscale images."""
+    return BNInception()
 
 
 # A trunk is one line here: name -> constructor from the number of image channels.
 _TRUNKS: dict[str, Callable[[int], Trunk]] = {
     "convnet": ConvNet,
+    "bninception": _build_bninception,
 }
+
+# Trunks that start from weights in a file: name -> loader.
+_LOADERS: dict[str, Callable[[Any, Path], None]] = {
+    "bninception": load_bninception_weights,
+}
+RANDOM_WEIGHTS = "random"  # in place of a file: for trying things out
+
+
+def needs_weights(trunk: str) -> bool:
+    """Whether a trunk starts from weights in a file."""
+    return trunk in _LOADERS
 
 
 @dataclass(frozen=True)
@@ -204,23 +140,29 @@ def _draw_mask(
     return kept.to(device=like.device, dtype=like.dtype) / (1 - dropout)
 
 
-def build_model(protocol: Protocol, channels: int, seed: int) -> EmbeddingModel:
-    """Build a model with weights drawn from a seed.
+def build_model(
+    protocol: Protocol, channels: int, seed: int, weights: str = RANDOM_WEIGHTS
+) -> EmbeddingModel:
+    """Build a model: weights drawn from a seed, those of the trunk read from a file if given.
 
     Args:
         protocol: names the trunk and the embedding size.
         channels: of the images, 1 or 3.
         seed: of the weights.
+        weights: file of the trunk's weights, or "random".
 
     Raises:
-        UserError: unknown trunk.
+        UserError: unknown trunk, or a file that does not fit it.
     """
     if protocol.trunk not in _TRUNKS:
         raise UserError(f"unknown trunk {protocol.trunk!r}; choose from {', '.join(_TRUNKS)}")
     # Layers draw from the global generator: fork it so that nobody else's numbers move.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return EmbeddingModel(_TRUNKS[protocol.trunk](channels), protocol.embedding_dim)
+        model = EmbeddingModel(_TRUNKS[protocol.trunk](channels), protocol.embedding_dim)
+    if weights != RANDOM_WEIGHTS and needs_weights(protocol.trunk):
+        _LOADERS[protocol.trunk](model.trunk, Path(weights))
+    return model
 
 
 def freeze_batch_norm(model: nn.Module) -> None:

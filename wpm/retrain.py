@@ -45,6 +45,7 @@ class RetrainPlan:
         source: where the images are.
         pixels: cache of trainval images.
         runs: number of seeds.
+        weights: file of the trunk's weights, or "random".
     """
 
     place: StudyPlace
@@ -54,6 +55,7 @@ class RetrainPlan:
     source: DataSource
     pixels: Path
     runs: int
+    weights: str = "random"
 
     @property
     def folder(self) -> Path:
@@ -96,8 +98,8 @@ def choose_best_trial(place: StudyPlace, *, allow_unfinished: bool) -> TrainingR
     return max(complete, key=_score_of)
 
 
-def check_same_study(place: StudyPlace, protocol: Protocol, pixels: Path) -> None:
-    """Refuse to retrain under another protocol, or on other images, than the search saw.
+def check_same_study(place: StudyPlace, protocol: Protocol, pixels: Path, weights: str) -> None:
+    """Refuse to retrain under another protocol, on other images or weights, than the search.
 
     Raises:
         UserError: they differ.
@@ -114,6 +116,11 @@ def check_same_study(place: StudyPlace, protocol: Protocol, pixels: Path) -> Non
         raise UserError(
             f"study {place.name} was searched on other images ({identity['images']['pixels']}, now "
             f"{pixels.name}); give the same --data-root, or search again with another --run-root"
+        )
+    if identity["weights"] != Path(weights).name:
+        raise UserError(
+            f"study {place.name} started from weights {identity['weights']}, now "
+            f"{Path(weights).name}; give the same --weights"
         )
 
 
@@ -203,8 +210,9 @@ class RetrainWork:
             plan, run, fold = self._trainings.popleft()
             if (plan.folder, run) not in self._waiting:
                 continue  # another fold of this run failed meanwhile
+            seed = FIRST_SEED + run
             config = TrainingConfig(
-                plan.place.row, plan.protocol, plan.parameters, FIRST_SEED + run, (fold,)
+                plan.place.row, plan.protocol, plan.parameters, seed, (fold,), plan.weights
             )
             folder = plan.seed_folder(run) / f"fold-{fold}"
             if not (folder / "trial.json").exists():

@@ -102,7 +102,8 @@ class SearchWork:
         name = study.plan.place.name
         self._ended[name] += 1
         shown = "" if score is None else f"  MAP@R {score:.4f}"
-        self._announce(f"{name} trial {number:>3} {state:<8}{shown}  {detail}")
+        word = "stopped" if state == PRUNED else state
+        self._announce(f"{name} trial {number:>3} {word:<8}{shown}  {detail}")
         if state == COMPLETE:
             self._best[name] = max(score, self._best.get(name, score))
         if state == FAILED:

@@ -10,6 +10,13 @@ from typing import Any
 from wpm.config import MINER_PARAMETERS, Row
 from wpm.errors import UserError
 
+# Rows of the published table that are trained, in its order; `--rows all`.
+TABLE_ROWS = (
+    "ntxent", "proxy_nca", "margin_per_class", "normalized_softmax", "cosface", "arcface",
+    "fast_ap", "snr_contrastive", "multi_similarity_miner", "soft_triple",
+    "contrastive", "contrastive+wpm", "triplet", "triplet+wpm", "margin", "margin+wpm",
+    "multi_similarity", "multi_similarity+wpm",
+)  # fmt: skip
 SPACES_FOLDER = Path(__file__).resolve().parent.parent / "search_spaces"
 MINER_FILE = "wpm"  # search_spaces/wpm.toml: the thresholds that `+wpm` adds to any row
 
@@ -47,6 +54,25 @@ class SearchSpace:
     searched: Mapping[str, Range]
     fixed: Mapping[str, float]
     published: tuple[PublishedPoint, ...]
+
+    def find_published(self, dataset: str) -> PublishedPoint:
+        """Return what was published for a data set: with mining if the row mines, else without.
+
+        A mined row that nobody published falls back to its plain twin's point, whose loss it is.
+
+        Raises:
+            UserError: nothing was published; the message lists the data sets that have a point.
+        """
+        points = [point for point in self.published if point.dataset == dataset]
+        same = [point for point in points if point.within_pair_mining == self.row.mined]
+        plain = [point for point in points if not point.within_pair_mining]
+        if not same and not plain:
+            known = sorted({point.dataset for point in self.published}) or ["none"]
+            raise UserError(
+                f"row {self.row}: nothing was published for {dataset} (only: {', '.join(known)}); "
+                "search instead"
+            )
+        return (same or plain)[0]
 
     def complete(self, sampled: Mapping[str, float]) -> dict[str, float]:
         """Add the fixed values to sampled ones."""

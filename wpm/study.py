@@ -51,6 +51,7 @@ class StudyPlan:
         seed: of the sampler and of every trial's training.
         first_points: parameter values to try first; missing ones are sampled.
         early_stopping: whether ASHA stops trials.
+        weights: file of the trunk's weights, or "random".
     """
 
     place: StudyPlace
@@ -62,6 +63,7 @@ class StudyPlan:
     seed: int
     first_points: tuple[Mapping[str, float], ...] = ()
     early_stopping: bool = True
+    weights: str = "random"
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change under a study, in JSON types."""
@@ -75,9 +77,40 @@ class StudyPlan:
                     "images": dict(self.images),
                     "seed": self.seed,
                     "early_stopping": self.early_stopping,
+                    # By name: the same file may lie elsewhere on another day.
+                    "weights": Path(self.weights).name,
                 }
             )
         )
+
+
+def record_plan(plan: StudyPlan, trials: int) -> None:
+    """Write study.json, or check that it says the same.
+
+    Args:
+        plan: the study's.
+        trials: budget to record; a smaller one than before changes nothing, 0 is no search.
+
+    Raises:
+        UserError: the plan differs from the study's, or its files are damaged.
+    """
+    place, identity = plan.place, plan.identity()
+    before = read_study(place)
+    if before is None:
+        if place.journal.exists():
+            raise UserError(
+                f"{place.folder} has a study.journal but no study.json; restore study.json, or "
+                "start a new study with another --run-root"
+            )
+    elif before["identity"] != identity:
+        difference = _first_difference(before["identity"], identity)
+        raise UserError(
+            f"study {place.name} was started with {difference}; start a new one with another "
+            f"--run-root, or move {place.folder} away"
+        )
+    if before is None or trials > before["trials"]:
+        first = before["provenance"] if before else provenance()
+        write_study(place, {"identity": identity, "trials": trials, "provenance": first})
 
 
 class Study:
@@ -103,7 +136,7 @@ class Study:
         place = plan.place
         self._held.enter_context(hold_lock(place.lock, wait_s=0, what=f"study {place.name}"))
         try:
-            self._check_identity()
+            record_plan(plan, plan.trials)
             self._study = self._open_study()
             self._orphans = deque(self._find_orphans())
         except BaseException:
@@ -223,32 +256,13 @@ class Study:
             parameters=plan.space.complete(sampled),
             seed=plan.seed,
             folds=tuple(range(plan.protocol.folds)),
+            weights=plan.weights,
         )
         folder = plan.place.trial_folder(trial.number)
         if not (folder / "trial.json").exists():
             TrainingFolder(folder).write_identity(identify(trial.number, config))
         self._running[trial.number] = trial
         return trial.number, training_payload(folder, plan.pixels, config, export=False)
-
-    def _check_identity(self) -> None:
-        plan, place = self.plan, self.plan.place
-        identity = plan.identity()
-        before = read_study(place)
-        if before is None:
-            if place.journal.exists():
-                raise UserError(
-                    f"{place.folder} has a study.journal but no study.json; restore study.json, or "
-                    "start a new study with another --run-root"
-                )
-        elif before["identity"] != identity:
-            difference = _first_difference(before["identity"], identity)
-            raise UserError(
-                f"study {place.name} was started with {difference}; start a new one with another "
-                f"--run-root, or move {place.folder} away"
-            )
-        if before is None or plan.trials > before["trials"]:
-            first = before["provenance"] if before else provenance()
-            write_study(place, {"identity": identity, "trials": plan.trials, "provenance": first})
 
     def _open_study(self) -> optuna.Study:
         plan, place = self.plan, self.plan.place

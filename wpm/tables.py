@@ -1,11 +1,22 @@
-"""Small tables for people and programs: aligned text, Markdown, CSV."""
+"""Small tables for people and programs: aligned text, Markdown, CSV, LaTeX."""
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
 FORMATS = ("text", "markdown", "csv")
+LATEX = "latex"  # of `format_latex`, which not every script can print
+
+_LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+_LATEX_PATTERN = re.compile(r"[\\~^±&%$#_{}]|(?<![\w.])-(?=[\d.])")
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], style: str) -> str:
@@ -50,5 +61,46 @@ def format_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], style: s
     raise ValueError(f"unknown style {style!r}; choose from {', '.join(FORMATS)}")
 
 
+def format_latex(
+    headings: Sequence[Sequence[tuple[str, int]]], rows: Sequence[Sequence[Any]]
+) -> str:
+    """Lay a table out as a LaTeX `tabular` with the rules of package booktabs.
+
+    Args:
+        headings: lines of headings, each a text and the number of columns it stands over; the
+            first column holds words, the others numbers.
+        rows: cells, as many a row as there are columns; written with `str` and escaped.
+
+    Returns:
+        The environment, without a final newline.
+
+    Raises:
+        ValueError: a line of headings or a row has another number of columns than the first.
+    """
+    columns = sum(span for _, span in headings[0])
+    widths = [sum(span for _, span in line) for line in headings] + [len(row) for row in rows]
+    if set(widths) != {columns}:
+        raise ValueError(f"lines of {sorted(set(widths))} columns in one table")
+    lines = [rf"\begin{{tabular}}{{l{'r' * (columns - 1)}}}", r"\toprule"]
+    for line in headings:
+        cells, rules, column = [], [], 1
+        for text, span in line:
+            wide = span > 1
+            heading = escape_latex(text)
+            cells.append(rf"\multicolumn{{{span}}}{{c}}{{{heading}}}" if wide else heading)
+            if wide:
+                rules.append(rf"\cmidrule(lr){{{column}-{column + span - 1}}}")
+            column += span
+        lines += [" & ".join(cells) + r" \\", *([" ".join(rules)] if rules else [])]
+    lines.append(r"\midrule")
+    lines += [" & ".join(escape_latex(str(cell)) for cell in row) + r" \\" for row in rows]
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def escape_latex(text: str) -> str:
+    """Return text that LaTeX prints as it is; a minus before digits becomes a real one."""
+    return _LATEX_PATTERN.sub(lambda match: _LATEX_SPECIAL.get(match[0], "$-$"), text)
+
+
 def _is_number(text: str) -> bool:
-    return text in ("", "-") or text.lstrip("+-").replace(".", "", 1)[:1].isdigit()
+    return text in ("", "-") or text.lstrip("+-( ").replace(".", "", 1)[:1].isdigit()

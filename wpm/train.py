@@ -111,7 +111,8 @@ class FoldTraining:
         self._parameters = parameters
         self._mined = row.mined
         self._device = device
-        self.model = build_model(protocol, pixels.channels, weight_seed).to(device)
+        model = build_model(protocol, pixels.channels, weight_seed, config.weights)
+        self.model = model.to(device)
         self.model.to(memory_format=torch.channels_last)
         # Losses draw proxies from the global generator: fork it so that nobody else's move.
         with torch.random.fork_rng(devices=[]):
