@@ -327,7 +327,8 @@ def _describe_runs(block: Block) -> list[str]:
         if row.best is not None and row.best[1] > row.finals.score:
             lines.append(
                 f"{row.name}: shown is {_tell(row.finals.trial)}, but trial {row.best[0]} is "
-                "better in validation and has no final runs (python launch.py --best-only makes them)"
+                "better in validation and has no final runs (python launch.py --best-only makes "
+                "them)"
             )
     return lines
 
