@@ -9,6 +9,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.test_study import run_trial
+from tests.tiny import make_image_folder, make_plan
+from wpm.study import Study, StudyPlan
+
 ImageTree = Callable[[Mapping[str, NDArray[np.uint8]]], Path]
 
 
@@ -29,3 +33,13 @@ def image_tree(tmp_path: Path) -> ImageTree:
         return root
 
     return write
+
+
+@pytest.fixture
+def study_plan(tmp_path: Path) -> StudyPlan:
+    make_image_folder(tmp_path / "images")
+    plan = make_plan(tmp_path, trials=3)
+    with Study(plan) as study:
+        while run_trial(study, lambda n: (0.3, 0.8, 0.1)[n]) is not None:
+            pass
+    return plan

@@ -18,7 +18,7 @@ LAYERS = [
     {"train"},
     {"records", "console"},
     {"jobs", "status"},
-    {"final_test", "work"},
+    {"final_test", "work", "exported"},
     {"study", "retrain"},
     {"search"},
     {"cluster"},
@@ -28,6 +28,7 @@ LAYER_OF = {name: level for level, names in enumerate(LAYERS) for name in names}
 # Upward imports, each inside a function: workers start a test by its name, and a published set is
 # loaded by its name from modules that are built with what `datasets` offers.
 ALLOWED_UPWARD = {("jobs", "final_test"), ("datasets", "published_sets")}
+ALLOWED_UPWARD |= {("model", "exported")}  # a trained model is loaded where models are built
 
 
 def imports_of(path: Path) -> set[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.test_study import run_trial
-from tests.tiny import make_image_folder, make_plan, smoke_protocol
+from tests.tiny import make_plan, smoke_protocol
 from wpm.atomic import read_json
 from wpm.datasets import DataSource
 from wpm.errors import UserError
@@ -21,16 +21,6 @@ from wpm.retrain import (
 )
 from wpm.study import Study, StudyPlan
 from wpm.work import Work
-
-
-@pytest.fixture
-def study_plan(tmp_path: Path) -> StudyPlan:
-    make_image_folder(tmp_path / "images")
-    plan = make_plan(tmp_path, trials=3)
-    with Study(plan) as study:
-        while run_trial(study, lambda n: (0.3, 0.8, 0.1)[n]) is not None:
-            pass
-    return plan
 
 
 def retrain_plan(plan: StudyPlan, tmp_path: Path, runs: int = 2) -> RetrainPlan:

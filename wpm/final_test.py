@@ -77,6 +77,7 @@ class TestJob:
             "seed": payload["seed"],
             "separated": asdict(separated),
             "concatenated": asdict(concatenated),
+            "channels": pixels.channels,
             "test_images": len(pixels),
             "test_classes": len(set(pixels.labels.tolist())),
             "provenance": provenance(),

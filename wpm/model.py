@@ -1,6 +1,6 @@
 """Trunk and embedder, and the stochastic views that within-pair mining compares."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,23 @@ def build_model(
     if weights != RANDOM_WEIGHTS and needs_weights(protocol.trunk):
         _LOADERS[protocol.trunk](model.trunk, Path(weights))
     return model
+
+
+def load_exported(path: Path) -> Callable[[Sequence[Any]], Tensor]:
+    """Load what `python -m analysis.export` wrote.
+
+    Args:
+        path: the folder of a run, for its fold models concatenated, or one `.safetensors` file.
+
+    Returns:
+        A callable that turns image files or Pillow images into (N, D) unit-norm embeddings.
+
+    Raises:
+        UserError: nothing was exported there, or it is damaged.
+    """
+    from wpm.exported import ExportedModels  # a layer up: it resizes and crops as a test does
+
+    return ExportedModels(path)
 
 
 def freeze_batch_norm(model: nn.Module) -> None:

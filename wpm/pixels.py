@@ -8,6 +8,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,11 +135,11 @@ def build_pixels(index: ImageIndex, resize: int, work_root: Path) -> Path:
     return folder
 
 
-def decode_image(path: Path, channels: int, resize: int) -> NDArray[np.uint8]:
+def decode_image(path: Path | Image.Image, channels: int, resize: int) -> NDArray[np.uint8]:
     """Open an image, convert it and resize its shorter side.
 
     Args:
-        path: the file.
+        path: the file, or an image that is open already.
         channels: 1 for greyscale, 3 for RGB.
         resize: length of the shorter side in pixels; the longer keeps the ratio, rounded down.
 
@@ -148,7 +149,9 @@ def decode_image(path: Path, channels: int, resize: int) -> NDArray[np.uint8]:
     Raises:
         OSError, SyntaxError, ValueError: what Pillow raises on files that it cannot read.
     """
-    with Image.open(path) as image:
+    # An image that is open already is its owner's to close.
+    opened = nullcontext(path) if isinstance(path, Image.Image) else Image.open(path)
+    with opened as image:
         converted = _to_eight_bit(image).convert("L" if channels == 1 else "RGB")
     width, height = converted.size
     short = min(width, height)

@@ -1,0 +1,96 @@
+"""Copy a final run's models out of the records: safetensors, and a small JSON beside each."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.options import build_parser, parse_count, require_study, run_main, select_studies
+from wpm.atomic import write_json
+from wpm.errors import UserError
+from wpm.records import COMPLETE, StudyPlace, TrainingFolder
+
+DESCRIPTION = """Copy the models of a final run out of the records.
+
+For every fold a safetensors file with the weights, and a JSON file with all that is needed to use
+them: trunk, embedding size, how images are resized and cropped, where they come from, test scores.
+wpm.model.load_exported(FOLDER) gives a callable from images to concatenated embeddings.
+"""
+EXAMPLES = """  python -m analysis.export --dataset omniglot --row triplet+wpm --out exported
+"""
+
+
+def export_run(place: StudyPlace, run: int, out: Path) -> list[Path]:
+    """Copy the fold models of a run.
+
+    Args:
+        place: the study.
+        run: number of the run, from 1, among those that were tested.
+        out: folder to write; must not exist, or be empty.
+
+    Returns:
+        The safetensors files.
+
+    Raises:
+        UserError: no such run, or the folder is in use.
+    """
+    tested = [
+        folder
+        for folder in sorted(place.folder.glob("finals/*/seed-*"))
+        if (TrainingFolder(folder).read_result() or {}).get("state") == COMPLETE
+    ]
+    if run > len(tested):
+        raise UserError(
+            f"study {place.name} has {len(tested)} tested runs, not {run}; make more with "
+            "python launch.py --best-only"
+        )
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty; give --out another folder")
+    folder = tested[run - 1]
+    result = TrainingFolder(folder).read_result() or {}
+    protocol = require_study(place)["identity"]["protocol"]
+    files = []
+    out.mkdir(parents=True, exist_ok=True)
+    for fold in range(protocol["folds"]):
+        (source,) = (folder / f"fold-{fold}").glob("*.safetensors")
+        identity = TrainingFolder(folder / f"fold-{fold}").read(with_reports=False).identity
+        target = out / f"fold-{fold}.safetensors"
+        content = {
+            "dataset": place.dataset,
+            "row": place.row,
+            "fold": fold,
+            "seed": result["seed"],
+            "channels": result["channels"],
+            "protocol": protocol,
+            "parameters": identity["parameters"],
+            "test_scores": {key: result[key] for key in ("separated", "concatenated")},
+            "provenance": identity["provenance"],
+        }
+        write_json(target.with_suffix(".json"), content)
+        shutil.copyfile(source, target)
+        files.append(target)
+    return files
+
+
+def _export(args: argparse.Namespace) -> None:
+    places = select_studies(args)
+    if len(places) != 1:
+        raise UserError(
+            f"{len(places)} studies are selected ({', '.join(p.name for p in places[:4])}); choose "
+            "one with --dataset, --row and --protocol"
+        )
+    for file in export_run(places[0], args.run, args.out):
+        print(file)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; return the exit code."""
+    parser = build_parser("analysis.export", DESCRIPTION, EXAMPLES)
+    parser.add_argument("--run", type=parse_count, default=1, help="which tested run [1]")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    return run_main(parser, _export, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

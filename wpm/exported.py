@@ -1,0 +1,78 @@
+"""Trained models outside the house: files that `analysis.export` wrote become embeddings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from wpm.atomic import read_json
+from wpm.batches import centre_crop_boxes, normalise_pixels, resize_crops
+from wpm.config import Protocol, protocol_from_json
+from wpm.errors import UserError
+from wpm.evaluate import EVALUATION_BATCH, concatenate_embeddings
+from wpm.model import EmbeddingModel, build_model
+from wpm.pixels import decode_image
+
+
+class ExportedModels:
+    """Fold models of a run, called with images; a test sees images in the same way."""
+
+    def __init__(self, path: Path) -> None:
+        """Load a folder's models, or one file.
+
+        Args:
+            path: folder, or `.safetensors` file with its `.json` beside it.
+
+        Raises:
+            UserError: nothing was exported there, or it is damaged.
+        """
+        path = Path(path)
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        if not files or not files[0].exists():
+            raise UserError(f"{path}: no exported model; write one with python -m analysis.export")
+        content = [read_json(file.with_suffix(".json")) for file in files]
+        self.channels: int = content[0]["channels"]
+        self.protocol: Protocol = protocol_from_json(content[0]["protocol"])
+        self.models = [_load(file, self.protocol, self.channels) for file in files]
+
+    def __call__(self, images: Sequence[Path | str | Image.Image]) -> Tensor:
+        """Embed images.
+
+        Args:
+            images: N files or Pillow images, of any size.
+
+        Returns:
+            (N, D) unit-norm embeddings; D counts all models.
+        """
+        starts = range(0, len(images), EVALUATION_BATCH)
+        parts = (images[start : start + EVALUATION_BATCH] for start in starts)
+        return torch.cat([self._embed([self._prepare(image) for image in part]) for part in parts])
+
+    @torch.no_grad()
+    def _embed(self, prepared: list[Tensor]) -> Tensor:
+        spec = self.models[0].trunk.input_spec
+        batch = normalise_pixels(torch.cat(prepared), spec)
+        return concatenate_embeddings([normalize(model(batch), dim=1) for model in self.models])
+
+    def _prepare(self, image: Any) -> Tensor:
+        """Resize and crop one image: (1, C, crop, crop) grey levels."""
+        source = image if isinstance(image, Image.Image) else Path(image)
+        decoded = decode_image(source, self.channels, self.protocol.resize)
+        pixels = torch.from_numpy(np.ascontiguousarray(decoded))[None]
+        boxes = centre_crop_boxes(torch.tensor([pixels.shape[2:]]), self.protocol.crop)
+        return resize_crops(pixels, boxes, self.protocol.crop, torch.zeros(1, dtype=torch.bool))
+
+
+def _load(file: Path, protocol: Protocol, channels: int) -> EmbeddingModel:
+    model = build_model(protocol, channels, seed=0)
+    try:
+        model.load_state_dict(load_file(file))
+    except Exception as error:
+        raise UserError(f"{file}: model cannot be loaded ({error}); export it again") from error
+    return model.eval()
