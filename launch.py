@@ -394,7 +394,7 @@ def _run(args: argparse.Namespace, work: "WorkSource", console: "Console") -> No
 
     log = log_path(args.run_root.resolve())
     console.line(f"log: {log}")
-    console.live("starting Ray ...")
+    console.live(lambda: "starting Ray ...")
     with log_to_file(log):
         from wpm.cluster import Resources, StoppedBySignalError, connect, run_work
 

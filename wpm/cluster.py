@@ -85,7 +85,10 @@ def connect(resources: Resources) -> Iterator[None]:
 
 
 def run_work(
-    source: WorkSource, resources: Resources, run_root: Path, show: Callable[[str], None]
+    source: WorkSource,
+    resources: Resources,
+    run_root: Path,
+    show: Callable[[Callable[[], str]], None],
 ) -> None:
     """Run everything that a source hands out; Ray must be connected.
 
@@ -93,7 +96,7 @@ def run_work(
         source: of the work.
         resources: of each piece of work.
         run_root: folder that every node sees; Ray's own files go below it and are removed.
-        show: given the progress, in one line, again and again.
+        show: given what describes the progress in one line, in every turn of Tune's loop.
 
     Raises:
         UserError: no node can ever hold a piece of work.
@@ -105,7 +108,7 @@ def run_work(
     ray_files = Path(tempfile.mkdtemp(dir=run_root, prefix=".ray-"))
     bridge = _Bridge(source)
     try:
-        with _SignalStopper(lambda: show(source.describe())) as stopper, warnings.catch_warnings():
+        with _SignalStopper(lambda: show(source.describe)) as stopper, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Ray's deprecations are not the user's business
             tuner = tune.Tuner(
                 tune.with_resources(_Worker, {"cpu": resources.cpus, "gpu": gpus}),

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -40,13 +40,17 @@ class Console:
         self._file.write(text + "\n")
         logging.getLogger("wpm.console").info("%s", text)
 
-    def live(self, text: str) -> None:
-        """Replace the live line; where output is not a terminal, nothing is printed."""
+    def live(self, describe: Callable[[], str]) -> None:
+        """Replace the live line; where output is not a terminal, nothing is printed.
+
+        Args:
+            describe: returns the line; asked only when it is shown, for it may read a study.
+        """
         if not self._interactive or time.monotonic() - self._shown_at < _REFRESH_S:
             return
         self.clear()
         width = os.get_terminal_size(self._file.fileno()).columns - 1
-        self._live = text[:width]
+        self._live = describe()[:width]
         self._file.write(self._live)
         self._file.flush()
         self._shown_at = time.monotonic()
