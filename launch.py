@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from wpm import __version__
-from wpm.config import PROTOCOL_NAMES, Protocol, Row, find_protocol
+from wpm.config import (
+    PRECISIONS,
+    PROTOCOL_NAMES,
+    Protocol,
+    Row,
+    default_protocol,
+    find_protocol,
+)
 from wpm.errors import UserError
 
 if TYPE_CHECKING:  # slow to import: only once the arguments are known to be good
     from wpm.console import Console
     from wpm.datasets import DataSource
-    from wpm.records import StudyPlace
+    from wpm.records import StudyPlace, TrainingRecord
     from wpm.spaces import SearchSpace
     from wpm.study import StudyPlan
     from wpm.work import WorkSource
@@ -29,6 +36,8 @@ EXAMPLES = """examples:
   python launch.py                                    search the default rows on the embedded images
   python launch.py --best-only                        retrain and test the best configurations
   python launch.py --status                           how far every study is
+  python launch.py --dataset cub200 --fetch           download images and weights, no more
+  python launch.py --dataset cub200 --rows all        the published table under its protocol
   python launch.py --dataset omniglot --data-root DIR --rows contrastive contrastive+wpm --trials 12
   python launch.py --dataset folder --data-root DIR --rows triplet triplet+wpm
 
@@ -73,12 +82,24 @@ def build_parser() -> argparse.ArgumentParser:
     which.add_argument(
         "--data-root", type=Path, metavar="DIR", help="the images: a folder or a zip"
     )
-    which.add_argument("--fetch", action="store_true", help="download the images where possible")
     which.add_argument(
-        "--rows", nargs="+", default=list(DEFAULT_ROWS), metavar="ROW",
+        "--fetch", action="store_true",
+        help="download images and weights where possible; without --rows, no more than that",
+    )  # fmt: skip
+    which.add_argument(
+        "--rows", nargs="+", metavar="ROW",
         help=f"LOSS or LOSS+wpm, or: all (the published table) [{' '.join(DEFAULT_ROWS)}]",
     )  # fmt: skip
-    which.add_argument("--protocol", default="small", help=f"{' or '.join(PROTOCOL_NAMES)} [small]")
+    which.add_argument(
+        "--protocol",
+        help=f"{' or '.join(PROTOCOL_NAMES)} [mlrc for cub200, cars196 and sop, else small]",
+    )
+    which.add_argument(
+        "--trunk", metavar="NAME", help="another trunk than the protocol's: docs/protocol.md"
+    )
+    which.add_argument(
+        "--precision", choices=PRECISIONS, help="of trunk and embedder [float32, as published]"
+    )
     which.add_argument(
         "--search-spaces", type=Path, metavar="DIR", help="TOML files of the rows [search_spaces]"
     )
@@ -88,6 +109,10 @@ def build_parser() -> argparse.ArgumentParser:
     budget = parser.add_argument_group("budget")
     budget.add_argument("--trials", type=_at_least(1), help="trials a study, however they end")
     budget.add_argument("--runs", type=_at_least(1), help="final runs (seeds) a configuration")
+    budget.add_argument(
+        "--top", type=_at_least(1), default=1, metavar="N",
+        help="--best-only with the N best configurations; the table shows the best [1]",
+    )  # fmt: skip
     budget.add_argument(
         "--no-early-stopping", action="store_true", help="let every trial run to its patience"
     )
@@ -178,11 +203,18 @@ def _show_status(args: argparse.Namespace) -> int:
 def _launch(args: argparse.Namespace) -> int:
     if args.published and not args.best_only:
         raise UserError("--published needs --best-only: it trains without a search")
+    if args.top > 1 and (args.published or not args.best_only):
+        raise UserError("--top needs --best-only after a search, without --published")
     rows = _parse_rows(args)
-    protocol = find_protocol(args.protocol, args.dataset)
-    args.weights = _find_weights(args, protocol)
+    protocol = find_protocol(
+        args.protocol or default_protocol(args.dataset),
+        args.dataset,
+        trunk=args.trunk,
+        precision=args.precision,
+    )
     _check_writable(args.run_root)
     _check_writable(args.work_root)
+    args.weights = _find_weights(args, protocol)
 
     from wpm.console import Console
     from wpm.datasets import DataSource
@@ -198,6 +230,10 @@ def _launch(args: argparse.Namespace) -> int:
         StudyPlace(args.run_root.resolve(), args.dataset, protocol.name, str(row)) for row in rows
     ]
     with Console() as console:
+        if args.fetch and args.rows is None and not args.best_only:
+            _prepare_pixels(args, protocol, source, console)
+            console.line("fetched; next: the same command with --rows in place of --fetch")
+            return 0
         prepare = _prepare_retraining if args.best_only else _prepare_search
         with ExitStack() as held:
             work = prepare(args, protocol, places, source, console, held)
@@ -214,7 +250,8 @@ def _parse_rows(args: argparse.Namespace) -> list[Row]:
     from wpm.spaces import SPACES_FOLDER, TABLE_ROWS, load_space
 
     args.search_spaces = args.search_spaces or SPACES_FOLDER
-    names = [n for name in args.rows for n in (TABLE_ROWS if name == "all" else (name,))]
+    asked = args.rows or DEFAULT_ROWS
+    names = [n for name in asked for n in (TABLE_ROWS if name == "all" else (name,))]
     rows = [Row.parse(name) for name in dict.fromkeys(names)]
     for row in rows:
         load_space(row, args.search_spaces)
@@ -222,8 +259,9 @@ def _parse_rows(args: argparse.Namespace) -> list[Row]:
 
 
 def _find_weights(args: argparse.Namespace, protocol: Protocol) -> str:
-    """Return the trunk's weights file; "random" for trunks that are trained from scratch."""
-    from wpm.bninception import WEIGHTS_URL
+    """Return the trunk's weights file, fetched if asked; "random" for trunks without one."""
+    from wpm.bninception import WEIGHTS_SHA256_PREFIX, WEIGHTS_URL
+    from wpm.datasets import Archive, fetch_archive
     from wpm.model import RANDOM_WEIGHTS, needs_weights
 
     if not needs_weights(protocol.trunk):
@@ -232,11 +270,19 @@ def _find_weights(args: argparse.Namespace, protocol: Protocol) -> str:
         return RANDOM_WEIGHTS
     if args.weights == RANDOM_WEIGHTS:
         return RANDOM_WEIGHTS
-    file = Path(args.weights or args.work_root / "weights" / WEIGHTS_URL.rsplit("/", 1)[-1])
+    archive = Archive(
+        WEIGHTS_URL,
+        f"sha256:{WEIGHTS_SHA256_PREFIX}",
+        elsewhere=f"or give --weights FILE, or --weights {RANDOM_WEIGHTS} to try without",
+    )
+    folder = args.work_root / "weights"
+    file = Path(args.weights or folder / archive.name)
+    if args.fetch and args.weights is None:
+        file = fetch_archive(archive, folder)
     if not file.is_file():
         raise UserError(
-            f"no weights of trunk {protocol.trunk} at {file}; download {WEIGHTS_URL} there, or "
-            f"give --weights FILE (--weights {RANDOM_WEIGHTS} to try without)"
+            f"no weights of trunk {protocol.trunk} at {file}; add --fetch, or download "
+            f"{WEIGHTS_URL} there, {archive.elsewhere}"
         )
     return str(file.resolve())
 
@@ -283,7 +329,11 @@ def _prepare_search(
     from wpm.study import Study
 
     pixels = _prepare_pixels(args, protocol, source, console)
-    plans = [_plan_study(args, protocol, place, pixels) for place in places]
+    searched = [place for place in places if Row.parse(place.row).trained]
+    for place in places:
+        if place not in searched:
+            console.line(f"{place.name}: nothing to search; --best-only tests it")
+    plans = [_plan_study(args, protocol, place, pixels) for place in searched]
     work = SearchWork([held.enter_context(Study(plan)) for plan in plans], console.line)
     return None if work.exhausted else work
 
@@ -314,7 +364,7 @@ def _first_points(args: argparse.Namespace, space: "SearchSpace") -> tuple[dict[
     from wpm.spaces import published_thresholds
 
     point = dict(published_thresholds(args.search_spaces)) if space.row.mined else {}
-    if args.warm_start:
+    if args.warm_start and space.row.trained:
         point |= space.find_published(args.dataset).parameters
         for name, value in point.items():
             searched = space.searched[name]
@@ -335,56 +385,66 @@ def _prepare_retraining(
     console: "Console",
     held: ExitStack,
 ) -> "WorkSource | None":
-    from wpm.retrain import RetrainPlan, RetrainWork, check_same_study, choose_best_trial
+    from wpm.retrain import RetrainPlan, RetrainWork, check_same_study, choose_best_trials
     from wpm.study import record_plan
 
+    searched = [p for p in places if Row.parse(p.row).trained and not args.published]
     best = {
-        place: choose_best_trial(place, allow_unfinished=args.allow_unfinished)
-        for place in places
-        if not args.published
+        place: choose_best_trials(place, args.top, allow_unfinished=args.allow_unfinished)
+        for place in searched
     }
     pixels = _prepare_pixels(args, protocol, source, console)
     plans = []
     for place in places:
-        if args.published:
-            study = _plan_study(args, protocol, place, pixels)
-            record_plan(study, trials=0)
-            parameters, chosen = _published_parameters(args, study.space)
-            told = f"as published ({chosen['published']})"
-        else:
+        if place in best:
             check_same_study(place, protocol, pixels, args.weights)
-            record = best[place]
-            assert record.result is not None
-            parameters = record.identity["parameters"]
-            chosen = {"trial": record.identity["number"], "score": record.result["score"]}
-            told = f"best is trial {chosen['trial']}, validation MAP@R {chosen['score']:.4f}"
-        console.line(f"{place.name}: {told}")
-        plans.append(
-            RetrainPlan(
-                place=place,
-                protocol=protocol,
-                parameters=parameters,
-                chosen=chosen,
-                source=source,
-                pixels=pixels,
-                runs=args.runs or protocol.runs,
-                weights=args.weights,
+            configurations = [_describe_choice(record) for record in best[place]]
+        else:
+            study = _plan_study(args, protocol, place, pixels)
+            configurations = [_configure_unsearched(args, study.space)]
+            record_plan(study, trials=0)
+        # Nothing is drawn at random where nothing is trained.
+        runs = (args.runs or protocol.runs) if Row.parse(place.row).trained else 1
+        for parameters, chosen, told in configurations:
+            console.line(f"{place.name}: {told}")
+            plans.append(
+                RetrainPlan(
+                    place=place,
+                    protocol=protocol,
+                    parameters=parameters,
+                    chosen=chosen,
+                    source=source,
+                    pixels=pixels,
+                    runs=runs,
+                    weights=args.weights,
+                )
             )
-        )
     work = held.enter_context(RetrainWork(plans, console.line))
     return None if work.exhausted else work
 
 
-def _published_parameters(
-    args: argparse.Namespace, space: "SearchSpace"
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Return the published configuration of a row, and where it comes from."""
+# A configuration to retrain: its parameters, where they come from, and that in words.
+_Choice = tuple[dict[str, float], dict[str, Any], str]
+
+
+def _describe_choice(record: "TrainingRecord") -> _Choice:
+    assert record.result is not None
+    number, score = record.identity["number"], record.result["score"]
+    told = f"trial {number}, validation MAP@R {score:.4f}"
+    return record.identity["parameters"], {"trial": number, "score": score}, told
+
+
+def _configure_unsearched(args: argparse.Namespace, space: "SearchSpace") -> _Choice:
+    """Return the published configuration of a row, or that of the row without any."""
     from wpm.spaces import published_thresholds
 
+    if not space.row.trained:
+        return {}, {"trial": None, "score": None}, "the trunk as it comes, without training"
     point = space.find_published(args.dataset)
     thresholds = published_thresholds(args.search_spaces) if space.row.mined else {}
     parameters = space.complete({**thresholds, **point.parameters})
-    return parameters, {"trial": None, "score": None, "published": point.source}
+    chosen = {"trial": None, "score": None, "published": point.source}
+    return parameters, chosen, f"as published ({point.source})"
 
 
 def _run(args: argparse.Namespace, work: "WorkSource", console: "Console") -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analysis.options import build_parser, parse_count, require_study, run_main, select_studies
 from wpm.atomic import write_json
+from wpm.config import Row
 from wpm.errors import UserError
 from wpm.records import COMPLETE, StudyPlace, TrainingFolder
 
@@ -35,6 +36,8 @@ def export_run(place: StudyPlace, run: int, out: Path) -> list[Path]:
     Raises:
         UserError: no such run, or the folder is in use.
     """
+    if not Row.parse(place.row).trained:
+        raise UserError(f"study {place.name} trains no model: there is nothing to export")
     tested = [
         folder
         for folder in sorted(place.folder.glob("finals/*/seed-*"))

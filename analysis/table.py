@@ -225,7 +225,9 @@ def _tell(trial: int | str) -> str:
 
 def _name_trial(chosen: Mapping[str, Any]) -> int | str:
     """Say where a configuration comes from: a trial's number, or who published it."""
-    return "published" if chosen["trial"] is None else int(chosen["trial"])
+    if chosen["trial"] is None:
+        return "published" if "published" in chosen else "none"
+    return int(chosen["trial"])
 
 
 def _validation_score(chosen: Mapping[str, Any]) -> float:

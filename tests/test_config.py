@@ -11,6 +11,7 @@ from wpm.config import (
     Protocol,
     Row,
     TrainingConfig,
+    default_protocol,
     find_protocol,
     protocol_from_json,
 )
@@ -122,3 +123,20 @@ def test_negative_seed_is_refused() -> None:
 def test_configurations_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         make_config().seed = 4  # type: ignore[misc]
+
+
+def test_default_protocol_is_that_of_the_published_table() -> None:
+    published = {name: default_protocol(name) for name in ("cub200", "cars196", "sop")}
+    assert set(published.values()) == {"mlrc"}
+    assert {default_protocol(name) for name in ("glyphs", "omniglot", "folder")} == {"small"}
+
+
+def test_another_trunk_or_precision_is_another_protocol() -> None:
+    plain = find_protocol("mlrc", "cars196")
+    other = find_protocol("mlrc", "cars196", trunk="torchvision:resnet50", precision="bf16")
+    assert other.name == "mlrc-torchvision.resnet50-bf16"
+    assert dataclasses.replace(other, name="mlrc", trunk=plain.trunk, precision="float32") == plain
+    same = find_protocol("mlrc", "cars196", trunk="bninception", precision="float32")
+    assert same == plain
+    with pytest.raises(UserError, match="unknown precision 'fp8'; choose from float32, tf32, bf16"):
+        find_protocol("mlrc", "cars196", precision="fp8")

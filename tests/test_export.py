@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.export import main
+from analysis.export import export_run, main
 from tests.test_retrain import drain, retrain_plan
 from tests.tiny import make_pixels
 from wpm.errors import UserError
 from wpm.evaluate import mean_scores
 from wpm.model import load_exported
-from wpm.records import COMPLETE, read_finals
+from wpm.records import COMPLETE, StudyPlace, read_finals
 from wpm.retrain import RetrainWork
 from wpm.retrieval import retrieval_scores
 from wpm.study import StudyPlan
@@ -27,6 +27,12 @@ def exported(study_plan: StudyPlan, tmp_path: Path) -> Path:
     out = tmp_path / "exported"
     assert main(["--run-root", str(tmp_path / "runs"), "--out", str(out)]) == 0
     return out
+
+
+def test_row_without_training_has_nothing_to_export(tmp_path: Path) -> None:
+    place = StudyPlace(tmp_path, "glyphs", "small", "pretrained")
+    with pytest.raises(UserError, match="trains no model: there is nothing to export"):
+        export_run(place, 1, tmp_path / "out")
 
 
 def test_exported_models_reproduce_the_stored_test_scores(

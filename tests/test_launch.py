@@ -52,6 +52,11 @@ def images(tmp_path: Path) -> Path:
         (["--dataset", "folder", "--data-root", "{images}/class_00"], "holds images itself"),
         (["--best-only"], "no study glyphs/small/contrastive under"),
         (["--status"], "no studies under"),
+        (["--top", "2"], "--top needs --best-only after a search"),
+        (["--published"], "--published needs --best-only"),
+        (["--precision", "fp8"], "argument --precision: invalid choice: 'fp8'"),
+        (["--dataset", "cub200", "--weights", "random"], "cub200 is not at"),
+        (["--dataset", "cub200"], "no weights of trunk bninception at"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_one_line_and_exit_code_2(

@@ -15,7 +15,7 @@ LAYERS = [
     {"model", "losses"},
     {"batches"},
     {"evaluate"},
-    {"train"},
+    {"train", "pretrained"},
     {"records", "console"},
     {"jobs", "status"},
     {"final_test", "work", "exported"},

@@ -1,5 +1,6 @@
 """Final runs: which configuration, which work in which order, and what is not repeated."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,14 @@ from wpm.retrain import (
     RetrainPlan,
     RetrainWork,
     check_same_study,
-    choose_best_trial,
+    choose_best_trials,
 )
 from wpm.study import Study, StudyPlan
 from wpm.work import Work
 
 
 def retrain_plan(plan: StudyPlan, tmp_path: Path, runs: int = 2) -> RetrainPlan:
-    best = choose_best_trial(plan.place, allow_unfinished=False)
+    (best,) = choose_best_trials(plan.place, allow_unfinished=False)
     return RetrainPlan(
         place=plan.place,
         protocol=plan.protocol,
@@ -55,7 +56,8 @@ def finish(source: RetrainWork, work: Work) -> None:
 
 
 def test_best_complete_trial_is_chosen(study_plan: StudyPlan) -> None:
-    assert choose_best_trial(study_plan.place, allow_unfinished=False).identity["number"] == 1
+    (best,) = choose_best_trials(study_plan.place, allow_unfinished=False)
+    assert best.identity["number"] == 1
 
 
 def test_unfinished_study_is_refused_unless_allowed(tmp_path: Path) -> None:
@@ -63,8 +65,9 @@ def test_unfinished_study_is_refused_unless_allowed(tmp_path: Path) -> None:
     with Study(plan) as study:
         run_trial(study, lambda n: 0.5)
     with pytest.raises(UserError, match=r"unfinished: 1 of 2 trials ended; .*--allow-unfinished"):
-        choose_best_trial(plan.place, allow_unfinished=False)
-    assert choose_best_trial(plan.place, allow_unfinished=True).identity["number"] == 0
+        choose_best_trials(plan.place, allow_unfinished=False)
+    (best,) = choose_best_trials(plan.place, allow_unfinished=True)
+    assert best.identity["number"] == 0
 
 
 def test_study_without_a_complete_trial_is_refused(tmp_path: Path) -> None:
@@ -73,12 +76,12 @@ def test_study_without_a_complete_trial_is_refused(tmp_path: Path) -> None:
         study.ask()
         study.tell_lost(0, "killed")
     with pytest.raises(UserError, match="no complete trial among its 1"):
-        choose_best_trial(plan.place, allow_unfinished=False)
+        choose_best_trials(plan.place, allow_unfinished=False)
 
 
 def test_missing_study_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no study folder/smoke/contrastive .* run the search"):
-        choose_best_trial(make_plan(tmp_path).place, allow_unfinished=False)
+        choose_best_trials(make_plan(tmp_path).place, allow_unfinished=False)
 
 
 def test_other_protocol_or_images_are_refused(study_plan: StudyPlan) -> None:
@@ -180,3 +183,26 @@ def test_second_launch_is_refused(study_plan: StudyPlan, tmp_path: Path) -> None
         pytest.raises(UserError, match="in use by process"),
     ):
         RetrainWork([plan], lambda line: None)
+
+
+def test_top_configurations_come_best_first_and_none_twice(study_plan: StudyPlan) -> None:
+    best = choose_best_trials(study_plan.place, 9, allow_unfinished=False)
+    scores = [record.result["score"] for record in best if record.result is not None]
+    assert len(scores) > 1
+    assert scores == sorted(scores, reverse=True)
+    twin = TrainingFolder(study_plan.place.trial_folder(77))
+    twin.write_identity(best[1].identity)
+    twin.write_result(dict(best[1].result or {}))
+    assert choose_best_trials(study_plan.place, 9, allow_unfinished=True) == best
+
+
+def test_several_configurations_of_a_study_share_its_lock(
+    study_plan: StudyPlan, tmp_path: Path
+) -> None:
+    plan = retrain_plan(study_plan, tmp_path, runs=1)
+    other = dataclasses.replace(plan, parameters={"pos_margin": 0.1, "neg_margin": 0.7})
+    with RetrainWork([plan, other], lambda line: None) as source:
+        kinds = [p["kind"] for p in drain(source)]
+    assert kinds.count("test") == 2
+    finals, _ = read_finals(study_plan.place)
+    assert len(finals) == 2

@@ -11,6 +11,8 @@ from wpm.errors import UserError
 
 WPM_SUFFIX = "+wpm"
 MINER_PARAMETERS = ("embedding_dropout", "channel_dropout", "sharpness")
+PRETRAINED = "pretrained"  # the row that shows the trunk as it comes, without training
+PRECISIONS = ("float32", "tf32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class Row:
                 f"row {name!r} is not LOSS or LOSS{WPM_SUFFIX} (small letters, digits, '_')"
             )
         return cls(loss=loss, mined=name != loss)
+
+    @property
+    def trained(self) -> bool:
+        """Whether there is anything to search and train."""
+        return self.loss != PRETRAINED
 
     def __str__(self) -> str:
         return self.loss + WPM_SUFFIX * self.mined
@@ -82,6 +89,8 @@ class Protocol:
     # budgets unless the command line says otherwise
     trials: int
     runs: int
+    # of trunk and embedder: "float32" as published, "tf32", or "bf16" (autocast)
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -91,6 +100,10 @@ class Protocol:
         if self.crop > self.resize:
             raise UserError(
                 f"protocol {self.name}: crop {self.crop} px exceeds resize {self.resize} px"
+            )
+        if self.precision not in PRECISIONS:
+            raise UserError(
+                f"unknown precision {self.precision!r}; choose from {', '.join(PRECISIONS)}"
             )
 
     def batch_size(self) -> int:
@@ -185,17 +198,36 @@ _PER_DATASET: dict[tuple[str, str], dict[str, Any]] = {
 }
 _PRESETS = {preset.name: preset for preset in (_SMALL, _MLRC, _SMOKE)}
 PROTOCOL_NAMES = tuple(_PRESETS)
+_PUBLISHED_DATASETS = tuple(dataset for name, dataset in _PER_DATASET if name == _MLRC.name)
 
 
-def find_protocol(name: str, dataset: str) -> Protocol:
+def default_protocol(dataset: str) -> str:
+    """Return the protocol of a data set's published table, where it has one, else the small one."""
+    return _MLRC.name if dataset in _PUBLISHED_DATASETS else _SMALL.name
+
+
+def find_protocol(
+    name: str, dataset: str, *, trunk: str | None = None, precision: str | None = None
+) -> Protocol:
     """Return the preset `name` as it applies to a data set.
 
+    Args:
+        name: of the preset.
+        dataset: name of the data set.
+        trunk: another trunk than the preset's. The protocol's name tells, so that its studies
+            lie apart from those of the preset.
+        precision: another precision than the preset's; the name tells as well.
+
     Raises:
-        UserError: no such preset; the message lists the choices.
+        UserError: no such preset or precision; the message lists the choices.
     """
     if name not in _PRESETS:
         raise UserError(f"unknown protocol {name!r}; choose from {', '.join(_PRESETS)}")
-    return dataclasses.replace(_PRESETS[name], **_PER_DATASET.get((name, dataset), {}))
+    protocol = dataclasses.replace(_PRESETS[name], **_PER_DATASET.get((name, dataset), {}))
+    changes = {"trunk": trunk, "precision": precision}
+    wanted = {k: v for k, v in changes.items() if v not in (None, getattr(protocol, k))}
+    suffixes = [str(value).replace(":", ".") for value in wanted.values()]
+    return dataclasses.replace(protocol, name="-".join([name, *suffixes]), **wanted)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Archive:
 
     Attributes:
         url: its address.
-        checksum: "md5:HEX" or "sha256:HEX"; HEX alone is SHA-256.
+        checksum: "md5:HEX" or "sha256:HEX"; HEX alone is SHA-256; its first digits are enough.
         file_name: its name on disk, where the address does not end in one.
         elsewhere: what else to do by hand once the address is dead, as an error says it.
     """
@@ -396,7 +396,7 @@ def _verify(file: Path, archive: Archive, by_hand: str) -> None:
     algorithm, _, expected = archive.checksum.rpartition(":")
     algorithm = algorithm or "sha256"
     found = _digest_of(file, algorithm)
-    if found != expected:
+    if not found.startswith(expected):
         raise UserError(
             f"{file}: has {_CHECKSUM_NAMES[algorithm]} {found[:12]}..., but {archive.url} has "
             f"{expected[:12]}...; delete it and {by_hand}"

@@ -13,7 +13,6 @@ from wpm.retrieval import RetrievalScores, retrieval_scores
 EVALUATION_BATCH = 256
 
 
-@torch.no_grad()
 def embed_images(model: EmbeddingModel, batches: BatchMaker, indices: Tensor) -> Tensor:
     """Embed images without dropout or augmentation.
 
@@ -25,11 +24,28 @@ def embed_images(model: EmbeddingModel, batches: BatchMaker, indices: Tensor) ->
     Returns:
         (N, D) unit-norm float32 embeddings, on the model's device.
     """
+    return normalize(extract_features(model, batches, indices), dim=1)
+
+
+@torch.no_grad()
+def extract_features(model: EmbeddingModel, batches: BatchMaker, indices: Tensor) -> Tensor:
+    """Run images through a model without dropout or augmentation.
+
+    Args:
+        model: put into evaluation mode here.
+        batches: source of the images.
+        indices: (N,) positions.
+
+    Returns:
+        (N, D) float32 outputs, not normalised, on the model's device.
+    """
     model.eval()
-    embeddings = [
-        model(batches.evaluation_batch(part)[0]).float() for part in indices.split(EVALUATION_BATCH)
-    ]
-    return normalize(torch.cat(embeddings), dim=1)
+    return torch.cat(
+        [
+            model(batches.evaluation_batch(part)[0]).float()
+            for part in indices.split(EVALUATION_BATCH)
+        ]
+    )
 
 
 def concatenate_embeddings(embeddings: Sequence[Tensor]) -> Tensor:

@@ -10,13 +10,14 @@ from safetensors.torch import load_file
 
 from wpm.atomic import write_json
 from wpm.batches import BatchMaker
-from wpm.config import Protocol, protocol_from_json
+from wpm.config import Protocol, Row, protocol_from_json
 from wpm.datasets import DataSource, load_index
 from wpm.errors import UserError
 from wpm.evaluate import score_models
 from wpm.jobs import StepResult, choose_device, model_file
 from wpm.model import EmbeddingModel, build_model
 from wpm.pixels import Pixels, build_pixels
+from wpm.pretrained import score_pretrained
 from wpm.records import COMPLETE, StudyPlace, note_test_access, provenance, timestamp
 from wpm.splits import class_disjoint_splits
 
@@ -65,13 +66,19 @@ class TestJob:
         place = StudyPlace(Path(payload["run_root"]), *payload["study"])
         pixels = open_test_images(source, protocol, place, reason=f"test of {folder}")
         device = choose_device()
-        models = [
-            load_model(folder / f"fold-{k}" / model_file(k), protocol, pixels.channels, device)
-            for k in range(protocol.folds)
-        ]
-        batches = BatchMaker(pixels, protocol, models[0].trunk.input_spec, device)
-        everything = torch.arange(len(pixels))
-        separated, concatenated = score_models(models, batches, everything, pixels.labels)
+        if Row.parse(place.row).trained:
+            models = [
+                load_model(folder / f"fold-{k}" / model_file(k), protocol, pixels.channels, device)
+                for k in range(protocol.folds)
+            ]
+            batches = BatchMaker(pixels, protocol, models[0].trunk.input_spec, device)
+            everything = torch.arange(len(pixels))
+            separated, concatenated = score_models(models, batches, everything, pixels.labels)
+        else:
+            trainval = Pixels(Path(payload["pixels"]))
+            separated, concatenated = score_pretrained(
+                protocol, payload["weights"], trainval, pixels, device
+            )
         result = {
             "state": COMPLETE,
             "seed": payload["seed"],
@@ -108,9 +115,26 @@ def load_model(
 
 
 def test_payload(
-    place: StudyPlace, source: DataSource, protocol: Protocol, folder: Path, seed: int
+    place: StudyPlace,
+    source: DataSource,
+    protocol: Protocol,
+    folder: Path,
+    seed: int,
+    *,
+    pixels: Path,
+    weights: str,
 ) -> dict[str, Any]:
-    """Describe the test of one run in plain JSON types."""
+    """Describe the test of one run in plain JSON types.
+
+    Args:
+        place: the study.
+        source: where the images are.
+        protocol: of the study.
+        folder: of the run.
+        seed: of the run.
+        pixels: cache of trainval images, which the row without training fits its PCA on.
+        weights: file of the trunk's weights, or "random"; for that row as well.
+    """
     return {
         "kind": "test",
         "folder": str(folder),
@@ -121,6 +145,8 @@ def test_payload(
         "data_root": None if source.data_root is None else str(source.data_root),
         "work_root": str(source.work_root),
         "protocol": asdict(protocol),
+        "pixels": str(pixels),
+        "weights": weights,
     }
 
 

@@ -25,7 +25,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -33,6 +33,7 @@ from typing import Any
 
 from wpm import __version__
 from wpm.atomic import DamagedFileError, is_locked, read_json, write_bytes, write_json
+from wpm.config import Protocol
 from wpm.errors import UserError
 
 FORMAT = 1  # raise when a reader of the old layout would misread the new
@@ -40,6 +41,7 @@ FORMAT = 1  # raise when a reader of the old layout would misread the new
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 RUNNING, COMPLETE, PRUNED, FAILED = "running", "complete", "pruned", "failed"
+_PROTOCOL_DEFAULTS = {f.name: f.default for f in fields(Protocol) if f.default is not MISSING}
 
 
 @dataclass(frozen=True)
@@ -241,6 +243,9 @@ def read_study(place: StudyPlace) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = read_json(path)
     check_format(content, path)
+    # A study of an earlier version was run under the defaults of what has been added since.
+    identity = content["identity"]
+    identity["protocol"] = {**_PROTOCOL_DEFAULTS, **identity.get("protocol", {})}
     return content
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wpm.atomic import hold_lock, write_json
-from wpm.config import Protocol, TrainingConfig, protocol_from_json
+from wpm.config import Protocol, Row, TrainingConfig, protocol_from_json
 from wpm.console import format_eta
 from wpm.datasets import DataSource
 from wpm.errors import UserError
@@ -67,11 +67,14 @@ class RetrainPlan:
         return self.folder / f"seed-{FIRST_SEED + run}"
 
 
-def choose_best_trial(place: StudyPlace, *, allow_unfinished: bool) -> TrainingRecord:
-    """Return a study's best complete trial.
+def choose_best_trials(
+    place: StudyPlace, count: int = 1, *, allow_unfinished: bool
+) -> list[TrainingRecord]:
+    """Return a study's best complete trials, the best first, no configuration twice.
 
     Args:
         place: the study.
+        count: how many; fewer where fewer are complete.
         allow_unfinished: take the best so far of a study whose budget is not used up.
 
     Raises:
@@ -95,7 +98,11 @@ def choose_best_trial(place: StudyPlace, *, allow_unfinished: bool) -> TrainingR
             f"study {place.name} has no complete trial among its {len(records)}; see --status, and "
             "search with more --trials"
         )
-    return max(complete, key=_score_of)
+    ranked = sorted(complete, key=_score_of, reverse=True)
+    first: dict[str, TrainingRecord] = {}
+    for record in ranked:
+        first.setdefault(configuration_key(record.identity["parameters"]), record)
+    return list(first.values())[:count]
 
 
 def check_same_study(place: StudyPlace, protocol: Protocol, pixels: Path, weights: str) -> None:
@@ -150,9 +157,10 @@ class RetrainWork:
         self._started_at, self._ends = time.monotonic(), 0
         self._held = ExitStack()
         try:
+            for place in dict.fromkeys(plan.place for plan in plans):
+                what = f"study {place.name}"
+                self._held.enter_context(hold_lock(place.lock, wait_s=0, what=what))
             for plan in plans:
-                what = f"study {plan.place.name}"
-                self._held.enter_context(hold_lock(plan.place.lock, wait_s=0, what=what))
                 self._write_final(plan)
         except BaseException:
             self._held.close()
@@ -184,7 +192,7 @@ class RetrainWork:
     def _enqueue(self, plan: RetrainPlan, run: int) -> None:
         if (plan.seed_folder(run) / "result.json").exists():
             return
-        folds = range(plan.protocol.folds)
+        folds = range(plan.protocol.folds if Row.parse(plan.place.row).trained else 0)
         missing = {k for k in folds if self._fold_state(plan, run, k) != COMPLETE}
         if any(self._fold_state(plan, run, k) == FAILED for k in folds):
             self._record_failure(plan, run, "a fold failed in an earlier launch")
@@ -204,7 +212,15 @@ class RetrainWork:
         if self._tests:
             plan, run = self._tests.popleft()
             folder, seed = plan.seed_folder(run), FIRST_SEED + run
-            payload = test_payload(plan.place, plan.source, plan.protocol, folder, seed)
+            payload = test_payload(
+                plan.place,
+                plan.source,
+                plan.protocol,
+                folder,
+                seed,
+                pixels=plan.pixels,
+                weights=plan.weights,
+            )
             return self._hand_out(plan, run, None, payload)
         while self._trainings:
             plan, run, fold = self._trainings.popleft()

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wpm.config import MINER_PARAMETERS, Row
+from wpm.config import MINER_PARAMETERS, PRETRAINED, Row
 from wpm.errors import UserError
 
-# Rows of the published table that are trained, in its order; `--rows all`.
+# Rows of the published table, in its order; `--rows all`.
 TABLE_ROWS = (
+    PRETRAINED,
     "ntxent", "proxy_nca", "margin_per_class", "normalized_softmax", "cosface", "arcface",
     "fast_ap", "snr_contrastive", "multi_similarity_miner", "soft_triple",
     "contrastive", "contrastive+wpm", "triplet", "triplet+wpm", "margin", "margin+wpm",
