@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from wpm.bninception import BNInception, load_bninception_weights
 from wpm.config import Protocol
 from wpm.errors import UserError
+from wpm.precision import autocast
 from wpm.trunk import ConvNet, Trunk
 
 
@@ -53,14 +54,16 @@ class ViewMasks:
 class EmbeddingModel(nn.Module):
     """A trunk and a linear embedder."""
 
-    def __init__(self, trunk: Trunk, embedding_dim: int) -> None:
+    def __init__(self, trunk: Trunk, embedding_dim: int, precision: str = "float32") -> None:
         """Join a trunk and a new embedder.
 
         Args:
             trunk: see `Trunk`.
             embedding_dim: D of the embeddings.
+            precision: of a protocol; with "bf16" both run in bfloat16, with float32 weights.
         """
         super().__init__()
+        self._precision = precision
         self.trunk = trunk
         self.embedder = nn.Linear(trunk.feature_dim, embedding_dim)
 
@@ -73,8 +76,9 @@ class EmbeddingModel(nn.Module):
         Returns:
             (B, D) embeddings, not normalised.
         """
-        embeddings: Tensor = self.embedder(self.trunk.body(self.trunk.stem(images)))
-        return embeddings
+        with autocast(self._precision, images.device):
+            embeddings: Tensor = self.embedder(self.trunk.body(self.trunk.stem(images)))
+        return embeddings.to(images.dtype)
 
     def make_views(self, images: Tensor, masks: ViewMasks) -> Tensor:
         """Embed a batch under every mask.
@@ -88,11 +92,12 @@ class EmbeddingModel(nn.Module):
         Returns:
             (T * K, B, D) views, not normalised; view v is pass v // K, mask v % K.
         """
-        features = self.trunk.stem(images)
         passes, batch = masks.channel.shape[:2]
-        dropped = features * masks.channel[:, :, :, None, None]
-        embeddings = self.embedder(self.trunk.body(dropped.flatten(0, 1)))
-        views: Tensor = embeddings.view(passes, 1, batch, -1) * masks.embedding
+        with autocast(self._precision, images.device):
+            features = self.trunk.stem(images)
+            dropped = features * masks.channel[:, :, :, None, None]
+            embeddings = self.embedder(self.trunk.body(dropped.flatten(0, 1)))
+        views: Tensor = embeddings.view(passes, 1, batch, -1).to(images.dtype) * masks.embedding
         return views.flatten(0, 1)
 
     def sample_masks(
@@ -159,7 +164,8 @@ def build_model(
     # Layers draw from the global generator: fork it so that nobody else's numbers move.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = EmbeddingModel(_TRUNKS[protocol.trunk](channels), protocol.embedding_dim)
+        trunk = _TRUNKS[protocol.trunk](channels)
+        model = EmbeddingModel(trunk, protocol.embedding_dim, protocol.precision)
     if weights != RANDOM_WEIGHTS and needs_weights(protocol.trunk):
         _LOADERS[protocol.trunk](model.trunk, Path(weights))
     return model

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from wpm.precision import float32_products
+
 # Queries are scored in chunks so that memory beyond the embeddings stays bounded on large sets.
 CHUNK_BYTES = 256 * 2**20
 
@@ -114,7 +116,8 @@ class _NearestReferences:
         if self._index is not None:
             _, found = self._index.search(np.ascontiguousarray(queries.numpy()), k + 1)
             return _drop_own(torch.from_numpy(found), own)
-        similarity = queries @ self._unit.T
+        with float32_products("float32"):  # tf32 would order near neighbours anew
+            similarity = queries @ self._unit.T
         similarity[torch.arange(len(own), device=own.device), own] = -torch.inf
         return similarity.topk(k, dim=1).indices
 

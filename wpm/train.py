@@ -19,6 +19,7 @@ from wpm.evaluate import embed_images
 from wpm.losses import build_loss
 from wpm.model import EmbeddingModel, build_model, freeze_batch_norm
 from wpm.pixels import Pixels
+from wpm.precision import float32_products
 from wpm.retrieval import retrieval_scores
 from wpm.splits import Fold, class_disjoint_splits
 
@@ -312,11 +313,12 @@ class Training:
         protocol = self._config.protocol
         epoch = self.epoch + 1
         is_validation = epoch % protocol.validation_interval == 0 or epoch == protocol.max_epochs
-        for fold in self.folds:
-            if not fold.stopped:
-                fold.train_epoch(epoch)
-                if is_validation:
-                    fold.validate(epoch)
+        with float32_products(protocol.precision):
+            for fold in self.folds:
+                if not fold.stopped:
+                    fold.train_epoch(epoch)
+                    if is_validation:
+                        fold.validate(epoch)
         self.epoch = epoch
         if not is_validation:
             return None
