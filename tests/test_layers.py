@@ -11,7 +11,7 @@ LAYERS = [
     {"atomic", "splits", "tables"},
     {"config", "retrieval", "glyphs"},
     {"datasets", "spaces"},
-    {"published_sets", "pixels", "within_pair", "bninception"},
+    {"published_sets", "pixels", "within_pair", "bninception", "zoo_trunks"},
     {"model", "losses"},
     {"batches"},
     {"evaluate"},

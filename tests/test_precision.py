@@ -43,9 +43,12 @@ def test_a_training_sets_the_products_of_its_protocol(
     config = dataclasses.replace(make_config(), protocol=protocol)
     training = Training(config, make_pixels(tmp_path), CPU)
     validate = training.folds[0].validate
-    monkeypatch.setattr(
-        training.folds[0], "validate", lambda epoch: (seen.append(knobs()), validate(epoch))
-    )
+
+    def validate_and_look(epoch: int) -> None:
+        seen.append(knobs())
+        validate(epoch)
+
+    monkeypatch.setattr(training.folds[0], "validate", validate_and_look)
     training.run_epoch()
     assert seen == [("tf32", "tf32")]
 
