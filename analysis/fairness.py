@@ -58,8 +58,8 @@ def find_footnotes(rows: Sequence[RowRecord]) -> dict[str, list[str]]:
     twins = {row.name: _find_twin(row, rows) for row in rows}
     return {
         row.name: [
-            *_describe_runs(row, most),
-            *_describe_search(row),
+            *describe_runs(row, most),
+            *describe_search(row),
             *(describe_budgets(*twins[row.name]) if twins[row.name] else []),
             *describe_settings(row, rows[0]),
         ]
@@ -75,7 +75,13 @@ def _find_twin(row: RowRecord, rows: Sequence[RowRecord]) -> tuple[RowRecord, ..
     return tuple(by_name[name] for name in pair) if all(name in by_name for name in pair) else ()
 
 
-def _describe_runs(row: RowRecord, most: int) -> list[str]:
+def describe_runs(row: RowRecord, most: int) -> list[str]:
+    """Say what is missing or chosen among the final runs of a row.
+
+    Args:
+        row: the row.
+        most: the largest number of tested runs among the rows that it stands beside.
+    """
     finals = row.finals
     if finals is None:
         return []
@@ -102,7 +108,8 @@ def _describe_runs(row: RowRecord, most: int) -> list[str]:
     return lines
 
 
-def _describe_search(row: RowRecord) -> list[str]:
+def describe_search(row: RowRecord) -> list[str]:
+    """Say whether the search of a row has trials to go."""
     if len(row.ended) >= row.wanted:
         return []
     return [f"{row.name}: unfinished search, {row.budget} trials ended"]

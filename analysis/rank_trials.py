@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from analysis.conditions import Condition, parse_conditions
 from analysis.edges import EdgeDistance
+from analysis.layout import format_csv, format_percent, with_notes
 from analysis.options import (
     build_parser,
     parse_count,
@@ -89,13 +90,9 @@ def compare_trace(ranking: Ranking) -> str:
     theirs = [published[count - 1] if count <= len(published) else None for count in _TRACE_COUNTS]
     return (
         f"best MAP@R % so far after {' / '.join(map(str, _TRACE_COUNTS))} complete trials: "
-        f"ours {' / '.join(map(_format_percent, ours))}, "
-        f"published {' / '.join(map(_format_percent, theirs))}"
+        f"ours {' / '.join(map(format_percent, ours))}, "
+        f"published {' / '.join(map(format_percent, theirs))}"
     )
-
-
-def _format_percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{100 * fraction:.2f}"
 
 
 def format_rankings(rankings: Sequence[Ranking], style: str, choice: Choice) -> str:
@@ -122,19 +119,13 @@ def _format_block(ranking: Ranking, style: str, choice: Choice) -> str:
         heading += f", {len(chosen)} of {len(ranking.trials)} meet the conditions"
     if len(shown) < len(chosen):
         heading += f", the first {len(shown)} of {len(chosen)} shown"
-    notes = _describe_ranking(ranking, choice)
-    if style == "markdown":
-        heading = f"### {heading}\n"
-        notes = ["", *(f"- {note}" for note in notes)] if notes else []
-    else:
-        notes = [f"note: {note}" for note in notes]
     if not shown:
         table = "no trials yet" if not ranking.trials else "no trial meets the conditions"
     else:
         names = choice.columns or _usual_columns(ranking, shown)
         rows = [[_show(trial, name, choice) for name in names] for trial in shown]
         table = format_table([find_column(name).heading for name in names], rows, style)
-    return "\n".join([heading, table, *notes])
+    return with_notes(heading, table, _describe_ranking(ranking, choice), style)
 
 
 def _usual_columns(ranking: Ranking, shown: Sequence[RankedTrial]) -> list[str]:
@@ -187,9 +178,7 @@ def _format_csv(rankings: Sequence[Ranking], choice: Choice) -> str:
         names = [*before, *parameter_names(shown), "reason"]
     columns = [find_column(name) for name in names]
     values = [[column.value(trial) for column in columns] for trial in shown]
-    return format_table(
-        names, [["" if value is None else value for value in row] for row in values], "csv"
-    )
+    return format_csv(names, values)
 
 
 def _print_rankings(args: argparse.Namespace) -> None:

@@ -1,5 +1,6 @@
 """What the scripts read of a study: its search, and the final runs of its configurations."""
 
+import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,6 +85,7 @@ class RowRecord:
         trials: those with readable records, by number.
         configurations: those with final runs, the best in validation first: a choice by test
             score would flatter the row.
+        label: a name for people where the row's own would be ambiguous.
     """
 
     place: StudyPlace
@@ -91,11 +93,12 @@ class RowRecord:
     wanted: int
     trials: Sequence[TrialOutcome]
     configurations: Sequence[FinalRuns]
+    label: str = ""
 
     @property
     def name(self) -> str:
         """The row's name."""
-        return self.place.row
+        return self.label or self.place.row
 
     @property
     def ended(self) -> Sequence[TrialOutcome]:
@@ -141,6 +144,16 @@ class RowRecord:
     def epochs(self) -> int:
         """Epochs that the trials were trained, in all."""
         return sum(trial.epochs for trial in self.trials)
+
+
+def add_score_flags(parser: argparse._ActionsContainer) -> None:
+    """Add the flags that choose which test score is looked at."""
+    parser.add_argument(
+        "--view", choices=VIEWS, default="concatenated", help="of the test score [concatenated]"
+    )
+    parser.add_argument(
+        "--metric", choices=list(METRICS), default="map_at_r", help="of the test [map_at_r]"
+    )
 
 
 def read_row(place: StudyPlace) -> tuple[RowRecord, list[str]]:

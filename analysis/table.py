@@ -10,6 +10,7 @@ from typing import Any
 
 from analysis.costs import format_hours
 from analysis.fairness import find_footnotes
+from analysis.layout import format_csv, format_mean, format_points, with_notes
 from analysis.options import build_parser, read_studies, report_problems, run_main, select_studies
 from analysis.reference import DIMENSIONS, PUBLISHED, Scores, add_against, read_scores
 from analysis.rows import METRICS, VIEWS, FinalRuns, RowRecord, read_row
@@ -228,7 +229,7 @@ def _format_block(block: Block, style: str) -> str:
     ]
     columns = ["row", *columns, "runs", "best trial", "trials", "search h", "runs h"]
     notes = [*describe_block(block), *footnotes.lines]
-    return _with_notes(heading, format_table(columns, rows, style), notes, style)
+    return with_notes(heading, format_table(columns, rows, style), notes, style)
 
 
 def _format_counts(line: Line) -> list[Any]:
@@ -240,16 +241,6 @@ def _format_counts(line: Line) -> list[Any]:
         format_hours(line.row.search_hours) if line.row else "-",
         format_hours(line.row.final_hours) if line.row else "-",
     ]
-
-
-def _with_notes(heading: str, table: str, notes: Sequence[str], style: str) -> str:
-    if style == LATEX:
-        return "\n".join([f"% {heading}", "% \\usepackage{booktabs}", table,
-                          *(f"% note: {line}" for line in notes)])  # fmt: skip
-    if style == "markdown":
-        bullets = ["", *(f"- {line}" for line in notes)] if notes else []
-        return "\n".join([f"### {heading}\n", table, *bullets])
-    return "\n".join([heading, table, *(f"note: {line}" for line in notes)])
 
 
 def format_side_by_side(blocks: Sequence[Block], style: str) -> str:
@@ -304,7 +295,7 @@ def _format_beside(protocol: str, blocks: Sequence[Block], style: str) -> str:
         for line in [*_describe_counts(block), *describe_block(block)]
     ]
     heading = f"protocol {protocol}: test scores in percent"
-    return _with_notes(heading, table, [*notes, *footnotes.lines], style)
+    return with_notes(heading, table, [*notes, *footnotes.lines], style)
 
 
 def _view_label(block: Block, view: str) -> str:
@@ -338,18 +329,10 @@ def _published_order(row: str) -> tuple[int, str, bool]:
 def _format_cells(line: Line, missing: str, mark: str) -> Iterator[str]:
     for view in VIEWS:
         for metric in METRICS:
-            own = _format_own(line.scores(view, metric), missing)
+            own = format_mean(line.scores(view, metric), missing)
             own += mark if own else ""
             published = _format_published(line, view, metric)
             yield " ".join(part for part in (own, published) if part)
-
-
-def _format_own(scores: Sequence[float], missing: str) -> str:
-    if not scores:
-        return missing
-    half_width = confidence_half_width(scores)
-    interval = "" if half_width is None else f" ± {100 * half_width:.2f}"
-    return f"{100 * mean(scores):.2f}{interval}"
 
 
 def _format_published(line: Line, view: str, metric: str) -> str:
@@ -359,8 +342,7 @@ def _format_published(line: Line, view: str, metric: str) -> str:
     difference = _difference(line, view, metric)
     if difference is None:
         return f"({100 * published:.2f})"
-    points = round(100 * difference, 2) + 0.0  # no -0.00
-    return f"({100 * published:.2f}, {points:+.2f})"
+    return f"({100 * published:.2f}, {format_points(difference)})"
 
 
 def _difference(line: Line, view: str, metric: str) -> float | None:
@@ -382,8 +364,7 @@ def _format_csv(blocks: Sequence[Block]) -> str:
     columns += ["n", "failed_runs", "trial", "validation_map_at_r", "trials_ended", "trials_wanted",
                 "search_device_hours", "final_device_hours", "notes"]  # fmt: skip
     rows = [_csv_cells(block, line, compared) for block in blocks for line in block.lines]
-    cells = [["" if cell is None else cell for cell in row] for row in rows]
-    return format_table(columns, cells, "csv")
+    return format_csv(columns, rows)
 
 
 def _csv_cells(block: Block, line: Line, compared: bool) -> list[Any]:

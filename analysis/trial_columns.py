@@ -7,6 +7,7 @@ from typing import Any
 
 from analysis.conditions import Condition, check_names
 from analysis.costs import format_hours
+from analysis.layout import format_percent
 from analysis.ranking import RankedTrial
 
 _REASON_WIDTH = 100
@@ -29,10 +30,6 @@ class Column:
     numeric: bool = True
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f}"
-
-
 def _shorten(reason: str) -> str:
     """Return a reason in one cell of one line; CSV has the whole of it."""
     return textwrap.shorten(reason, _REASON_WIDTH, placeholder=" ...")
@@ -45,13 +42,13 @@ COLUMNS: Mapping[str, Column] = {
     "rank": Column("rank", lambda trial: trial.rank),
     "trial": Column("trial", lambda trial: trial.number),
     "state": Column("state", lambda trial: trial.state_name, numeric=False),
-    "score": Column("MAP@R %", lambda trial: trial.score, _percent),
-    "score_deviation": Column("± sd", lambda trial: trial.deviation, _percent),
+    "score": Column("MAP@R %", lambda trial: trial.score, format_percent),
+    "score_deviation": Column("± sd", lambda trial: trial.deviation, format_percent),
     "epochs": Column("epochs", lambda trial: trial.epochs),
     "seconds": Column("seconds", lambda trial: trial.seconds, "{:.0f}".format),
     "device_hours": Column("device-h", lambda trial: trial.hours, format_hours),
     "edge_distance": Column(
-        "to edge %", lambda trial: trial.edges[0].share if trial.edges else None, _percent
+        "to edge %", lambda trial: trial.edges[0].share if trial.edges else None, format_percent
     ),
     "edge": Column(
         "edge",
