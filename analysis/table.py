@@ -8,26 +8,15 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-from analysis.options import (
-    build_parser,
-    read_studies,
-    report_problems,
-    require_study,
-    run_main,
-    select_studies,
-)
+from analysis.costs import format_hours
+from analysis.fairness import find_footnotes
+from analysis.layout import format_csv, format_mean, format_points, with_notes
+from analysis.options import build_parser, read_studies, report_problems, run_main, select_studies
 from analysis.reference import DIMENSIONS, PUBLISHED, Scores, add_against, read_scores
+from analysis.rows import METRICS, VIEWS, FinalRuns, RowRecord, read_row
 from analysis.statistics import confidence_half_width, mean
 from wpm.config import WPM_SUFFIX
 from wpm.errors import UserError
-from wpm.records import (
-    COMPLETE,
-    FAILED,
-    RUNNING,
-    StudyPlace,
-    read_finals,
-    read_trials,
-)
 from wpm.tables import FORMATS, LATEX, format_latex, format_table
 
 DESCRIPTION = """Print the results table: the test scores of the rows' final runs.
@@ -35,8 +24,9 @@ DESCRIPTION = """Print the results table: the test scores of the rows' final run
 P@1, R-precision and MAP@R, concatenated (the fold models of a run together) and separated (each
 alone, averaged): mean ± half-width of the 95% confidence interval (Student t) over the runs; a
 single run has no interval. Percent for people, fractions in CSV. '-': no final runs.
-Column "best trial" is the configuration, the best of the search by validation MAP@R; column
-"trials" is the search's budget, ended/wanted.
+Column "best trial" is the configuration, the best of the search by validation MAP@R; "trials" is
+the search's budget, ended/wanted; "search h" and "runs h" are device-hours: of all trials, and of
+the final runs. [1], [2], ...: what is unequal or unfinished about a number, said below the table.
 
 --against published adds (published number, ours minus it in percentage points), and the published
 rows that were not run here. --format latex and --side-by-side use the published layout: a protocol
@@ -46,65 +36,6 @@ EXAMPLES = """  python -m analysis.table --dataset omniglot
   python -m analysis.table --dataset omniglot --row contrastive contrastive+wpm --format markdown
   python -m analysis.table --dataset cub200 cars196 --against published --format latex
 """
-
-_VIEWS = ("concatenated", "separated")
-_METRICS = {"precision_at_1": "P@1", "r_precision": "RP", "map_at_r": "MAP@R"}
-
-
-@dataclass(frozen=True)
-class FinalRuns:
-    """One configuration's final runs.
-
-    Attributes:
-        trial: number of the trial that it comes from, or "published".
-        score: validation MAP@R of that trial; -inf for a published configuration.
-        tested: result.json of the runs that were tested.
-        failed: how many runs failed.
-        pending: how many runs have begun and not ended.
-    """
-
-    trial: int | str
-    score: float
-    tested: Sequence[Mapping[str, Any]]
-    failed: int
-    pending: int
-
-    def scores(self, view: str, metric: str) -> list[float]:
-        """Return a score of every tested run."""
-        return [result[view][metric] for result in self.tested]
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A line of the table.
-
-    Attributes:
-        place: the study.
-        identity: of the study: protocol, images and more.
-        ended: trials that ended.
-        wanted: trials of its budget.
-        best: number and score of its best complete trial, None if there is none.
-        finals: the final runs of its best configuration, None if there are none.
-        configurations: how many configurations were trained finally.
-    """
-
-    place: StudyPlace
-    identity: Mapping[str, Any]
-    ended: int
-    wanted: int
-    best: tuple[int, float] | None
-    finals: FinalRuns | None
-    configurations: int
-
-    @property
-    def name(self) -> str:
-        """The row's name."""
-        return self.place.row
-
-    @property
-    def budget(self) -> str:
-        """Trials ended of trials wanted."""
-        return f"{self.ended}/{self.wanted}"
 
 
 @dataclass(frozen=True)
@@ -120,7 +51,7 @@ class Block:
 
     dataset: str
     protocol: str
-    rows: Sequence[TableRow]
+    rows: Sequence[RowRecord]
     published: Mapping[str, Scores] | None = None
 
     @property
@@ -152,7 +83,7 @@ class Line:
     """
 
     name: str
-    row: TableRow | None = None
+    row: RowRecord | None = None
     published: Scores = field(default_factory=dict)
 
     @property
@@ -165,78 +96,12 @@ class Line:
         return self.finals.scores(view, metric) if self.finals else []
 
 
-def read_row(place: StudyPlace) -> tuple[TableRow, list[str]]:
-    """Read what the table says about a study.
-
-    Returns:
-        The row, and a line for each damaged record.
-
-    Raises:
-        UserError: study.json is damaged.
-    """
-    study = require_study(place)
-    records, problems = read_trials(place)
-    finals, more_problems = read_final_runs(place)
-    complete = [
-        (int(record.identity["number"]), float(record.result["score"]))
-        for record in records
-        if record.result is not None and record.state == COMPLETE
-    ]
-    row = TableRow(
-        place=place,
-        identity=study["identity"],
-        ended=sum(record.state != RUNNING for record in records),
-        wanted=study["trials"],
-        best=max(complete, key=lambda trial: trial[1], default=None),
-        # The best by validation: a choice by test score would flatter the row.
-        finals=max(finals, key=lambda final: final.score, default=None),
-        configurations=len(finals),
-    )
-    return row, problems + more_problems
-
-
-def read_final_runs(place: StudyPlace) -> tuple[list[FinalRuns], list[str]]:
-    """Read the final runs of all configurations of a study.
-
-    Returns:
-        The readable ones, and a line for each damaged record.
-    """
-    records, problems = read_finals(place)
-    finals = [
-        FinalRuns(
-            trial=_name_trial(record.content["chosen"]),
-            score=_validation_score(record.content["chosen"]),
-            tested=record.with_state(COMPLETE),
-            failed=len(record.with_state(FAILED)),
-            pending=record.results.count(None),
-        )
-        for record in records
-    ]
-    return finals, problems
-
-
 def _finite(score: float) -> float | None:
     return score if math.isfinite(score) else None
 
 
-def _tell(trial: int | str) -> str:
-    return f"trial {trial}" if isinstance(trial, int) else f"the {trial} configuration"
-
-
-def _name_trial(chosen: Mapping[str, Any]) -> int | str:
-    """Say where a configuration comes from: a trial's number, or who published it."""
-    if chosen["trial"] is None:
-        return "published" if "published" in chosen else "none"
-    return int(chosen["trial"])
-
-
-def _validation_score(chosen: Mapping[str, Any]) -> float:
-    """Return the score in the search; a published configuration has none, and comes last."""
-    return -math.inf if chosen["score"] is None else float(chosen["score"])
-
-
 def make_blocks(
-    rows: Sequence[TableRow],
+    rows: Sequence[RowRecord],
     against: str | None = None,
     only: Sequence[str] | None = None,
     datasets: Sequence[str] = (),
@@ -250,7 +115,7 @@ def make_blocks(
         datasets: have a block under each protocol of the rows, even without a study.
     """
 
-    def key_of(row: TableRow) -> tuple[str, str]:
+    def key_of(row: RowRecord) -> tuple[str, str]:
         return row.place.dataset, row.place.protocol
 
     ordered = sorted(rows, key=lambda row: (*key_of(row), *_twins_together(row.name)))
@@ -279,13 +144,13 @@ def plain_name(row: str) -> str:
 
 
 def describe_block(block: Block) -> list[str]:
-    """Return what a reader must know to compare the rows of a block, a line each."""
-    return [
-        *_describe_published(block),
-        *_describe_runs(block),
-        *_describe_twins(block),
-        *_describe_settings(block),
-    ]
+    """Return what a reader must know about a block as a whole, a line each."""
+    lines = _describe_published(block)
+    untested = [row.name for row in block.rows if row.finals is None]
+    if untested:
+        names = ", ".join(untested)
+        lines.append(f"no final runs (python launch.py --best-only makes them): {names}")
+    return lines
 
 
 def _describe_published(block: Block) -> list[str]:
@@ -308,69 +173,30 @@ def _describe_published(block: Block) -> list[str]:
     return lines
 
 
-def _describe_runs(block: Block) -> list[str]:
-    lines = []
-    untested = [row.name for row in block.rows if row.finals is None]
-    if untested:
-        names = ", ".join(untested)
-        lines.append(f"no final runs (python launch.py --best-only makes them): {names}")
-    for row in block.rows:
-        if row.finals is None:
-            continue
-        if row.finals.failed:
-            lines.append(f"{row.name}: {_count(row.finals.failed, 'final run')} failed, left out")
-        if row.finals.pending:
-            lines.append(f"{row.name}: {_count(row.finals.pending, 'final run')} not ended yet")
-        if row.configurations > 1:
-            lines.append(
-                f"{row.name}: {row.configurations} configurations have final runs; shown is "
-                f"{_tell(row.finals.trial)}, the best of them in validation"
-            )
-        if row.best is not None and row.best[1] > row.finals.score:
-            lines.append(
-                f"{row.name}: shown is {_tell(row.finals.trial)}, but trial {row.best[0]} is "
-                "better in validation and has no final runs (python launch.py --best-only makes "
-                "them)"
-            )
-    return lines
+class Footnotes:
+    """Numbered notes on the cells of a table, in the order in which they are first needed."""
 
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        """Number the notes on all rows of some blocks, a note that is the same once."""
+        several = len(blocks) > 1
+        self.texts: list[str] = []
+        self._numbers: dict[tuple[str, str], list[int]] = {}
+        for block in blocks:
+            for name, notes in find_footnotes(block.rows).items():
+                texts = [f"{block.dataset}: {note}" if several else note for note in notes]
+                self.texts += [text for text in texts if text not in self.texts]
+                numbers = sorted(self.texts.index(text) + 1 for text in texts)
+                self._numbers[block.dataset, name] = numbers
 
-def _describe_twins(block: Block) -> list[str]:
-    """Compare the search of each plain row with that of its `+wpm` twin."""
-    lines = []
-    by_name = {row.name: row for row in block.rows}
-    for plain in block.rows:
-        mined = by_name.get(plain.name + WPM_SUFFIX)
-        if mined is None:
-            continue
-        if (plain.ended, plain.wanted) != (mined.ended, mined.wanted):
-            lines.append(
-                f"unequal search budgets: {plain.name} {plain.budget} trials, "
-                f"{mined.name} {mined.budget} trials"
-            )
-        if plain.identity["early_stopping"] != mined.identity["early_stopping"]:
-            stopped, other = (plain, mined) if plain.identity["early_stopping"] else (mined, plain)
-            lines.append(
-                f"unequal search budgets: {stopped.name} with early stopping, {other.name} without"
-            )
-    return lines
+    def mark(self, block: Block, line: "Line") -> str:
+        """Return what stands behind a number of a row: [1,2], or nothing."""
+        numbers = self._numbers.get((block.dataset, line.name), [])
+        return f" [{','.join(map(str, numbers))}]" if numbers else ""
 
-
-def _describe_settings(block: Block) -> list[str]:
-    """Name rows that were not searched under the same conditions as the first."""
-    if not block.rows:
-        return []
-    first = block.rows[0]
-    return [
-        f"{row.name}: {what} differ from those of {first.name}, not comparable"
-        for row in block.rows
-        for key, what in (("protocol", "protocol settings"), ("images", "images"))
-        if row.identity[key] != first.identity[key]
-    ]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+    @property
+    def lines(self) -> list[str]:
+        """The notes with their numbers."""
+        return [f"[{number}] {text}" for number, text in enumerate(self.texts, start=1)]
 
 
 def format_blocks(blocks: Sequence[Block], style: str) -> str:
@@ -395,29 +221,26 @@ def _format_block(block: Block, style: str) -> str:
         f"{block.dataset}, protocol {block.protocol}: test scores in percent "
         f"(concatenated {labels['concatenated']}, separated {labels['separated']})"
     )
-    columns = [f"{labels[view]} {name}" for view in _VIEWS for name in _METRICS.values()]
+    columns = [f"{labels[view]} {name}" for view in VIEWS for name in METRICS.values()]
+    footnotes = Footnotes([block])
     rows = [
-        [
-            line.name,
-            *_format_cells(line, "-"),
-            len(line.finals.tested) if line.finals else 0,
-            line.finals.trial if line.finals else "-",
-            line.row.budget if line.row else "-",
-        ]
+        [line.name, *_format_cells(line, "-", footnotes.mark(block, line)), *_format_counts(line)]
         for line in block.lines
     ]
-    table = format_table(["row", *columns, "runs", "best trial", "trials"], rows, style)
-    return _with_notes(heading, table, describe_block(block), style)
+    columns = ["row", *columns, "runs", "best trial", "trials", "search h", "runs h"]
+    notes = [*describe_block(block), *footnotes.lines]
+    return with_notes(heading, format_table(columns, rows, style), notes, style)
 
 
-def _with_notes(heading: str, table: str, notes: Sequence[str], style: str) -> str:
-    if style == LATEX:
-        return "\n".join([f"% {heading}", "% \\usepackage{booktabs}", table,
-                          *(f"% note: {line}" for line in notes)])  # fmt: skip
-    if style == "markdown":
-        bullets = ["", *(f"- {line}" for line in notes)] if notes else []
-        return "\n".join([f"### {heading}\n", table, *bullets])
-    return "\n".join([heading, table, *(f"note: {line}" for line in notes)])
+def _format_counts(line: Line) -> list[Any]:
+    """Return runs, best trial, trials, device-hours of the search, device-hours of the runs."""
+    return [
+        len(line.finals.tested) if line.finals else 0,
+        line.finals.trial if line.finals else "-",
+        line.row.budget if line.row else "-",
+        format_hours(line.row.search_hours) if line.row else "-",
+        format_hours(line.row.final_hours) if line.row else "-",
+    ]
 
 
 def format_side_by_side(blocks: Sequence[Block], style: str) -> str:
@@ -440,26 +263,30 @@ def format_side_by_side(blocks: Sequence[Block], style: str) -> str:
 
 def _format_beside(protocol: str, blocks: Sequence[Block], style: str) -> str:
     lines = [{line.name: line for line in block.lines} for block in blocks]
+    footnotes = Footnotes(blocks)
     missing = "" if style == LATEX else "-"
     rows = []
     for name in sorted({name for named in lines for name in named}, key=_published_order):
         # A row without a study of one of the data sets is empty there.
-        cells = [_format_cells(named.get(name, Line(name)), missing) for named in lines]
+        found = [
+            (block, named.get(name, Line(name))) for block, named in zip(blocks, lines, strict=True)
+        ]
+        cells = [_format_cells(line, missing, footnotes.mark(block, line)) for block, line in found]
         rows.append([name, *(cell for part in cells for cell in part)])
     if style == LATEX:
-        views = [_view_label(block, view) for block in blocks for view in _VIEWS]
+        views = [_view_label(block, view) for block in blocks for view in VIEWS]
         headings = [
-            [("", 1), *((block.dataset, len(_VIEWS) * len(_METRICS)) for block in blocks)],
-            [("", 1), *((view, len(_METRICS)) for view in views)],
-            [("row", 1), *((name, 1) for _ in views for name in _METRICS.values())],
+            [("", 1), *((block.dataset, len(VIEWS) * len(METRICS)) for block in blocks)],
+            [("", 1), *((view, len(METRICS)) for view in views)],
+            [("row", 1), *((name, 1) for _ in views for name in METRICS.values())],
         ]
         table = format_latex(headings, rows)
     else:
         columns = [
             f"{block.dataset} {_view_label(block, view)} {name}"
             for block in blocks
-            for view in _VIEWS
-            for name in _METRICS.values()
+            for view in VIEWS
+            for name in METRICS.values()
         ]
         table = format_table(["row", *columns], rows, style)
     notes = [
@@ -468,7 +295,7 @@ def _format_beside(protocol: str, blocks: Sequence[Block], style: str) -> str:
         for line in [*_describe_counts(block), *describe_block(block)]
     ]
     heading = f"protocol {protocol}: test scores in percent"
-    return _with_notes(heading, table, notes, style)
+    return with_notes(heading, table, [*notes, *footnotes.lines], style)
 
 
 def _view_label(block: Block, view: str) -> str:
@@ -477,9 +304,19 @@ def _view_label(block: Block, view: str) -> str:
 
 
 def _describe_counts(block: Block) -> list[str]:
-    """Say over how many runs the means are: the published layout has no column for it."""
-    counts = [f"{row.name} {len(row.finals.tested)}" for row in block.rows if row.finals]
-    return [f"tested runs: {', '.join(counts)}"] if counts else []
+    """Say what the published layout has no columns for: numbers of runs, and what they cost."""
+    counts, hours = [], []
+    for row in block.rows:
+        if row.finals:
+            spent = f"{format_hours(row.search_hours)} + {format_hours(row.final_hours)}"
+            counts.append(f"{row.name} {len(row.finals.tested)}")
+            hours.append(f"{row.name} {spent}")
+    if not counts:
+        return []
+    return [
+        f"tested runs: {', '.join(counts)}",
+        f"device-hours of search + final runs: {', '.join(hours)}",
+    ]
 
 
 def _published_order(row: str) -> tuple[int, str, bool]:
@@ -489,20 +326,13 @@ def _published_order(row: str) -> tuple[int, str, bool]:
     return published.index(plain) if plain in published else len(published), plain, mined
 
 
-def _format_cells(line: Line, missing: str) -> Iterator[str]:
-    for view in _VIEWS:
-        for metric in _METRICS:
-            own = _format_own(line.scores(view, metric), missing)
+def _format_cells(line: Line, missing: str, mark: str) -> Iterator[str]:
+    for view in VIEWS:
+        for metric in METRICS:
+            own = format_mean(line.scores(view, metric), missing)
+            own += mark if own else ""
             published = _format_published(line, view, metric)
             yield " ".join(part for part in (own, published) if part)
-
-
-def _format_own(scores: Sequence[float], missing: str) -> str:
-    if not scores:
-        return missing
-    half_width = confidence_half_width(scores)
-    interval = "" if half_width is None else f" ± {100 * half_width:.2f}"
-    return f"{100 * mean(scores):.2f}{interval}"
 
 
 def _format_published(line: Line, view: str, metric: str) -> str:
@@ -512,8 +342,7 @@ def _format_published(line: Line, view: str, metric: str) -> str:
     difference = _difference(line, view, metric)
     if difference is None:
         return f"({100 * published:.2f})"
-    points = round(100 * difference, 2) + 0.0  # no -0.00
-    return f"({100 * published:.2f}, {points:+.2f})"
+    return f"({100 * published:.2f}, {format_points(difference)})"
 
 
 def _difference(line: Line, view: str, metric: str) -> float | None:
@@ -526,33 +355,37 @@ def _difference(line: Line, view: str, metric: str) -> float | None:
 def _format_csv(blocks: Sequence[Block]) -> str:
     columns = ["dataset", "protocol", "row"]
     compared = any(block.published is not None for block in blocks)
-    for view in _VIEWS:
+    for view in VIEWS:
         columns.append(f"{view}_dim")
-        for metric in _METRICS:
+        for metric in METRICS:
             columns += [f"{view}_{metric}_mean", f"{view}_{metric}_half_width"]
             if compared:
                 columns += [f"{view}_{metric}_published", f"{view}_{metric}_difference"]
-    columns += ["n", "failed_runs", "trial", "validation_map_at_r", "trials_ended", "trials_wanted"]
+    columns += ["n", "failed_runs", "trial", "validation_map_at_r", "trials_ended", "trials_wanted",
+                "search_device_hours", "final_device_hours", "notes"]  # fmt: skip
     rows = [_csv_cells(block, line, compared) for block in blocks for line in block.lines]
-    cells = [["" if cell is None else cell for cell in row] for row in rows]
-    return format_table(columns, cells, "csv")
+    return format_csv(columns, rows)
 
 
 def _csv_cells(block: Block, line: Line, compared: bool) -> list[Any]:
     cells: list[Any] = [block.dataset, block.protocol, line.name]
     finals = line.finals
-    for view in _VIEWS:
+    for view in VIEWS:
         cells.append(block.dimensions.get(view))
-        for metric in _METRICS:
+        for metric in METRICS:
             scores = line.scores(view, metric)
             cells += [mean(scores) if scores else None, confidence_half_width(scores)]
             if compared:
                 cells += [line.published.get((view, metric)), _difference(line, view, metric)]
-    runs = (
-        (len(finals.tested), finals.failed, finals.trial, _finite(finals.score)) if finals else None
-    )
-    budget = (line.row.ended, line.row.wanted) if line.row else (None, None)
-    return [*cells, *(runs or (0, 0, None, None)), *budget]
+    if finals:
+        cells += [len(finals.tested), finals.failed, finals.trial, _finite(finals.score)]
+    else:
+        cells += [0, 0, None, None]
+    row = line.row
+    if row is None:
+        return [*cells, *[None] * 5]
+    notes = "; ".join(find_footnotes(block.rows)[row.name])
+    return [*cells, len(row.ended), row.wanted, row.search_hours, row.final_hours, notes]
 
 
 def _print_table(args: argparse.Namespace) -> None:
@@ -571,6 +404,7 @@ def _print_table(args: argparse.Namespace) -> None:
     print(format_blocks(blocks, args.format))
     if args.format == "csv":  # no room for notes in the table
         report_problems([line for block in blocks for line in describe_block(block)])
+        report_problems([line for block in blocks for line in Footnotes([block]).texts])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ import pytest
 
 from analysis import options, rank_trials
 from analysis.reference import read_trace
+from tests.stored import bytes_under
 from wpm.atomic import write_json
 from wpm.errors import UserError
 from wpm.records import COMPLETE, FAILED, PRUNED, StudyPlace, TrainingFolder, write_study
@@ -77,10 +78,6 @@ def run_root(tmp_path: Path) -> Path:
     return root
 
 
-def bytes_under(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-
 def rank(root: Path, *arguments: str) -> int:
     return rank_trials.main(["--run-root", str(root), *arguments])
 
@@ -91,14 +88,14 @@ def read_csv(text: str) -> list[dict[str, str]]:
 
 TEXT = """\
 omniglot/small/contrastive+wpm: 5 of 8 trials ended
-rank  trial  state     MAP@R %   ± sd  epochs       time     margin  sharpness  reason
-   1      3  complete    50.00  14.14      20  1 min 5 s  1.235e+04          1
-   2      0  complete    30.00  14.14      20  1 min 5 s     0.1235         32
-   3      5  stopped     70.00  14.14       5  1 min 5 s          0          -
-   4      2  stopped     60.00  14.14       5  1 min 5 s       -0.2          -
-   -      4  running     70.00  14.14       7        4 s        0.5          -
-   -      6  running         -      -       0        0 s       0.25          -
-   -      1  failed          -      -       3  1 min 5 s      1e-06          -  diverged: loss | nan
+rank  trial  state     MAP@R %   ± sd  epochs  device-h     margin  sharpness  reason
+   1      3  complete    50.00  14.14      20     0.018  1.235e+04          1
+   2      0  complete    30.00  14.14      20     0.018     0.1235         32
+   3      5  stopped     70.00  14.14       5     0.018          0          -
+   4      2  stopped     60.00  14.14       5     0.018       -0.2          -
+   -      4  running     70.00  14.14       7     0.001        0.5          -
+   -      6  running         -      -       0     0.000       0.25          -
+   -      1  failed          -      -       3     0.018      1e-06          -  diverged: loss | nan
 
 omniglot/small/triplet: 0 of 4 trials ended
 no trials yet
@@ -119,9 +116,9 @@ def test_top_limits_every_study_and_says_so(
     assert rank(run_root, *arguments) == 0
     assert capsys.readouterr().out == (
         "omniglot/small/contrastive+wpm: 5 of 8 trials ended, the first 2 of 7 shown\n"
-        "rank  trial  state     MAP@R %   ± sd  epochs       time     margin  sharpness\n"
-        "   1      3  complete    50.00  14.14      20  1 min 5 s  1.235e+04          1\n"
-        "   2      0  complete    30.00  14.14      20  1 min 5 s     0.1235         32\n"
+        "rank  trial  state     MAP@R %   ± sd  epochs  device-h     margin  sharpness\n"
+        "   1      3  complete    50.00  14.14      20     0.018  1.235e+04          1\n"
+        "   2      0  complete    30.00  14.14      20     0.018     0.1235         32\n"
     )
     assert rank(run_root, *arguments[:-1], "99") == 0
     assert "shown" not in capsys.readouterr().out
@@ -200,7 +197,7 @@ def test_markdown_is_a_table_under_a_heading(
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == ["### omniglot/small/contrastive+wpm: 5 of 8 trials ended", ""]
     cells = [cell.strip() for cell in lines[4].strip("|").split("|")]
-    assert cells[:7] == ["1", "3", "complete", "50.00", "14.14", "20", "1 min 5 s"]
+    assert cells[:7] == ["1", "3", "complete", "50.00", "14.14", "20", "0.018"]
     assert cells[7:] == ["1.235e+04", "1", ""]
     assert set(lines[3]) <= set("|-:")
     assert r"diverged: loss \| nan" in lines[-1]  # a bar would begin another cell
@@ -216,12 +213,14 @@ def test_csv_is_one_flat_table_of_exact_numbers(
     rows = read_csv(capsys.readouterr().out)
     assert list(rows[0]) == [
         "dataset", "protocol", "row", "rank", "trial", "state", "score", "score_deviation",
-        "epochs", "seconds", "beta", "margin", "sharpness", "reason",
+        "epochs", "seconds", "device_hours", "edge_distance", "edge", "beta", "margin", "sharpness",
+        "reason",
     ]  # fmt: skip
     assert rows[0] == {
         "dataset": "glyphs", "protocol": "smoke", "row": "margin", "rank": "1", "trial": "0",
         "state": "complete", "score": str(1 / 3), "score_deviation": "", "epochs": "20",
-        "seconds": "65.25", "beta": "1.2", "margin": "", "sharpness": "", "reason": "",
+        "seconds": "65.25", "device_hours": "0.018125", "edge_distance": "",
+        "edge": "", "beta": "1.2", "margin": "", "sharpness": "", "reason": "",
     }  # fmt: skip
     assert [row["trial"] for row in rows[1:]] == ["3", "0", "5", "2", "4", "6", "1"]
     assert float(rows[2]["score_deviation"]) == pytest.approx(DEVIATION)
@@ -267,7 +266,7 @@ def test_damaged_trial_is_named_and_the_rest_shown(
     lines = out.splitlines()
     assert lines[2].split()[:3] == ["1", "0", "complete"]
     # Trial 4 is there, only how far it is cannot be told.
-    assert lines[5].split()[:7] == ["-", "4", "running", "-", "-", "0", "0"]
+    assert lines[5].split()[:7] == ["-", "4", "running", "-", "-", "0", "0.000"]
     assert [line.partition(":")[0] for line in err.splitlines()] == ["note", "note"]
     assert "0003/result.json: damaged" in err
     assert "0004/reports.json: damaged" in err
@@ -291,6 +290,119 @@ def test_no_readable_study_is_an_error(tmp_path: Path, capsys: pytest.CaptureFix
     assert out == ""
     assert "written by wpm 9.9" in err
     assert "rank_trials: error: none of the 1 selected studies can be read" in err
+
+
+@pytest.fixture
+def two_roots(run_root: Path) -> Path:
+    """A third study on another data set, whose ranges are known, beside the two."""
+    place = StudyPlace(run_root, "glyphs", "small", "contrastive+wpm")
+    searched = {
+        "margin": {"low": 0.0, "high": 2.0, "scale": "linear"},
+        "sharpness": {"low": 1.0, "high": 1000.0, "scale": "log"},
+    }
+    write_study(place, {"identity": {"searched": searched}, "trials": 2, "provenance": {}})
+    write_trial(place, 0, COMPLETE, [0.35, 0.45], margin=1.9, sharpness=10.0)
+    write_trial(place, 1, FAILED, reason="out of memory", margin=0.1, sharpness=900.0)
+    return run_root
+
+
+ACROSS = """\
+3 studies: 7 of 14 trials ended, 3 of 9 meet the conditions, the first 2 of 3 shown
+data set  row              rank  trial  state     MAP@R %   ± sd  epochs  device-h  margin  sharpness
+glyphs    contrastive+wpm     2      0  complete    40.00   7.07      20     0.018     1.9         10
+omniglot  contrastive+wpm     3      0  complete    30.00  14.14      20     0.018  0.1235         32
+note: scores on different data sets or under different protocols do not compare
+"""  # noqa: E501
+
+
+def test_trials_of_all_studies_are_ranked_as_one(
+    two_roots: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--where", "sharpness > 1", "--where", "margin>0 and margin < 1e3", "--top", "2"]
+    assert rank(two_roots, "--across", *where) == 0
+    assert capsys.readouterr().out == ACROSS
+
+
+def test_columns_are_chosen_and_sorted_by(
+    two_roots: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = ["--columns", "trial", "state", "reason", "sharpness"]
+    arguments = ["--dataset", "omniglot", "--row", "contrastive+wpm", *shown]
+    assert rank(two_roots, *arguments, "--sort", "sharpness", "--descending", "--top", "3") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["trial", "state", "reason", "sharpness"],
+        ["0", "complete", "32"],
+        ["3", "complete", "1"],
+        # Without a value last, however they are sorted; a chosen reason is shown in full.
+        ["5", "stopped", "stopped", "at", "epoch", "5", "-"],
+    ]
+    assert rank(two_roots, *arguments, "--sort", "trial", "--format", "csv") == 0
+    rows = read_csv(capsys.readouterr().out)
+    assert list(rows[0]) == ["trial", "state", "reason", "sharpness"]
+    assert [row["trial"] for row in rows] == ["0", "1", "2", "3", "4", "5", "6"]
+
+
+def test_distance_from_the_edges_is_a_share_of_the_scale(
+    two_roots: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rank(two_roots, "--dataset", "glyphs") == 0
+    # margin 1.9 of 0 to 2 is 5% from 2; sharpness 10 of 1 to 1000 is one of three decades from 1.
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "note: the best (trial 0) lies from the nearer edge, in % of the searched scale: "
+        "margin 5 (high edge, 2), sharpness 33 (low edge, 1)"
+    )
+    assert rank(two_roots, "--dataset", "glyphs", "--format", "csv") == 0
+    best, failed = read_csv(capsys.readouterr().out)
+    assert float(best["edge_distance"]) == pytest.approx(0.05)
+    assert best["edge"] == "margin high"
+    assert failed["edge"] == "sharpness high"
+    assert rank(two_roots, "--dataset", "glyphs", "--where", "edge_distance < 0.02") == 0
+    out = capsys.readouterr().out
+    assert "1 of 2 meet the conditions" in out
+    assert "failed" in out
+
+
+def test_scores_are_fractions_in_conditions_and_missing_ones_meet_none(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for condition in ("score < 0.55", "score != 2"):
+        assert rank(run_root, "--where", condition, "--row", "contrastive+wpm") == 0
+        assert "failed" not in capsys.readouterr().out
+    assert rank(run_root, "--where", "score > 1", "--row", "contrastive+wpm") == 0
+    assert capsys.readouterr().out.splitlines()[1] == "no trial meets the conditions"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--where", "sharpnes > 16"], "--where: unknown name 'sharpnes'; choose from rank, trial"),
+        (["--where", "state == 1"], "--where: unknown name 'state'; choose from rank, trial"),
+        (["--sort", "accuracy"], "--sort: unknown name 'accuracy'; choose from dataset, protocol"),
+        (["--columns", "row", "x"], "--columns: unknown name 'x'; choose from dataset, protocol"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_known_ones(
+    arguments: list[str], message: str, run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rank(run_root, *arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"rank_trials: error: {message}")
+    assert err.endswith("margin, sharpness\n")
+
+
+def test_trial_that_lacks_something_is_named_and_the_rest_shown(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = run_root / "omniglot" / "small" / "contrastive+wpm" / "trials"
+    TrainingFolder(trials / "0000").write_result({"state": "complete", "score": 0.9})
+    TrainingFolder(trials / "0003").write_result({"state": "paused", "score": 0.9})
+    assert rank(run_root, "--row", "contrastive+wpm") == 0
+    out, err = capsys.readouterr()
+    assert "3 of 8 trials ended" in out
+    named = [line.partition(": left out")[0] for line in err.splitlines()]
+    assert named == [f"note: {trials / number}" for number in ("0000", "0003")]
 
 
 def test_records_are_left_as_they_are(run_root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,69 +13,12 @@ import pytest
 
 from analysis import table
 from analysis.reference import read_scores
+from tests.stored import PROTOCOL, bytes_under, write_final, write_run, write_search
 from wpm.atomic import write_json
-from wpm.records import (
-    COMPLETE,
-    FAILED,
-    FORMAT,
-    PRUNED,
-    StudyPlace,
-    TrainingFolder,
-    write_study,
-)
+from wpm.records import FORMAT, StudyPlace, TrainingFolder
 
 ROOT = Path(__file__).resolve().parent.parent
-PROTOCOL = {"embedding_dim": 16, "folds": 3}  # 48-d concatenated: not the published numbers
-
 T1, T2 = 12.706205, 4.302653  # 97.5% quantiles of Student's t, 1 and 2 degrees of freedom
-
-
-def write_search(
-    root: Path,
-    row: str,
-    states: str = "cccp",
-    wanted: int = 4,
-    dataset: str = "omniglot",
-    protocol: str = "small",
-    settings: Mapping[str, int] = PROTOCOL,
-    **identity: Any,
-) -> StudyPlace:
-    """Write a study; a letter a trial: complete (score 0.1 * number), pruned, failed, running."""
-    place = StudyPlace(root, dataset, protocol, row)
-    standard = {"protocol": settings, "images": {"pixels": "abc"}, "early_stopping": True}
-    content = {"identity": {**standard, **identity}, "trials": wanted, "provenance": {}}
-    write_study(place, content)
-    for number, letter in enumerate(states):
-        folder = TrainingFolder(place.trial_folder(number))
-        folder.write_identity({"number": number, "parameters": {"margin": 0.5}})
-        if letter != "r":
-            state = {"c": COMPLETE, "p": PRUNED, "f": FAILED}[letter]
-            folder.write_result({"state": state, "score": number / 10})
-    return place
-
-
-def write_final(place: StudyPlace, key: str, trial: int, score: float) -> Path:
-    folder = place.folder / "finals" / key
-    chosen = {"trial": trial, "score": score}
-    write_json(folder / "final.json", {"format": FORMAT, "chosen": chosen})
-    return folder
-
-
-def write_run(folder: Path, seed: int, concatenated: float | None, separated: float = 0.0) -> None:
-    """Write a tested run; P@1 as given, RP 0.1 and MAP@R 0.2 below; None: a failed run."""
-
-    def scores(p: float) -> Mapping[str, float]:
-        return {"precision_at_1": p, "r_precision": p - 0.1, "map_at_r": p - 0.2}
-
-    result: dict[str, Any] = {"state": FAILED, "seed": seed, "reason": "fold 1: diverged"}
-    if concatenated is not None:
-        result = {
-            "state": COMPLETE,
-            "seed": seed,
-            "concatenated": scores(concatenated),
-            "separated": scores(separated),
-        }
-    write_json(folder / f"seed-{seed}" / "result.json", result)
 
 
 @pytest.fixture
@@ -84,7 +27,7 @@ def run_root(tmp_path: Path) -> Path:
     root = tmp_path / "runs"
     plain = write_final(write_search(root, "contrastive"), "aa", trial=2, score=0.2)
     for seed, score in enumerate((0.5, 0.6, 0.7)):
-        write_run(plain, 1000 + seed, score, separated=0.4)
+        write_run(plain, 1000 + seed, score, separated=0.4, validation=(0.2, 0.3, 0.4))
     mined = write_final(write_search(root, "contrastive+wpm"), "bb", trial=2, score=0.2)
     write_run(mined, 1000, 0.80, separated=0.50)
     write_run(mined, 1001, None)
@@ -107,14 +50,17 @@ def read_csv(text: str) -> list[dict[str, str]]:
 # (0.80, 0.82) has s / sqrt(2) = 0.01, 12.706205 * 0.01 = 0.12706.
 TEXT = """\
 omniglot, protocol small: test scores in percent (concatenated 48-d, separated 16-d)
-row                  48-d P@1       48-d RP    48-d MAP@R      16-d P@1       16-d RP    16-d MAP@R  runs  best trial  trials
-contrastive     60.00 ± 24.84 50.00 ± 24.84 40.00 ± 24.84  40.00 ± 0.00  30.00 ± 0.00  20.00 ± 0.00     3           2     4/4
-contrastive+wpm 81.00 ± 12.71 71.00 ± 12.71 61.00 ± 12.71 51.00 ± 12.71 41.00 ± 12.71 31.00 ± 12.71     2           2     4/4
-triplet                 98.77         88.77         78.77         30.00         20.00         10.00     1           2     4/4
-triplet+wpm                 -             -             -             -             -             -     0           -     2/4
+row                         48-d P@1              48-d RP           48-d MAP@R             16-d P@1              16-d RP           16-d MAP@R  runs  best trial  trials  search h  runs h
+contrastive            60.00 ± 24.84        50.00 ± 24.84        40.00 ± 24.84         40.00 ± 0.00         30.00 ± 0.00         20.00 ± 0.00     3           2     4/4     4.000   4.500
+contrastive+wpm  81.00 ± 12.71 [1,2]  71.00 ± 12.71 [1,2]  61.00 ± 12.71 [1,2]  51.00 ± 12.71 [1,2]  41.00 ± 12.71 [1,2]  31.00 ± 12.71 [1,2]     2           2     4/4     4.000   0.000
+triplet                  98.77 [3,4]          88.77 [3,4]          78.77 [3,4]          30.00 [3,4]          20.00 [3,4]          10.00 [3,4]     1           2     4/4     4.000   0.000
+triplet+wpm                  - [4,5]              - [4,5]              - [4,5]              - [4,5]              - [4,5]              - [4,5]     0           -     2/4     2.000   0.000
 note: no final runs (python launch.py --best-only makes them): triplet+wpm
-note: contrastive+wpm: 1 final run failed, left out
-note: unequal search budgets: triplet 4/4 trials, triplet+wpm 2/4 trials
+note: [1] contrastive+wpm: 1 final run failed, left out
+note: [2] contrastive+wpm: 2 tested runs, other rows have up to 3
+note: [3] triplet: 1 tested run, other rows have up to 3
+note: [4] unequal search budgets: triplet 4/4 trials, triplet+wpm 2/4 trials
+note: [5] triplet+wpm: unfinished search, 2/4 trials ended
 """  # noqa: E501
 
 
@@ -127,7 +73,7 @@ def test_text_shows_means_intervals_and_budgets(
 ) -> None:
     assert show(run_root, "--dataset", "omniglot") == 0
     out, err = capsys.readouterr()
-    assert squeeze(out) == squeeze(TEXT)
+    assert out == TEXT
     assert err == ""
 
 
@@ -139,12 +85,14 @@ def test_markdown_has_the_same_cells(run_root: Path, capsys: pytest.CaptureFixtu
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:8]]
     assert cells[0] == [
         "row", "48-d P@1", "48-d RP", "48-d MAP@R", "16-d P@1", "16-d RP", "16-d MAP@R",
-        "runs", "best trial", "trials",
+        "runs", "best trial", "trials", "search h", "runs h",
     ]  # fmt: skip
     assert cells[2][:3] == ["contrastive", "60.00 ± 24.84", "50.00 ± 24.84"]
-    assert cells[5] == ["triplet+wpm", *["-"] * 6, "0", "-", "2/4"]
+    assert cells[3][1] == "81.00 ± 12.71 [1,2]"
+    assert cells[5] == ["triplet+wpm", *["- [4,5]"] * 6, "0", "-", "2/4", "2.000", "0.000"]
+    assert lines[3].endswith("-:|")  # a dash with a footnote does not turn numbers into words
     assert lines[8] == ""
-    assert lines[10] == "- contrastive+wpm: 1 final run failed, left out"
+    assert lines[10] == "- [1] contrastive+wpm: 1 final run failed, left out"
 
 
 def test_csv_has_exact_fractions(run_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,6 +110,12 @@ def test_csv_has_exact_fractions(run_root: Path, capsys: pytest.CaptureFixture[s
     assert single["concatenated_precision_at_1_mean"] == "0.98765"
     assert single["concatenated_precision_at_1_half_width"] == ""
     assert (single["validation_map_at_r"], single["trials_ended"]) == ("0.2", "4")
+    assert (plain["search_device_hours"], plain["final_device_hours"]) == ("4.0", "4.5")
+    assert plain["notes"] == ""
+    assert mined["notes"] == (
+        "contrastive+wpm: 1 final run failed, left out; "
+        "contrastive+wpm: 2 tested runs, other rows have up to 3"
+    )
     empty = [value for name, value in untested.items() if name.endswith(("_mean", "_half_width"))]
     assert empty == [""] * 12
     assert (untested["n"], untested["trials_ended"], untested["trials_wanted"]) == ("0", "2", "4")
@@ -183,8 +137,7 @@ def test_one_block_a_dataset_and_protocol(
     run_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_search(run_root, "contrastive", dataset="glyphs", protocol="mlrc")
-    wide = {"embedding_dim": 128, "folds": 4}
-    write_search(run_root, "contrastive", protocol="mlrc", settings=wide)
+    write_search(run_root, "contrastive", protocol="mlrc", settings=WIDE)
     assert show(run_root, "--row", "contrastive") == 0
     blocks = capsys.readouterr().out.split("\n\n")
     assert [block.splitlines()[0] for block in blocks] == [
@@ -206,7 +159,7 @@ def test_configuration_is_chosen_by_validation_not_by_test(
     out = capsys.readouterr().out
     assert squeeze(out)[2][:2] == ["triplet", "98.77"]
     assert (
-        "note: triplet: 2 configurations have final runs; shown is trial 2, the best of them in "
+        "triplet: 2 configurations have final runs; shown is trial 2, the best of them in "
         "validation\n"
     ) in out
 
@@ -238,7 +191,9 @@ def test_twins_with_unequal_budgets_are_noted(
     write_search(tmp_path, "triplet", "c", 1)  # no twin: nothing to compare
     assert show(tmp_path) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if "unequal" in line]
-    line = f"note: unequal search budgets: contrastive 4/4 trials, contrastive+wpm {budget} trials"
+    line = (
+        f"note: [1] unequal search budgets: contrastive 4/4 trials, contrastive+wpm {budget} trials"
+    )
     assert notes == ([] if budget is None else [line])
 
 
@@ -252,6 +207,46 @@ def test_early_stopping_of_one_twin_only_is_noted(
     assert line in capsys.readouterr().out
 
 
+def test_row_without_training_has_no_fewer_runs_than_it_needs(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = write_search(run_root, "pretrained", "", wanted=0)
+    folder = place.folder / "finals" / "aa"
+    chosen = {"trial": None, "score": None}
+    write_json(folder / "final.json", {"format": FORMAT, "chosen": chosen})
+    write_run(folder, 1000, 0.3)
+    assert show(run_root, "--row", "contrastive", "pretrained") == 0
+    out = capsys.readouterr().out
+    assert squeeze(out)[3][-5:] == ["1", "none", "0/0", "0.000", "0.000"]
+    assert "[1]" not in out
+
+
+def test_equal_configurations_are_chosen_as_for_final_runs(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = write_search(run_root, "margin", scores=(0.3, 0.3, 0.1, 0.1))
+    write_run(write_final(place, "aa", trial=1, score=0.3), 1000, 0.9)
+    write_run(write_final(place, "bb", trial=0, score=0.3), 1000, 0.5)
+    write_run(write_final(place, "cc", trial=None, score=None), 1000, 0.8)
+    assert show(run_root, "--row", "margin", "--format", "csv") == 0
+    (row,) = read_csv(capsys.readouterr().out)
+    assert (row["trial"], row["concatenated_precision_at_1_mean"]) == ("0", "0.5")
+    assert "3 configurations have final runs; shown is trial 0" in row["notes"]
+
+
+def test_record_that_lacks_something_is_named_and_left_out(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = run_root / "omniglot/small/contrastive"
+    TrainingFolder(study / "trials/0001").write_result({"state": "complete", "score": 0.9})
+    write_json(study / "finals/aa/final.json", {"format": FORMAT, "chosen": {"trial": 2}})
+    assert show(run_root, "--row", "contrastive") == 0
+    out, err = capsys.readouterr()
+    assert squeeze(out)[2][-5:] == ["0", "-", "3/4", "3.000", "0.000"]
+    assert f"note: {study}/trials/0001: left out, its records are not as expected" in err
+    assert f"note: {study}/finals/aa: left out, its records are not as expected" in err
+
+
 def test_rows_under_other_conditions_are_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -261,8 +256,10 @@ def test_rows_under_other_conditions_are_noted(
     assert show(tmp_path) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if "comparable" in line]
     assert notes == [
-        "note: margin: images differ from those of contrastive, not comparable",
-        "note: triplet: protocol settings differ from those of contrastive, not comparable",
+        "note: [1] margin: images differ from those of contrastive (pixels other, there abc), "
+        "not comparable",
+        "note: [2] triplet: protocol settings differ from those of contrastive (max_epochs 7, "
+        "there None), not comparable",
     ]
 
 
@@ -274,8 +271,8 @@ def test_run_that_has_not_ended_is_counted_in_a_note(
         TrainingFolder(finals / f"seed-{seed}" / "fold-0").write_identity({"number": 0})
     assert show(run_root, "--row", "triplet") == 0
     out = capsys.readouterr().out
-    assert "note: triplet: 2 final runs not ended yet\n" in out
-    assert squeeze(out)[2][7:] == ["1", "2", "4/4"]
+    assert "note: [1] triplet: 2 final runs not ended yet\n" in out
+    assert squeeze(out)[2][13:] == ["1", "2", "4/4", "4.000", "0.000"]
 
 
 def test_damaged_run_is_named_and_left_out(
@@ -301,7 +298,9 @@ def test_damaged_choice_leaves_the_cells_empty(
     trial.write_bytes(b"")
     assert show(run_root, "--row", "contrastive") == 0
     out, err = capsys.readouterr()
-    assert squeeze(out)[2] == ["contrastive", *["-"] * 6, "0", "-", "3/4"]
+    assert squeeze(out)[2] == [
+        "contrastive", *["-", "[1]"] * 6, "0", "-", "3/4", "3.000", "0.000",
+    ]  # fmt: skip
     assert f"note: {path}: damaged" in err
     assert f"note: {trial}: damaged" in err
 
@@ -339,17 +338,14 @@ def test_no_studies_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 
 def test_records_are_left_as_they_are(run_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def contents() -> dict[str, bytes]:
-        return {str(p): p.read_bytes() for p in run_root.rglob("*") if p.is_file()}
-
-    before = contents()
+    before = bytes_under(run_root)
     for style in ("text", "markdown", "csv", "latex"):
         assert show(run_root, "--format", style, "--against", "published") == 0
-    assert contents() == before
+    assert bytes_under(run_root) == before
     capsys.readouterr()
 
 
-WIDE = {"embedding_dim": 128, "folds": 4}
+WIDE = {**PROTOCOL, "embedding_dim": 128, "folds": 4}
 
 
 @pytest.fixture
@@ -393,10 +389,14 @@ def test_published_numbers_and_differences_stand_in_brackets(
         "65.00 ± 12.71 (68.13, -3.13)", "55.00 ± 12.71 (37.24, +17.76)",
         "45.00 ± 12.71 (26.53, +18.47)", "60.00 ± 0.00 (59.73, +0.27)",
         "50.00 ± 0.00 (31.98, +18.02)", "40.00 ± 0.00 (21.18, +18.82)", "2", "2", "4/4",
+        "4.000", "0.000",
     ]  # fmt: skip
-    assert cells["nca"] == ["50.00", "40.00", "30.00", "40.00", "30.00", "20.00", "1", "2", "4/4"]
+    assert cells["nca"] == [
+        *(f"{score}.00 [1]" for score in (50, 40, 30, 40, 30, 20)),
+        "1", "2", "4/4", "4.000", "0.000",
+    ]  # fmt: skip
     assert cells["contrastive+wpm"][:2] == ["- (68.96)", "- (37.60)"]
-    assert cells["contrastive+wpm"][6:] == ["0", "-", "-"]
+    assert cells["contrastive+wpm"][6:] == ["0", "-", "-", "-", "-"]
     assert "- published only, no study here: arcface, contrastive+wpm, cosface" in out
 
 
@@ -415,7 +415,7 @@ def test_nothing_published_is_shown_unasked(
 ) -> None:
     assert show(published_root, "--dataset", "cub200") == 0
     out = capsys.readouterr().out
-    assert [line[0] for line in squeeze(out)[2:]] == ["contrastive", "nca"]
+    assert [line[0] for line in squeeze(out)[2:]] == ["contrastive", "nca", "note:"]
     assert "(68.13" not in out
 
 
@@ -515,6 +515,9 @@ def test_latex_compares_every_published_row(
     assert plain[7] == "65.00 $\\pm$ 12.71 (68.13, $-$3.13)"
     assert rows[-1][1:7] == [""] * 6
     assert "% note: cub200: tested runs: contrastive 2, nca 1\n" in out
+    hours = "contrastive 4.000 + 0.000, nca 4.000 + 0.000"
+    assert f"% note: cub200: device-hours of search + final runs: {hours}\n" in out
+    assert "% note: [1] cub200: nca: 1 tested run, other rows have up to 2\n" in out
 
 
 def test_data_set_without_studies_has_empty_cells(
@@ -579,7 +582,7 @@ def test_table_imports_nothing_slow(run_root: Path) -> None:
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
-    assert squeeze(done.stdout) == squeeze(TEXT)
+    assert done.stdout == TEXT
 
 
 def test_module_runs_as_a_script(run_root: Path) -> None:

@@ -88,6 +88,13 @@ def test_json_file_is_plain_json_for_others(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "file.json").read_text())["content"] == CONTENT
 
 
+def test_json_laid_out_anew_is_read_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "file.json"
+    write_json(path, CONTENT)
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=2))
+    assert read_json(path) == CONTENT
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_numbers_that_json_lacks_are_refused(tmp_path: Path, value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):

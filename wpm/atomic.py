@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from wpm.errors import UserError
+
+# What `write_json` writes, byte for byte.
+_WRITTEN = re.compile(rb'\{"sha256": "([0-9a-f]{64})",\n"content": (.*)\}\n', re.DOTALL)
 
 
 class DamagedFileError(UserError):
@@ -69,7 +73,12 @@ def read_json(path: Path) -> Any:
         UserError: the file cannot be read.
     """
     try:
-        wrapped = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        written = _WRITTEN.fullmatch(data)
+        if written and hashlib.sha256(written[2]).hexdigest().encode() == written[1]:
+            return json.loads(written[2])
+        # Laid out anew by an editor, perhaps: what counts is the content.
+        wrapped = json.loads(data)
         body = json.dumps(wrapped["content"], sort_keys=True)
         intact = hashlib.sha256(body.encode()).hexdigest() == wrapped["sha256"]
     except OSError as error:

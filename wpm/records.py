@@ -292,12 +292,16 @@ class FinalRecord:
     """One configuration's final runs.
 
     Attributes:
+        folder: where it was read.
         content: final.json: parameters, where they come from, provenance.
         results: result.json of every seed that was begun, None for one that has not ended.
+        folds: for each of these seeds, result.json of the folds that have ended.
     """
 
+    folder: Path
     content: Mapping[str, Any]
     results: list[dict[str, Any] | None]
+    folds: list[list[dict[str, Any]]]
 
     def with_state(self, state: str) -> list[dict[str, Any]]:
         """Return the results of the seeds that ended in a state."""
@@ -321,14 +325,32 @@ def read_finals(place: StudyPlace) -> tuple[list[FinalRecord], list[str]]:
         except UserError as error:
             problems.append(str(error))
             continue
-        results = []
+        results, folds = [], []
         for seed in _sorted_folders(folder):
             try:
                 results.append(TrainingFolder(seed).read_result())
             except UserError as error:
                 problems.append(str(error))
-        finals.append(FinalRecord(content, results))
+                continue
+            ended, more_problems = _read_results(seed)
+            folds.append(ended)
+            problems += more_problems
+        finals.append(FinalRecord(folder, content, results, folds))
     return finals, problems
+
+
+def _read_results(seed: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return result.json of the folds of a run that have ended, and a line for each damaged one."""
+    results, problems = [], []
+    for fold in _sorted_folders(seed):
+        try:
+            result = TrainingFolder(fold).read_result()
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if result is not None:
+            results.append(result)
+    return results, problems
 
 
 def is_running(place: StudyPlace) -> bool:

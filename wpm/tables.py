@@ -103,4 +103,6 @@ def escape_latex(text: str) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text in ("", "-") or text.lstrip("+-( ").replace(".", "", 1)[:1].isdigit()
+    if text.partition(" [")[0] in ("", "-"):  # missing, with a footnote perhaps
+        return True
+    return text.lstrip("+-( ").replace(".", "", 1)[:1].isdigit()

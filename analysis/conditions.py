@@ -1,0 +1,69 @@
+"""Conditions on trials: `sharpness > 16 and epochs >= 5`; nothing is ever evaluated as code."""
+
+import argparse
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from wpm.errors import UserError
+
+_COMPARE: Mapping[str, Callable[[float, float], bool]] = {
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
+_CONDITION = re.compile(r"([A-Za-z_]\w*)\s*([<>=!]+)\s*(\S+)")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A comparison of one value with a number."""
+
+    name: str
+    comparison: str
+    number: float
+
+    def holds(self, value: float | None) -> bool:
+        """Whether a value meets the condition; one that is missing never does."""
+        return value is not None and _COMPARE[self.comparison](value, self.number)
+
+
+def parse_conditions(text: str) -> list[Condition]:
+    """Read `NAME OP NUMBER [and NAME OP NUMBER ...]`, for `add_argument(type=...)`.
+
+    Raises:
+        argparse.ArgumentTypeError: something else; says which part.
+    """
+    return [_parse_condition(part.strip()) for part in re.split(r"\band\b", text)]
+
+
+def _parse_condition(text: str) -> Condition:
+    match = _CONDITION.fullmatch(text)
+    if match is None or match[2] not in _COMPARE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME OP NUMBER, with OP one of {' '.join(_COMPARE)}; "
+            "join several by and"
+        )
+    try:
+        number = float(match[3])
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{match[3]!r} in {text!r} is not a number")
+    return Condition(match[1], match[2], number)
+
+
+def check_names(names: Iterable[str], known: Sequence[str], flag: str) -> None:
+    """Refuse names that nothing is known by.
+
+    Raises:
+        UserError: the first of them, with all that are known.
+    """
+    for name in names:
+        if name not in known:
+            raise UserError(f"{flag}: unknown name {name!r}; choose from {', '.join(known)}")

@@ -1,0 +1,124 @@
+"""What is unequal or unfinished about rows that are to be compared."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analysis.rows import RowRecord
+from wpm.config import WPM_SUFFIX
+
+_SETTINGS = {"protocol": "protocol settings", "images": "images", "weights": "weights"}
+_MOST_NAMED = 3  # values that differ, listed in a line
+
+
+def describe_settings(row: RowRecord, other: RowRecord) -> list[str]:
+    """Name the conditions of a search that are not those of another: protocol, images, weights."""
+    return [
+        f"{row.name}: {what} differ from those of {other.name} "
+        f"({_list_differences(row.identity.get(key), other.identity.get(key))}), not comparable"
+        for key, what in _SETTINGS.items()
+        if row.identity.get(key) != other.identity.get(key)
+    ]
+
+
+def _list_differences(own: Any, other: Any) -> str:
+    if not isinstance(own, Mapping) or not isinstance(other, Mapping):
+        return f"{own}, there {other}"
+    differences = [
+        f"{key} {own.get(key)}, there {other.get(key)}"
+        for key in sorted({*own, *other})
+        if own.get(key) != other.get(key)
+    ]
+    more = ["..."] if len(differences) > _MOST_NAMED else []
+    return "; ".join([*differences[:_MOST_NAMED], *more])
+
+
+def describe_budgets(first: RowRecord, second: RowRecord) -> list[str]:
+    """Say how the budgets of two searches differ: trials, and who stops trials early."""
+    lines = []
+    if (len(first.ended), first.wanted) != (len(second.ended), second.wanted):
+        lines.append(
+            f"unequal search budgets: {first.name} {first.budget} trials, "
+            f"{second.name} {second.budget} trials"
+        )
+    if first.early_stopping != second.early_stopping:
+        stopped, other = (first, second) if first.early_stopping else (second, first)
+        lines.append(
+            f"unequal search budgets: {stopped.name} with early stopping, {other.name} without"
+        )
+    return lines
+
+
+def find_footnotes(rows: Sequence[RowRecord]) -> dict[str, list[str]]:
+    """Return by row what a reader of its test scores must know.
+
+    Args:
+        rows: of one data set under one protocol; their settings should be those of the first.
+    """
+    most = max((len(row.finals.tested) for row in rows if row.finals), default=0)
+    twins = {row.name: _find_twin(row, rows) for row in rows}
+    return {
+        row.name: [
+            *describe_runs(row, most),
+            *describe_search(row),
+            *(describe_budgets(*twins[row.name]) if twins[row.name] else []),
+            *describe_settings(row, rows[0]),
+        ]
+        for row in rows
+    }
+
+
+def _find_twin(row: RowRecord, rows: Sequence[RowRecord]) -> tuple[RowRecord, ...]:
+    """Return the plain row and the mined one of a pair of twins, () where there is only one."""
+    plain = row.name.removesuffix(WPM_SUFFIX)
+    by_name = {other.name: other for other in rows}
+    pair = (plain, plain + WPM_SUFFIX)
+    return tuple(by_name[name] for name in pair) if all(name in by_name for name in pair) else ()
+
+
+def describe_runs(row: RowRecord, most: int) -> list[str]:
+    """Say what is missing or chosen among the final runs of a row.
+
+    Args:
+        row: the row.
+        most: the largest number of tested runs among the rows that it stands beside.
+    """
+    finals = row.finals
+    if finals is None:
+        return []
+    lines = []
+    if finals.failed:
+        lines.append(f"{row.name}: {_count(finals.failed, 'final run')} failed, left out")
+    if finals.pending:
+        lines.append(f"{row.name}: {_count(finals.pending, 'final run')} not ended yet")
+    # Without training there is nothing to repeat.
+    if len(finals.tested) < most and finals.trial != "none":
+        lines.append(
+            f"{row.name}: {_count(len(finals.tested), 'tested run')}, other rows have up to {most}"
+        )
+    if len(row.configurations) > 1:
+        lines.append(
+            f"{row.name}: {len(row.configurations)} configurations have final runs; shown is "
+            f"{tell_trial(finals.trial)}, the best of them in validation"
+        )
+    if row.best is not None and row.best[1] > finals.score:
+        lines.append(
+            f"{row.name}: shown is {tell_trial(finals.trial)}, but trial {row.best[0]} is better "
+            "in validation and has no final runs (python launch.py --best-only makes them)"
+        )
+    return lines
+
+
+def describe_search(row: RowRecord) -> list[str]:
+    """Say whether the search of a row has trials to go."""
+    if len(row.ended) >= row.wanted:
+        return []
+    return [f"{row.name}: unfinished search, {row.budget} trials ended"]
+
+
+def tell_trial(trial: int | str) -> str:
+    """Name a configuration by the trial that it comes from, or by who published it."""
+    return f"trial {trial}" if isinstance(trial, int) else f"the {trial} configuration"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"

@@ -1,0 +1,104 @@
+"""A search's progress: the best so far, and the best to expect of fewer trials."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_RESAMPLES = 1000
+_SEED = 0  # the same records give the same interval
+ROUND_COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # trials whose progress people look at
+_MOST_COUNTS = 64  # expectations of one curve, unless more are asked for
+
+
+@dataclass(frozen=True)
+class SearchCurve:
+    """The best validation score of a search, after so many trials and so many device-hours.
+
+    Attributes:
+        best: best score that could be chosen after each trial that ended, in the order in which
+            they were started; 0 before the first.
+        hours: device-hours of the trials up to each.
+        counts: numbers of trials for which an expectation is given, rising.
+        expected: expected best of so many trials, were they in random order.
+        low: lower end of its 95% interval.
+        high: upper end.
+    """
+
+    best: tuple[float, ...]
+    hours: tuple[float, ...]
+    counts: tuple[int, ...]
+    expected: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+    def best_after(self, hours: float) -> float | None:
+        """Return the best score within so many device-hours, None before the first trial ended."""
+        spent = [best for best, cost in zip(self.best, self.hours, strict=True) if cost <= hours]
+        return spent[-1] if spent else None
+
+
+def make_curve(
+    scores: Sequence[float],
+    complete: Sequence[bool],
+    hours: Sequence[float],
+    counts: Sequence[int] | None = None,
+) -> SearchCurve:
+    """Describe a search's progress.
+
+    Args:
+        scores: of its trials in the order in which they were started; of a failed trial 0.
+        complete: whether each can be chosen. A trial that was stopped cannot, but its score counts
+            in the expectations: without it few trials would seem to find nothing.
+        hours: device-hours of each.
+        counts: numbers of trials to give an expectation for, rising; those beyond the trials there
+            are have none. None: every number, or some of them where there are many.
+    """
+    if not scores:
+        return SearchCurve((), (), (), (), (), ())
+    wanted = _spread_counts(len(scores)) if counts is None else counts
+    known = tuple(count for count in wanted if count <= len(scores))
+    weights = _order_weights(len(scores), known)
+    values = np.sort(np.array(scores, dtype=float))
+    drawn = np.random.default_rng(_SEED).integers(len(values), size=(_RESAMPLES, len(values)))
+    resampled = np.sort(values[drawn], axis=1) @ weights.T
+    low, high = np.quantile(resampled, (0.025, 0.975), axis=0)
+    return SearchCurve(
+        best=tuple(
+            accumulate((s if c else 0.0 for s, c in zip(scores, complete, strict=True)), max)
+        ),
+        hours=tuple(accumulate(hours)),
+        counts=known,
+        expected=tuple((weights @ values).tolist()),
+        low=tuple(low.tolist()),
+        high=tuple(high.tolist()),
+    )
+
+
+def _spread_counts(total: int) -> list[int]:
+    if total <= _MOST_COUNTS:
+        return list(range(1, total + 1))
+    spread = {round(count) for count in np.geomspace(1, total, _MOST_COUNTS)}
+    return sorted(spread | {count for count in ROUND_COUNTS if count < total})
+
+
+def _order_weights(total: int, counts: Sequence[int]) -> NDArray[Any]:
+    """Return (count, total) probabilities that the i-th smallest value is the best of those drawn.
+
+    Of the C(N, n) ways to draw n of N values, C(i - 1, n - 1) have the i-th as their largest, so
+    that the expected best is the mean over all random orders of the trials (the setting of Dodge et
+    al., Show Your Work, EMNLP 2019, drawn without replacement).
+    """
+    from scipy.special import betaln
+
+    rank = np.arange(1, total + 1)
+    drawn = np.array(counts)[:, None]
+    reached = rank >= drawn
+    below = np.where(reached, rank - drawn, 0)
+    # log C(a, b) = -log(a + 1) - log B(b + 1, a - b + 1)
+    log_ways = -np.log(rank) - betaln(drawn, below + 1)
+    log_all = -np.log(total + 1) - betaln(drawn + 1, total - drawn + 1)
+    return np.where(reached, np.exp(log_ways - log_all), 0.0)

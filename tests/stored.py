@@ -1,0 +1,107 @@
+"""Small stored studies, written as the search and the final runs write them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wpm.atomic import write_json
+from wpm.records import (
+    COMPLETE,
+    FAILED,
+    FORMAT,
+    PRUNED,
+    StudyPlace,
+    TrainingFolder,
+    write_study,
+)
+
+# 48-d concatenated: not the published numbers
+PROTOCOL = {"embedding_dim": 16, "folds": 3, "trunk": "convnet", "precision": "float32"}
+STATES = {"c": COMPLETE, "p": PRUNED, "f": FAILED}
+
+
+def write_search(
+    root: Path,
+    row: str,
+    states: str = "cccp",
+    wanted: int = 4,
+    dataset: str = "omniglot",
+    protocol: str = "small",
+    settings: Mapping[str, Any] = PROTOCOL,
+    scores: Sequence[float] | None = None,
+    hours: float = 1.0,
+    **identity: Any,
+) -> StudyPlace:
+    """Write a study; a letter a trial: complete, pruned, failed, running.
+
+    The score of a trial is 0.1 * number unless `scores` says otherwise; it took `hours`.
+    """
+    place = StudyPlace(root, dataset, protocol, row)
+    standard = {"protocol": settings, "images": {"pixels": "abc"}, "early_stopping": True}
+    content = {"identity": {**standard, **identity}, "trials": wanted, "provenance": {}}
+    write_study(place, content)
+    for number, letter in enumerate(states):
+        folder = TrainingFolder(place.trial_folder(number))
+        folder.write_identity({"number": number, "parameters": {"margin": 0.5}})
+        if letter != "r":
+            score = number / 10 if scores is None else scores[number]
+            folder.write_result(training_result(score, hours, STATES[letter]))
+    return place
+
+
+def training_result(score: float, hours: float = 1.0, state: str = COMPLETE) -> dict[str, Any]:
+    """Return the result.json of a training of ten epochs; a tenth of its time is validation."""
+    return {
+        "state": state,
+        "reason": "",
+        "score": score,
+        "fold_scores": [score],
+        "epochs": 10,
+        "training_seconds": 3240 * hours,
+        "validation_seconds": 360 * hours,
+    }
+
+
+def write_final(place: StudyPlace, key: str, trial: int | None, score: float | None) -> Path:
+    """Say which configuration is trained finally; return its folder."""
+    folder = place.folder / "finals" / key
+    chosen: dict[str, Any] = {"trial": trial, "score": score}
+    if trial is None:
+        chosen["published"] = "a paper"
+    write_json(folder / "final.json", {"format": FORMAT, "chosen": chosen})
+    return folder
+
+
+def write_run(
+    folder: Path,
+    seed: int,
+    concatenated: float | None,
+    separated: float = 0.0,
+    validation: Sequence[float] = (),
+) -> None:
+    """Write a tested run; P@1 as given, RP 0.1 and MAP@R 0.2 below; None: a failed run.
+
+    Every fold with a score in `validation` took half an hour.
+    """
+
+    def scores(p: float) -> Mapping[str, float]:
+        return {"precision_at_1": p, "r_precision": p - 0.1, "map_at_r": p - 0.2}
+
+    for fold, score in enumerate(validation):
+        training = TrainingFolder(folder / f"seed-{seed}" / f"fold-{fold}")
+        training.write_identity({"number": fold, "parameters": {"margin": 0.5}})
+        training.write_result(training_result(score, hours=0.5))
+    result: dict[str, Any] = {"state": FAILED, "seed": seed, "reason": "fold 1: diverged"}
+    if concatenated is not None:
+        result = {
+            "state": COMPLETE,
+            "seed": seed,
+            "concatenated": scores(concatenated),
+            "separated": scores(separated),
+        }
+    write_json(folder / f"seed-{seed}" / "result.json", result)
+
+
+def bytes_under(root: Path) -> dict[str, bytes]:
+    """Return every file under a folder, to see that nothing was changed."""
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
