@@ -137,7 +137,8 @@ def measure_shares(model: EmbeddingModel, images: Tensor, masks: ViewMasks, loss
     loss(model.mask_embeddings(embeddings, masks)).backward()
     assert embeddings.grad is not None
     norms = embeddings.grad.norm(dim=2).flatten()
-    return norms / norms.norm().clamp(min=torch.finfo(norms.dtype).tiny)
+    shares: Tensor = norms / norms.norm().clamp(min=torch.finfo(norms.dtype).tiny)
+    return shares
 
 
 def main() -> None:
