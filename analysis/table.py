@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from analysis.costs import format_hours
-from analysis.fairness import describe_procedure, find_footnotes
+from analysis.fairness import describe_choice, describe_procedure, find_footnotes
 from analysis.layout import format_csv, format_mean, format_points, with_notes
 from analysis.options import build_parser, read_studies, report_problems, run_main, select_studies
 from analysis.reference import DIMENSIONS, PUBLISHED, Scores, add_against, read_scores
@@ -150,7 +150,7 @@ def describe_block(block: Block) -> list[str]:
     if untested:
         names = ", ".join(untested)
         lines.append(f"no final runs (python launch.py --best-only makes them): {names}")
-    return lines
+    return [*lines, *(line for row in block.rows for line in describe_choice(row))]
 
 
 def _describe_published(block: Block) -> list[str]:
