@@ -13,7 +13,7 @@ LAYERS = [
     {"datasets", "spaces"},
     {"published_sets", "pixels", "within_pair", "bninception", "zoo_trunks"},
     {"model", "losses"},
-    {"batches"},
+    {"batches", "steps"},
     {"evaluate"},
     {"train", "pretrained"},
     {"records", "console"},
