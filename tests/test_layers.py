@@ -16,10 +16,11 @@ LAYERS = [
     {"batches", "steps"},
     {"evaluate"},
     {"train", "pretrained"},
+    {"gpus"},
     {"records", "console"},
     {"jobs", "status"},
     {"final_test", "work", "exported"},
-    {"study", "retrain", "final_embeddings"},
+    {"study", "retrain", "final_embeddings", "budget"},
     {"search"},
     {"cluster"},
 ]

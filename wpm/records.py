@@ -353,6 +353,26 @@ def _read_results(seed: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return results, problems
 
 
+def worker_seconds(reports: list[dict[str, Any]]) -> float:
+    """Return the seconds that a training's worker has used, by its last report."""
+    folds = reports[-1]["folds"] if reports else []
+    return float(sum(fold["training_seconds"] + fold["validation_seconds"] for fold in folds))
+
+
+def spent_seconds(place: StudyPlace) -> dict[str, float]:
+    """Return the worker seconds of all trainings of a study, search and final runs, by folder.
+
+    Raises:
+        UserError: a record is damaged.
+    """
+    folders = [*place.folder.glob("trials/*"), *place.folder.glob("finals/*/*/fold-*")]
+    return {
+        str(folder): worker_seconds(read_json(folder / "reports.json")["reports"])
+        for folder in folders
+        if (folder / "reports.json").exists()
+    }
+
+
 def is_running(place: StudyPlace) -> bool:
     """Whether a launch works on the study now."""
     return is_locked(place.lock)
