@@ -2,6 +2,7 @@
 """Search margins and mining thresholds, retrain and test the best, or tell how far things are."""
 
 import argparse
+import dataclasses
 import os
 import sys
 import traceback
@@ -260,30 +261,30 @@ def _parse_rows(args: argparse.Namespace) -> list[Row]:
 
 def _find_weights(args: argparse.Namespace, protocol: Protocol) -> str:
     """Return the trunk's weights file, fetched if asked; "random" for trunks without one."""
-    from wpm.bninception import WEIGHTS_SHA256_PREFIX, WEIGHTS_URL
-    from wpm.datasets import Archive, fetch_archive
-    from wpm.model import RANDOM_WEIGHTS, needs_weights
+    from wpm.datasets import fetch_archive
+    from wpm.model import RANDOM_WEIGHTS, find_weights, needs_weights
 
-    if not needs_weights(protocol.trunk):
+    trunk = protocol.trunk
+    archive = find_weights(trunk)
+    if not needs_weights(trunk):
         if args.weights not in (None, RANDOM_WEIGHTS):
-            raise UserError(f"--weights has no meaning for trunk {protocol.trunk}; leave it out")
+            raise UserError(f"--weights has no meaning for trunk {trunk}; leave it out")
         return RANDOM_WEIGHTS
     if args.weights == RANDOM_WEIGHTS:
         return RANDOM_WEIGHTS
-    archive = Archive(
-        WEIGHTS_URL,
-        f"sha256:{WEIGHTS_SHA256_PREFIX}",
-        elsewhere=f"or give --weights FILE, or --weights {RANDOM_WEIGHTS} to try without",
-    )
+    or_give = f"give --weights FILE (--weights {RANDOM_WEIGHTS} to try without)"
+    if args.weights is None and archive is None:
+        raise UserError(f"trunk {trunk} has no weights that could be fetched; {or_give}")
     folder = args.work_root / "weights"
-    file = Path(args.weights or folder / archive.name)
-    if args.fetch and args.weights is None:
-        file = fetch_archive(archive, folder)
+    if args.weights is not None or archive is None:
+        file = Path(args.weights)
+    elif args.fetch:
+        file = fetch_archive(dataclasses.replace(archive, elsewhere=or_give), folder)
+    else:
+        file = folder / archive.name
     if not file.is_file():
-        raise UserError(
-            f"no weights of trunk {protocol.trunk} at {file}; add --fetch, or download "
-            f"{WEIGHTS_URL} there, {archive.elsewhere}"
-        )
+        get_it = "" if archive is None else f"add --fetch, or download {archive.url} there, or "
+        raise UserError(f"no weights of trunk {trunk} at {file}; {get_it}{or_give}")
     return str(file.resolve())
 
 

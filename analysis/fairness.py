@@ -1,10 +1,12 @@
 """What is unequal or unfinished about rows that are to be compared."""
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from analysis.rows import RowRecord
-from wpm.config import WPM_SUFFIX
+from wpm.config import PRETRAINED, WPM_SUFFIX, default_protocol, find_protocol
 
 _SETTINGS = {"protocol": "protocol settings", "images": "images", "weights": "weights"}
 _MOST_NAMED = 3  # values that differ, listed in a line
@@ -28,8 +30,36 @@ def _list_differences(own: Any, other: Any) -> str:
         for key in sorted({*own, *other})
         if own.get(key) != other.get(key)
     ]
-    more = ["..."] if len(differences) > _MOST_NAMED else []
-    return "; ".join([*differences[:_MOST_NAMED], *more])
+    return _shorten(differences)
+
+
+def describe_procedure(rows: Sequence[RowRecord], dataset: str) -> list[str]:
+    """Say where rows were not run as the published numbers were.
+
+    Args:
+        rows: of one data set under the protocol of the published table.
+        dataset: its name.
+    """
+    stock = find_protocol(default_protocol(dataset), dataset)
+    published = json.loads(json.dumps(asdict(stock)))
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        settings = {**row.identity.get("protocol", {}), "trials": row.wanted}
+        settings["runs"] = len(row.finals.tested) if row.finals else 0
+        if row.name == PRETRAINED:  # neither searched nor repeated
+            settings |= {"trials": stock.trials, "runs": stock.runs}
+        differing = [key for key in settings if settings[key] != published.get(key)]
+        words = [f"{key} {settings[key]} (published {published.get(key)})" for key in differing]
+        if words:
+            found.setdefault(_shorten(words), []).append(row.name)
+    return [
+        f"not the published procedure: {words}: {', '.join(names)}"
+        for words, names in found.items()
+    ]
+
+
+def _shorten(words: Sequence[str]) -> str:
+    return "; ".join([*words[:_MOST_NAMED], *(["..."] if len(words) > _MOST_NAMED else [])])
 
 
 def describe_budgets(first: RowRecord, second: RowRecord) -> list[str]:

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from analysis.costs import format_hours
-from analysis.fairness import describe_choice, find_footnotes
+from analysis.fairness import describe_choice, describe_procedure, find_footnotes
 from analysis.layout import format_csv, format_mean, format_points, with_notes
 from analysis.options import build_parser, read_studies, report_problems, run_main, select_studies
 from analysis.reference import DIMENSIONS, PUBLISHED, Scores, add_against, read_scores
@@ -167,6 +167,7 @@ def _describe_published(block: Block) -> list[str]:
     if block.dimensions != DIMENSIONS:
         dimensions = " and ".join(f"{dimension}-d" for dimension in DIMENSIONS.values())
         lines.append(f"published numbers are of {dimensions} embeddings, not comparable")
+    lines += describe_procedure(block.rows, block.dataset)
     absent = [line.name for line in block.lines if line.row is None]
     if absent:
         lines.append(f"published only, no study here: {', '.join(absent)}")
@@ -224,7 +225,11 @@ def _format_block(block: Block, style: str) -> str:
     columns = [f"{labels[view]} {name}" for view in VIEWS for name in METRICS.values()]
     footnotes = Footnotes([block])
     rows = [
-        [line.name, *_format_cells(line, "-", footnotes.mark(block, line)), *_format_counts(line)]
+        [
+            line.name,
+            *map(_join, _format_cells(line, "-", footnotes.mark(block, line))),
+            *_format_counts(line),
+        ]
         for line in block.lines
     ]
     columns = ["row", *columns, "runs", "best trial", "trials", "search h", "runs h"]
@@ -271,8 +276,18 @@ def _format_beside(protocol: str, blocks: Sequence[Block], style: str) -> str:
         found = [
             (block, named.get(name, Line(name))) for block, named in zip(blocks, lines, strict=True)
         ]
-        cells = [_format_cells(line, missing, footnotes.mark(block, line)) for block, line in found]
-        rows.append([name, *(cell for part in cells for cell in part)])
+        pairs = [
+            pair
+            for block, line in found
+            for pair in _format_cells(line, missing, footnotes.mark(block, line))
+        ]
+        if style != LATEX:
+            rows.append([name, *map(_join, pairs)])
+            continue
+        # Twelve columns of both would not fit a page: what was published goes below.
+        rows.append([name, *(own for own, _ in pairs)])
+        if any(published for _, published in pairs):
+            rows.append(["(published, difference)", *(published for _, published in pairs)])
     if style == LATEX:
         views = [_view_label(block, view) for block in blocks for view in VIEWS]
         headings = [
@@ -326,13 +341,17 @@ def _published_order(row: str) -> tuple[int, str, bool]:
     return published.index(plain) if plain in published else len(published), plain, mined
 
 
-def _format_cells(line: Line, missing: str, mark: str) -> Iterator[str]:
+def _format_cells(line: Line, missing: str, mark: str) -> Iterator[tuple[str, str]]:
+    """Yield our number and what was published, cell by cell."""
     for view in VIEWS:
         for metric in METRICS:
             own = format_mean(line.scores(view, metric), missing)
             own += mark if own else ""
-            published = _format_published(line, view, metric)
-            yield " ".join(part for part in (own, published) if part)
+            yield own, _format_published(line, view, metric)
+
+
+def _join(cell: tuple[str, str]) -> str:
+    return " ".join(part for part in cell if part)
 
 
 def _format_published(line: Line, view: str, metric: str) -> str:

@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from analysis import table
 from analysis.reference import read_scores
 from tests.stored import PROTOCOL, bytes_under, write_final, write_run, write_search
 from wpm.atomic import write_json
+from wpm.config import find_protocol
 from wpm.records import FORMAT, StudyPlace, TrainingFolder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -508,17 +511,66 @@ def test_latex_compares_every_published_row(
     out = capsys.readouterr().out
     rows = check_latex(out)
     assert rows[0][1:] == ["\\multicolumn{6}{c}{cars196}", "\\multicolumn{6}{c}{cub200}"]
-    names = [row[0] for row in rows[3:]]
+    below = "(published, difference)"
+    names = [row[0] for row in rows[3:] if row[0] != below]
     assert (len(names), names[0], names[-1]) == (20, "pretrained", "nca")
     assert names.index("contrastive+wpm") == names.index("contrastive") + 1
-    plain = rows[3 + names.index("contrastive")]
-    assert plain[1] == "(81.87)"
-    assert plain[7] == "65.00 $\\pm$ 12.71 (68.13, $-$3.13)"
+    place = [row[0] for row in rows].index("contrastive")
+    plain, published = rows[place : place + 2]
+    assert published[0] == below
+    assert (plain[1], published[1]) == ("", "(81.87)")
+    assert (plain[7], published[7]) == ("65.00 $\\pm$ 12.71", "(68.13, $-$3.13)")
+    assert rows[-1][0] == "nca", "nothing was published to stand below it"
     assert rows[-1][1:7] == [""] * 6
     assert "% note: cub200: tested runs: contrastive 2, nca 1\n" in out
     hours = "contrastive 4.000 + 0.000, nca 4.000 + 0.000"
     assert f"% note: cub200: device-hours of search + final runs: {hours}\n" in out
     assert "% note: [1] cub200: nca: 1 tested run, other rows have up to 2\n" in out
+
+
+def test_what_was_not_run_as_published_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stock = json.loads(json.dumps(asdict(find_protocol("mlrc", "cub200"))))
+    for row, settings in {
+        "triplet": stock,
+        "margin": {**stock, "max_epochs": 3},
+        "contrastive": {**stock, "max_epochs": 3},
+    }.items():
+        place = write_search(
+            tmp_path, row, "c" * 50, 50, dataset="cub200", protocol="mlrc", settings=settings
+        )
+        final = write_final(place, "aa", 2, 0.2)
+        for seed in range(10 if row == "triplet" else 2):
+            write_run(final, seed, 0.6, separated=0.5)
+    assert show(tmp_path, "--against", "published", "--format", "markdown") == 0
+    out = capsys.readouterr().out
+    told = "not the published procedure: max_epochs 3 (published 1000); runs 2 (published 10): "
+    assert f"- {told}contrastive, margin\n" in out
+    assert out.count("not the published procedure") == 1
+    assert show(tmp_path) == 0
+    assert "published" not in capsys.readouterr().out
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex and booktabs")
+def test_latex_compiles_to_one_page_without_running_over(
+    published_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--dataset", "cub200", "cars196", "--against", "published", "--format", "latex"]
+    assert show(published_root, *arguments) == 0
+    table = capsys.readouterr().out
+    (tmp_path / "page.tex").write_text(
+        "\\documentclass[a4paper,landscape]{article}\\usepackage[margin=1cm]{geometry}"
+        "\\usepackage{booktabs}\\begin{document}\\scriptsize\\setlength{\\tabcolsep}{2pt}"
+        f"\\noindent\n{table}\\end{{document}}\n"
+    )
+    answer = subprocess.run(
+        ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stdout
+    assert "Overfull" not in answer.stdout
+    assert "(1 page" in answer.stdout
 
 
 def test_data_set_without_studies_has_empty_cells(

@@ -1,12 +1,16 @@
 """What a user types: every wrong input is one line with exit code 2, nothing half written."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.test_datasets import Server, serve
 from tests.tiny import make_image_folder
+from wpm.config import find_protocol
+from wpm.errors import UserError
 from wpm.records import StudyPlace, write_study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +61,11 @@ def images(tmp_path: Path) -> Path:
         (["--precision", "fp8"], "argument --precision: invalid choice: 'fp8'"),
         (["--dataset", "cub200", "--weights", "random"], "cub200 is not at"),
         (["--dataset", "cub200"], "no weights of trunk bninception at"),
+        (["--trunk", "resnet50"], "unknown trunk 'resnet50'; choose from convnet, bninception, "),
+        (["--trunk", "torchvision:resnet5"], "did you mean torchvision:resnet50"),
+        (["--trunk", "timm:resnet18"], "no weights that could be fetched; give --weights FILE"),
+        (["--trunk", "torchvision:resnet18"], "add --fetch, or download https://download.pytorch"),
+        (["--weights", "random.pth"], "--weights has no meaning for trunk convnet"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_one_line_and_exit_code_2(
@@ -155,3 +164,42 @@ def test_help_has_examples() -> None:
     answer = launch("--help")
     assert answer.returncode == 0
     assert "python launch.py --best-only" in answer.stdout
+
+
+def test_weights_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+
+    import launch as program
+    from wpm import model
+    from wpm.datasets import Archive
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    data = b"weights"
+    arguments = ["--dataset", "cub200", "--work-root", str(tmp_path)]
+    protocol = find_protocol("mlrc", "cub200")
+    with serve(Server(data)) as server:
+
+        def serve_with(checksum: str) -> None:
+            archive = Archive(server.url, checksum, file_name="trunk.pth")
+            kind = dataclasses.replace(model._TRUNKS["bninception"], weights=lambda _: archive)
+            monkeypatch.setitem(model._TRUNKS, "bninception", kind)
+
+        args = program.build_parser().parse_args([*arguments, "--fetch"])
+        serve_with("sha256:0123")
+        with pytest.raises(UserError, match=r"SHA-256 .* but .* has 0123.*give --weights FILE"):
+            program._find_weights(args, protocol)
+        serve_with("sha256:" + hashlib.sha256(data).hexdigest()[:9])
+        found = Path(program._find_weights(args, protocol))
+    assert found == (tmp_path / "weights" / "trunk.pth").resolve()
+    assert found.read_bytes() == data
+    args = program.build_parser().parse_args(arguments)  # another day, without --fetch or network
+    assert Path(program._find_weights(args, protocol)) == found
+
+
+def test_fetch_without_rows_stops_before_the_search(tmp_path: Path) -> None:
+    roots = ["--run-root", str(tmp_path / "runs"), "--work-root", str(tmp_path / "work")]
+    answer = launch("--protocol", "smoke", "--fetch", *roots)
+    assert answer.returncode == 0
+    assert "fetched; next: " in answer.stdout
+    assert not list((tmp_path / "runs").glob("*/*/*/study.json"))
+    assert list((tmp_path / "work" / "pixels").iterdir())

@@ -7,13 +7,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    {"errors", "trunk"},
+    {"errors", "trunk", "precision"},
     {"atomic", "splits", "tables"},
     {"config", "retrieval", "glyphs"},
     {"datasets", "spaces"},
-    {"published_sets", "pixels", "within_pair", "bninception"},
+    {"published_sets", "pixels", "within_pair", "bninception", "zoo_trunks"},
     {"model", "losses"},
-    {"batches"},
+    {"batches", "steps"},
     {"evaluate"},
     {"train", "pretrained"},
     {"records", "console"},

@@ -129,11 +129,11 @@ def test_weights_file_is_loaded_into_the_trunk(
         build_model(mini_mlrc(), 3, 0, str(tmp_path / "weights.pth"))
     from wpm import model
 
-    monkeypatch.setitem(
-        model._LOADERS,
-        "bninception",
-        lambda trunk, path: load_bninception_weights(trunk, path, expected_sha256_prefix=None),
-    )
+    def load(trunk: BNInception, path: Path) -> None:
+        load_bninception_weights(trunk, path, expected_sha256_prefix=None)
+
+    kind = dataclasses.replace(model._TRUNKS["bninception"], load=load)
+    monkeypatch.setitem(model._TRUNKS, "bninception", kind)
     built = build_model(mini_mlrc(), 3, 0, str(tmp_path / "weights.pth"))
     for name, value in built.trunk.state_dict().items():
         assert torch.equal(value, saved.state_dict()[name])

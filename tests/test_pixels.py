@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize as torchvision_resize
 
 from tests.conftest import ImageTree
+from wpm import pixels
 from wpm.atomic import DamagedFileError
 from wpm.datasets import ImageIndex, index_class_folders
 from wpm.errors import UserError
@@ -504,3 +506,36 @@ def test_killed_builder_leaves_nothing_behind(slow_images: ImageIndex, tmp_path:
     assert [p for p in caches.iterdir() if p.is_dir()] == [folder]
     Pixels(folder).verify()
     assert len(Pixels(folder)) == 200
+
+
+# Memory
+
+
+def test_cache_is_streamed_to_disk_and_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """120,053 images are 30 GB: only what is decoded ahead, and one batch, may be held."""
+    root = tmp_path / "images"
+    noise = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
+    for number in range(200):
+        folder = root / f"class_{number % 4}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise).save(folder / f"{number}.png")
+    index = index_class_folders("folder", root, channels=3)
+    monkeypatch.setattr(pixels, "_DECODE_WINDOW", 8)
+    monkeypatch.setattr(pixels, "_CHECK_BYTES", 2**16)
+    total = 200 * noise.nbytes  # 6 MB
+    tracemalloc.start()
+    try:
+        cache = build_pixels(index, 100, tmp_path / "work")
+        _, peak = tracemalloc.get_traced_memory()
+        assert peak < total / 4
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        mapped = Pixels(cache)
+        images, _ = mapped.read(torch.tensor([3, 150]))
+        _, peak = tracemalloc.get_traced_memory()
+        assert peak - before < total / 20
+    finally:
+        tracemalloc.stop()
+    assert torch.equal(images[0], torch.from_numpy(noise).permute(2, 0, 1))

@@ -3,12 +3,15 @@
 import logging
 import math
 from dataclasses import astuple
+from typing import Any
 
 import pytest
 import torch
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch import Tensor
 from torch.nn.functional import normalize
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from wpm import retrieval
 from wpm.retrieval import RetrievalScores, retrieval_scores
@@ -216,3 +219,31 @@ def test_embeddings_that_are_not_finite_are_refused(value: float) -> None:
     embeddings[4, 1] = value
     with pytest.raises(ValueError, match="NaN or infinity"):
         retrieval_scores(embeddings, labels)
+
+
+@pytest.mark.parametrize("devices", [("cpu",), ()], ids=["faiss", "products"])
+def test_no_tensor_grows_with_the_square_of_the_set(
+    devices: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrieval, "FAISS_DEVICES", devices)
+    monkeypatch.setattr(retrieval, "CHUNK_BYTES", 2**18)
+    labels = torch.arange(4000).remainder(800)
+    embeddings = torch.randn(4000, 8, generator=torch.Generator().manual_seed(0))
+    with LargestTensor() as largest:
+        chunked = retrieval_scores(embeddings, labels)
+    assert largest.bytes <= 2**18
+    monkeypatch.setattr(retrieval, "CHUNK_BYTES", 2**30)
+    assert chunked.map_at_r == pytest.approx(retrieval_scores(embeddings, labels).map_at_r)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the largest tensor that any operation returns."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.bytes = max(self.bytes, tensor.nbytes)
+        return result

@@ -18,6 +18,7 @@ from wpm.errors import UserError
 from wpm.evaluate import EVALUATION_BATCH, concatenate_embeddings
 from wpm.model import EmbeddingModel, build_model
 from wpm.pixels import decode_image
+from wpm.precision import float32_products
 
 
 class ExportedModels:
@@ -58,7 +59,8 @@ class ExportedModels:
     def _embed(self, prepared: list[Tensor]) -> Tensor:
         spec = self.models[0].trunk.input_spec
         batch = normalise_pixels(torch.cat(prepared), spec)
-        return concatenate_embeddings([normalize(model(batch), dim=1) for model in self.models])
+        with float32_products(self.protocol.precision):
+            return concatenate_embeddings([normalize(model(batch), dim=1) for model in self.models])
 
     def _prepare(self, image: Any) -> Tensor:
         """Resize and crop one image: (1, C, crop, crop) grey levels."""

@@ -17,8 +17,10 @@ from wpm.evaluate import score_models
 from wpm.jobs import StepResult, choose_device, model_file
 from wpm.model import EmbeddingModel, build_model
 from wpm.pixels import Pixels, build_pixels
+from wpm.precision import float32_products
 from wpm.pretrained import score_pretrained
 from wpm.records import COMPLETE, StudyPlace, note_test_access, provenance, timestamp
+from wpm.retrieval import RetrievalScores
 from wpm.splits import class_disjoint_splits
 
 
@@ -65,20 +67,8 @@ class TestJob:
         )
         place = StudyPlace(Path(payload["run_root"]), *payload["study"])
         pixels = open_test_images(source, protocol, place, reason=f"test of {folder}")
-        device = choose_device()
-        if Row.parse(place.row).trained:
-            models = [
-                load_model(folder / f"fold-{k}" / model_file(k), protocol, pixels.channels, device)
-                for k in range(protocol.folds)
-            ]
-            batches = BatchMaker(pixels, protocol, models[0].trunk.input_spec, device)
-            everything = torch.arange(len(pixels))
-            separated, concatenated = score_models(models, batches, everything, pixels.labels)
-        else:
-            trainval = Pixels(Path(payload["pixels"]))
-            separated, concatenated = score_pretrained(
-                protocol, payload["weights"], trainval, pixels, device
-            )
+        with float32_products(protocol.precision):
+            separated, concatenated = self._score(place, protocol, pixels)
         result = {
             "state": COMPLETE,
             "seed": payload["seed"],
@@ -92,6 +82,22 @@ class TestJob:
         }
         write_json(folder / "result.json", result)
         return StepResult([], result)
+
+    def _score(
+        self, place: StudyPlace, protocol: Protocol, pixels: Pixels
+    ) -> tuple[RetrievalScores, RetrievalScores]:
+        """Return separated and concatenated scores."""
+        payload, device = self._payload, choose_device()
+        if not Row.parse(place.row).trained:
+            trainval = Pixels(Path(payload["pixels"]))
+            return score_pretrained(protocol, payload["weights"], trainval, pixels, device)
+        folder = Path(payload["folder"])
+        models = [
+            load_model(folder / f"fold-{k}" / model_file(k), protocol, pixels.channels, device)
+            for k in range(protocol.folds)
+        ]
+        batches = BatchMaker(pixels, protocol, models[0].trunk.input_spec, device)
+        return score_models(models, batches, torch.arange(len(pixels)), pixels.labels)
 
     def close(self) -> None:
         """Hold nothing."""

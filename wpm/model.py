@@ -8,33 +8,84 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wpm.bninception import BNInception, load_bninception_weights
+from wpm.bninception import (
+    WEIGHTS_SHA256_PREFIX,
+    WEIGHTS_URL,
+    BNInception,
+    load_bninception_weights,
+)
 from wpm.config import Protocol
+from wpm.datasets import Archive
 from wpm.errors import UserError
+from wpm.precision import autocast
 from wpm.trunk import ConvNet, Trunk
+from wpm.zoo_trunks import (
+    build_timm,
+    build_torchvision,
+    check_timm,
+    load_zoo_weights,
+    torchvision_weights,
+)
+
+_BNINCEPTION_WEIGHTS = Archive(WEIGHTS_URL, f"sha256:{WEIGHTS_SHA256_PREFIX}")
 
 
-def _build_bninception(channels: int) -> Trunk:
-    """Three channels always: the batch repeats the one of greyscale images."""
-    return BNInception()
+@dataclass(frozen=True)
+class _Kind:
+    """A trunk, or a library of trunks.
+
+    Attributes:
+        build: from its name and the number of image channels.
+        load: reads a weights file into it; None for trunks that are trained from scratch.
+        weights: from its name to where its weights can be fetched, None where they cannot.
+    """
+
+    build: Callable[[str, int], Trunk]
+    load: Callable[[Any, Path], None] | None = None
+    weights: Callable[[str], Archive | None] = lambda name: None
 
 
-# A trunk is one line here: name -> constructor from the number of image channels.
-_TRUNKS: dict[str, Callable[[int], Trunk]] = {
-    "convnet": ConvNet,
-    "bninception": _build_bninception,
-}
+def _no_timm_address(name: str) -> None:
+    check_timm(name)
 
-# Trunks that start from weights in a file: name -> loader.
-_LOADERS: dict[str, Callable[[Any, Path], None]] = {
-    "bninception": load_bninception_weights,
+
+# A trunk is an entry here; a library's trunks are named LIBRARY:NAME. BN-Inception and they have
+# three channels always: the batch repeats the one of greyscale images.
+_TRUNKS = {
+    "convnet": _Kind(lambda _, channels: ConvNet(channels)),
+    "bninception": _Kind(
+        lambda *_: BNInception(), load_bninception_weights, lambda _: _BNINCEPTION_WEIGHTS
+    ),
+    "torchvision:": _Kind(build_torchvision, load_zoo_weights, torchvision_weights),
+    "timm:": _Kind(build_timm, load_zoo_weights, _no_timm_address),
 }
 RANDOM_WEIGHTS = "random"  # in place of a file: for trying things out
 
 
+def _find_kind(trunk: str) -> _Kind:
+    library, colon, _ = trunk.partition(":")
+    if library + colon not in _TRUNKS:
+        choices = ", ".join(name + "NAME" * name.endswith(":") for name in _TRUNKS)
+        raise UserError(f"unknown trunk {trunk!r}; choose from {choices}")
+    return _TRUNKS[library + colon]
+
+
 def needs_weights(trunk: str) -> bool:
-    """Whether a trunk starts from weights in a file."""
-    return trunk in _LOADERS
+    """Whether a trunk starts from weights in a file.
+
+    Raises:
+        UserError: unknown trunk.
+    """
+    return _find_kind(trunk).load is not None
+
+
+def find_weights(trunk: str) -> Archive | None:
+    """Return where a trunk's weights can be fetched; None where they have to be given.
+
+    Raises:
+        UserError: unknown trunk.
+    """
+    return _find_kind(trunk).weights(trunk)
 
 
 @dataclass(frozen=True)
@@ -53,14 +104,16 @@ class ViewMasks:
 class EmbeddingModel(nn.Module):
     """A trunk and a linear embedder."""
 
-    def __init__(self, trunk: Trunk, embedding_dim: int) -> None:
+    def __init__(self, trunk: Trunk, embedding_dim: int, precision: str = "float32") -> None:
         """Join a trunk and a new embedder.
 
         Args:
             trunk: see `Trunk`.
             embedding_dim: D of the embeddings.
+            precision: of a protocol; with "bf16" both run in bfloat16, with float32 weights.
         """
         super().__init__()
+        self._precision = precision
         self.trunk = trunk
         self.embedder = nn.Linear(trunk.feature_dim, embedding_dim)
 
@@ -73,8 +126,9 @@ class EmbeddingModel(nn.Module):
         Returns:
             (B, D) embeddings, not normalised.
         """
-        embeddings: Tensor = self.embedder(self.trunk.body(self.trunk.stem(images)))
-        return embeddings
+        with autocast(self._precision, images.device):
+            embeddings: Tensor = self.embedder(self.trunk.body(self.trunk.stem(images)))
+        return embeddings.to(images.dtype)
 
     def make_views(self, images: Tensor, masks: ViewMasks) -> Tensor:
         """Embed a batch under every mask.
@@ -88,12 +142,32 @@ class EmbeddingModel(nn.Module):
         Returns:
             (T * K, B, D) views, not normalised; view v is pass v // K, mask v % K.
         """
-        features = self.trunk.stem(images)
-        passes, batch = masks.channel.shape[:2]
-        dropped = features * masks.channel[:, :, :, None, None]
-        embeddings = self.embedder(self.trunk.body(dropped.flatten(0, 1)))
-        views: Tensor = embeddings.view(passes, 1, batch, -1) * masks.embedding
-        return views.flatten(0, 1)
+        embeddings = self.embed_passes(self.run_stem(images), masks.channel)
+        return self.mask_embeddings(embeddings, masks)
+
+    def run_stem(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) images to the first convolution's output, where channels are dropped."""
+        with autocast(self._precision, images.device):
+            return self.trunk.stem(images)
+
+    def embed_passes(self, features: Tensor, channel: Tensor) -> Tensor:
+        """Embed images with some of their channels dropped.
+
+        Args:
+            features: (B, S, H', W') from `run_stem`.
+            channel: (P, B, S) factors of P passes.
+
+        Returns:
+            (P, B, D) embeddings, not normalised.
+        """
+        with autocast(self._precision, features.device):
+            dropped = features * channel[:, :, :, None, None]
+            embeddings: Tensor = self.embedder(self.trunk.body(dropped.flatten(0, 1)))
+        return embeddings.view(*channel.shape[:2], -1).to(channel.dtype)
+
+    def mask_embeddings(self, embeddings: Tensor, masks: ViewMasks) -> Tensor:
+        """(T, B, D) embeddings of all passes to (T * K, B, D) views."""
+        return (embeddings[:, None] * masks.embedding).flatten(0, 1)
 
     def sample_masks(
         self,
@@ -154,14 +228,14 @@ def build_model(
     Raises:
         UserError: unknown trunk, or a file that does not fit it.
     """
-    if protocol.trunk not in _TRUNKS:
-        raise UserError(f"unknown trunk {protocol.trunk!r}; choose from {', '.join(_TRUNKS)}")
+    kind = _find_kind(protocol.trunk)
     # Layers draw from the global generator: fork it so that nobody else's numbers move.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = EmbeddingModel(_TRUNKS[protocol.trunk](channels), protocol.embedding_dim)
-    if weights != RANDOM_WEIGHTS and needs_weights(protocol.trunk):
-        _LOADERS[protocol.trunk](model.trunk, Path(weights))
+        trunk = kind.build(protocol.trunk, channels)
+        model = EmbeddingModel(trunk, protocol.embedding_dim, protocol.precision)
+    if weights != RANDOM_WEIGHTS and kind.load is not None:
+        kind.load(model.trunk, Path(weights))
     return model
 
 

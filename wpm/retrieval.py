@@ -9,8 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from wpm.precision import float32_products
+
 # Queries are scored in chunks so that memory beyond the embeddings stays bounded on large sets.
 CHUNK_BYTES = 256 * 2**20
+# faiss is faster there (benchmarks/retrieval.py), matrix products do everywhere.
+FAISS_DEVICES: tuple[str, ...] = ("cpu",)
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,10 @@ def retrieval_scores(embeddings: Tensor, labels: Tensor) -> RetrievalScores:
         return RetrievalScores(math.nan, math.nan, math.nan)
 
     unit = normalize(embeddings.detach().float(), dim=1)
-    # Off the CPU a chunk's similarities to all references are held, 4 bytes each.
-    bytes_a_query = 40 * (max_relevant + 1) + 4 * len(unit) * (unit.device.type != "cpu")
+    # Without faiss a chunk's similarities to all references are held, 4 bytes each.
+    bytes_a_query = 40 * (max_relevant + 1) + 4 * len(unit) * (
+        unit.device.type not in FAISS_DEVICES
+    )
     chunk = max(1, CHUNK_BYTES // bytes_a_query)
     totals = torch.zeros(3, dtype=torch.float64)
     nearest = _NearestReferences(unit)
@@ -103,7 +109,7 @@ class _NearestReferences:
     def __init__(self, unit: Tensor) -> None:
         self._unit = unit
         self._index = None
-        if unit.device.type == "cpu":
+        if unit.device.type in FAISS_DEVICES:
             self._index = faiss.IndexFlatL2(unit.shape[1])
             self._index.add(np.ascontiguousarray(unit.numpy()))
 
@@ -114,7 +120,8 @@ class _NearestReferences:
         if self._index is not None:
             _, found = self._index.search(np.ascontiguousarray(queries.numpy()), k + 1)
             return _drop_own(torch.from_numpy(found), own)
-        similarity = queries @ self._unit.T
+        with float32_products("float32"):  # tf32 would order near neighbours anew
+            similarity = queries @ self._unit.T
         similarity[torch.arange(len(own), device=own.device), own] = -torch.inf
         return similarity.topk(k, dim=1).indices
 
