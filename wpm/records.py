@@ -27,6 +27,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -416,6 +417,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
+@cache  # of the code that this process runs, whatever is installed meanwhile
 def _version_of(name: str) -> str | None:
     try:
         return version(name)
@@ -423,6 +425,7 @@ def _version_of(name: str) -> str | None:
         return None
 
 
+@cache
 def _commit() -> str | None:
     """Return the commit of the source tree, marked when it was changed; None outside a tree."""
     here = Path(__file__).parent
