@@ -121,6 +121,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--no-early-stopping", action="store_true", help="let every trial run to its patience"
     )
     budget.add_argument(
+        "--sampler", metavar="NAME", help="what chooses configurations: docs/search.md [tpe]"
+    )
+    budget.add_argument(
         "--warm-start", choices=["published"], help="try the published configurations first"
     )
     budget.add_argument(
@@ -229,6 +232,10 @@ def _launch(args: argparse.Namespace) -> int:
     if args.top > 1 and (args.published or not args.best_only):
         raise UserError("--top needs --best-only after a search, without --published")
     rows = _parse_rows(args)
+    if args.sampler is not None:
+        from wpm.study import build_sampler
+
+        build_sampler(args.sampler, args.seed, trials=0)
     protocol = find_protocol(
         args.protocol or default_protocol(args.dataset),
         args.dataset,
@@ -371,7 +378,7 @@ def _plan_study(
     args: argparse.Namespace, protocol: Protocol, place: "StudyPlace", pixels: Path
 ) -> "StudyPlan":
     from wpm.spaces import load_space
-    from wpm.study import StudyPlan
+    from wpm.study import DEFAULT_SAMPLER, StudyPlan
 
     space = load_space(Row.parse(place.row), args.search_spaces)
     return StudyPlan(
@@ -385,6 +392,7 @@ def _plan_study(
         first_points=_first_points(args, space),
         early_stopping=not args.no_early_stopping,
         weights=args.weights,
+        sampler=args.sampler or DEFAULT_SAMPLER,
     )
 
 
