@@ -106,7 +106,7 @@ def _find_twin(row: RowRecord, rows: Sequence[RowRecord]) -> tuple[RowRecord, ..
 
 
 def describe_runs(row: RowRecord, most: int) -> list[str]:
-    """Say what is missing or chosen among the final runs of a row.
+    """Say what is missing among the final runs of a row.
 
     Args:
         row: the row.
@@ -125,17 +125,22 @@ def describe_runs(row: RowRecord, most: int) -> list[str]:
         lines.append(
             f"{row.name}: {_count(len(finals.tested), 'tested run')}, other rows have up to {most}"
         )
-    if len(row.configurations) > 1:
-        lines.append(
-            f"{row.name}: {len(row.configurations)} configurations have final runs; shown is "
-            f"{tell_trial(finals.trial)}, the best of them in validation"
-        )
     if row.best is not None and row.best[1] > finals.score:
         lines.append(
-            f"{row.name}: shown is {tell_trial(finals.trial)}, but trial {row.best[0]} is better "
+            f"{row.name}: shown is {_tell_trial(finals.trial)}, but trial {row.best[0]} is better "
             "in validation and has no final runs (python launch.py --best-only makes them)"
         )
     return lines
+
+
+def describe_choice(row: RowRecord) -> list[str]:
+    """Say which configuration is shown of a row with final runs of several."""
+    if row.finals is None or len(row.configurations) == 1:
+        return []
+    return [
+        f"{row.name}: {len(row.configurations)} configurations have final runs; shown is "
+        f"{_tell_trial(row.finals.trial)}, the best of them in validation"
+    ]
 
 
 def describe_search(row: RowRecord) -> list[str]:
@@ -145,7 +150,7 @@ def describe_search(row: RowRecord) -> list[str]:
     return [f"{row.name}: unfinished search, {row.budget} trials ended"]
 
 
-def tell_trial(trial: int | str) -> str:
+def _tell_trial(trial: int | str) -> str:
     """Name a configuration by the trial that it comes from, or by who published it."""
     return f"trial {trial}" if isinstance(trial, int) else f"the {trial} configuration"
 

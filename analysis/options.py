@@ -132,6 +132,10 @@ def read_studies(
         except UserError as error:
             report_problems([str(error)])
             continue
+        except (OSError, KeyError, TypeError) as error:
+            # A folder without permission, a study.json that is whole and lacks something.
+            report_problems([f"{place.folder}: left out ({type(error).__name__}: {error})"])
+            continue
         report_problems(problems)
         contents.append(content)
     if not contents:

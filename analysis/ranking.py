@@ -104,7 +104,7 @@ def read_ranking(place: StudyPlace) -> tuple[Ranking, list[str]]:
                 problems.append(str(error))
     searched = study["identity"].get("searched", {})
     trials, more_problems = convert_records(
-        records, lambda record: _describe(place, record, searched)
+        records, lambda record: describe_trial(place, record, searched)
     )
     ended = sum(trial.state != RUNNING for trial in trials)
     return Ranking([place], study["trials"], ended, rank_trials(trials)), problems + more_problems
@@ -138,9 +138,20 @@ def rank_trials(trials: Sequence[RankedTrial]) -> list[RankedTrial]:
     ]
 
 
-def _describe(
+def describe_trial(
     place: StudyPlace, record: TrainingRecord, searched: Mapping[str, Mapping[str, Any]]
 ) -> RankedTrial:
+    """Describe a trial, unranked; one that still runs by its reports.
+
+    Args:
+        place: its study.
+        record: of the trial, with its reports if it runs.
+        searched: ranges by parameter, as study.json holds them.
+
+    Raises:
+        ValueError: a state or a value that no search leaves.
+        KeyError: something is missing.
+    """
     if record.state not in _STATES:
         raise ValueError(f"state {record.state!r}")
     outcome = _outcome_of(record)

@@ -17,7 +17,7 @@ from analysis.reference import read_trace
 from tests.stored import bytes_under
 from wpm.atomic import write_json
 from wpm.errors import UserError
-from wpm.records import COMPLETE, FAILED, PRUNED, StudyPlace, TrainingFolder, write_study
+from wpm.records import COMPLETE, FAILED, FORMAT, PRUNED, StudyPlace, TrainingFolder, write_study
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -280,6 +280,30 @@ def test_damaged_study_is_named_and_the_others_shown(
     out, err = capsys.readouterr()
     assert out == "omniglot/small/triplet: 0 of 4 trials ended\nno trials yet\n"
     assert "contrastive+wpm/study.json: damaged" in err
+
+
+def test_study_that_lacks_something_is_named_and_the_others_shown(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_root / "omniglot" / "small" / "contrastive+wpm"
+    write_json(folder / "study.json", {"format": FORMAT, "trials": 3})
+    assert rank(run_root) == 0
+    out, err = capsys.readouterr()
+    assert out == "omniglot/small/triplet: 0 of 4 trials ended\nno trials yet\n"
+    assert err == f"note: {folder}: left out (KeyError: 'identity')\n"
+
+
+def test_study_that_may_not_be_read_is_named_and_the_others_shown(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read(place: StudyPlace) -> tuple[str, list[str]]:
+        if place.row == "triplet":
+            raise PermissionError(13, "Permission denied", str(place.folder))
+        return place.row, []
+
+    args = options.build_parser("x", "", "").parse_args(["--run-root", str(run_root)])
+    assert options.read_studies(options.select_studies(args), read) == ["contrastive+wpm"]
+    assert "triplet: left out (PermissionError: " in capsys.readouterr().err
 
 
 def test_no_readable_study_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

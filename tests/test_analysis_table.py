@@ -162,7 +162,7 @@ def test_configuration_is_chosen_by_validation_not_by_test(
     out = capsys.readouterr().out
     assert squeeze(out)[2][:2] == ["triplet", "98.77"]
     assert (
-        "triplet: 2 configurations have final runs; shown is trial 2, the best of them in "
+        "note: triplet: 2 configurations have final runs; shown is trial 2, the best of them in "
         "validation\n"
     ) in out
 
@@ -232,9 +232,10 @@ def test_equal_configurations_are_chosen_as_for_final_runs(
     write_run(write_final(place, "bb", trial=0, score=0.3), 1000, 0.5)
     write_run(write_final(place, "cc", trial=None, score=None), 1000, 0.8)
     assert show(run_root, "--row", "margin", "--format", "csv") == 0
-    (row,) = read_csv(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    (row,) = read_csv(out)
     assert (row["trial"], row["concatenated_precision_at_1_mean"]) == ("0", "0.5")
-    assert "3 configurations have final runs; shown is trial 0" in row["notes"]
+    assert "3 configurations have final runs; shown is trial 0" in err
 
 
 def test_record_that_lacks_something_is_named_and_left_out(

@@ -13,13 +13,14 @@ LAYERS = [
     {"datasets", "spaces"},
     {"published_sets", "pixels", "within_pair", "bninception", "zoo_trunks"},
     {"model", "losses"},
-    {"batches"},
+    {"batches", "steps"},
     {"evaluate"},
     {"train", "pretrained"},
+    {"gpus"},
     {"records", "console"},
     {"jobs", "status"},
     {"final_test", "work", "exported"},
-    {"study", "retrain"},
+    {"study", "retrain", "final_embeddings", "budget"},
     {"search"},
     {"cluster"},
 ]
@@ -64,7 +65,7 @@ def test_every_layer_entry_is_a_module() -> None:
 
 
 def test_ray_is_imported_by_cluster_only() -> None:
-    assert users_of("ray", "wpm", "analysis") == {"cluster"}
+    assert users_of("ray", "wpm", "analysis", "analysis/report_page") == {"cluster"}
 
 
 def test_optuna_is_imported_by_study_only() -> None:
@@ -77,4 +78,4 @@ def test_test_images_are_opened_in_one_place() -> None:
     asking = {stem for stem, text in source.items() if "subset(splits.test_classes)" in text}
     assert asking == {"final_test"}
     importing = {p.stem for p in MODULES if "wpm.final_test" in imports_of(p)}
-    assert importing == {"jobs", "retrain"}
+    assert importing == {"jobs", "retrain", "final_embeddings"}

@@ -150,13 +150,32 @@ class EmbeddingModel(nn.Module):
         Returns:
             (T * K, B, D) views, not normalised; view v is pass v // K, mask v % K.
         """
-        passes, batch = masks.channel.shape[:2]
+        embeddings = self.embed_passes(self.run_stem(images), masks.channel)
+        return self.mask_embeddings(embeddings, masks)
+
+    def run_stem(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) images to the first convolution's output, where channels are dropped."""
         with autocast(self._precision, images.device):
-            features = self.trunk.stem(images)
-            dropped = features * masks.channel[:, :, :, None, None]
-            embeddings = self.embedder(self.trunk.body(dropped.flatten(0, 1)))
-        views: Tensor = embeddings.view(passes, 1, batch, -1).to(images.dtype) * masks.embedding
-        return views.flatten(0, 1)
+            return self.trunk.stem(images)
+
+    def embed_passes(self, features: Tensor, channel: Tensor) -> Tensor:
+        """Embed images with some of their channels dropped.
+
+        Args:
+            features: (B, S, H', W') from `run_stem`.
+            channel: (P, B, S) factors of P passes.
+
+        Returns:
+            (P, B, D) embeddings, not normalised.
+        """
+        with autocast(self._precision, features.device):
+            dropped = features * channel[:, :, :, None, None]
+            embeddings: Tensor = self.embedder(self.trunk.body(dropped.flatten(0, 1)))
+        return embeddings.view(*channel.shape[:2], -1).to(channel.dtype)
+
+    def mask_embeddings(self, embeddings: Tensor, masks: ViewMasks) -> Tensor:
+        """(T, B, D) embeddings of all passes to (T * K, B, D) views."""
+        return (embeddings[:, None] * masks.embedding).flatten(0, 1)
 
     def sample_masks(
         self,

@@ -8,6 +8,7 @@ from wpm.console import format_eta
 from wpm.errors import UserError
 from wpm.jobs import StepResult
 from wpm.records import COMPLETE, FAILED, PRUNED
+from wpm.steps import LOW_MEMORY
 from wpm.study import Study
 from wpm.work import Work
 
@@ -68,6 +69,8 @@ class SearchWork:
         study.tell_ended(number, step.result, step.reports)
         result = step.result
         detail = result["reason"] or f"{result['epochs']} epochs"
+        if any(f.get("step_mode") == LOW_MEMORY for r in step.reports[-1:] for f in r["folds"]):
+            detail += ", in low-memory steps: the fast ones did not fit"
         self._hear_end(study, number, result["state"], result["score"], detail)
 
     def on_lost(self, work: Work, reason: str) -> None:

@@ -22,6 +22,7 @@ from wpm.pixels import Pixels
 from wpm.precision import float32_products
 from wpm.retrieval import retrieval_scores
 from wpm.splits import Fold, class_disjoint_splits
+from wpm.steps import FAST, LOW_MEMORY, PLAIN, backward_fast, backward_low_memory
 
 _RMSPROP_MOMENTUM = 0.9  # of the published protocol, for weights and loss parameters alike
 
@@ -46,6 +47,8 @@ class FoldReport:
         training_seconds: in total.
         validation_seconds: in total.
         images_per_second: of training, in total.
+        step_mode: how steps get their gradient, see `wpm.steps`: "fast" until a step does not fit
+            the GPU's memory, then "low_memory"; "plain" without within-pair mining.
     """
 
     fold: int
@@ -59,6 +62,7 @@ class FoldReport:
     training_seconds: float
     validation_seconds: float
     images_per_second: float
+    step_mode: str = PLAIN
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,7 @@ class FoldTraining:
         self._protocol = protocol
         self._parameters = parameters
         self._mined = row.mined
+        self.step_mode = FAST if row.mined else PLAIN
         self._device = device
         model = build_model(protocol, pixels.channels, weight_seed, config.weights)
         self.model = model.to(device)
@@ -165,13 +170,10 @@ class FoldTraining:
         for _ in range(self._protocol.iterations_per_epoch):
             indices = self._draw_batch()
             images, labels = self._batches.training_batch(indices, self._batch_generator)
-            loss = self._loss(self._embed(images), self._class_numbers[labels])
-            for optimizer in self._optimizers:
-                optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss = self._backward(images, self._class_numbers[labels])
             for optimizer in self._optimizers:
                 optimizer.step()
-            total += loss.detach()  # stays on the device: reading it would stall the queue
+            total += loss  # stays on the device: reading it would stall the queue
             self._images += len(indices)
         self._last_loss = total.item() / self._protocol.iterations_per_epoch
         self._training_seconds += time.perf_counter() - start
@@ -187,11 +189,13 @@ class FoldTraining:
             indices = torch.cat([indices, self._sampler.draw()])
         return indices[: self._repeat_to]
 
-    def _embed(self, images: Tensor) -> Tensor:
-        """Return embeddings (B, D), or views (V, B, D) on rows with mining."""
+    def _backward(self, images: Tensor, classes: Tensor) -> Tensor:
+        """Replace all gradients by those of a batch; return its loss without a graph."""
+        self._clear_gradients()
         if not self._mined:
-            embeddings: Tensor = self.model(images)
-            return embeddings
+            loss: Tensor = self._loss(self.model(images), classes)
+            loss.backward()
+            return loss.detach()
         masks = self.model.sample_masks(
             images,
             trunk_passes=self._protocol.trunk_passes,
@@ -200,8 +204,23 @@ class FoldTraining:
             embedding_dropout=self._parameters["embedding_dropout"],
             generator=self._mask_generator,
         )
-        views: Tensor = self.model.make_views(images, masks)
-        return views
+
+        def loss_of(views: Tensor) -> Tensor:
+            loss: Tensor = self._loss(views, classes)
+            return loss
+
+        if self.step_mode == FAST:
+            try:
+                return backward_fast(self.model, images, masks, loss_of)
+            except torch.OutOfMemoryError:
+                # From now on: the next batch is as large. The same batch again, below.
+                self.step_mode = LOW_MEMORY
+        self._clear_gradients()
+        return backward_low_memory(self.model, images, masks, loss_of)
+
+    def _clear_gradients(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
 
     def validate(self, epoch: int) -> None:
         """Score the validation classes, and keep the model if it is the best so far.
@@ -240,6 +259,7 @@ class FoldTraining:
             training_seconds=self._training_seconds,
             validation_seconds=seconds + (before.validation_seconds if before else 0.0),
             images_per_second=self._images / self._training_seconds,
+            step_mode=self.step_mode,
         )
 
     @property
@@ -260,6 +280,7 @@ class FoldTraining:
             "last_loss": self._last_loss,
             "training_seconds": self._training_seconds,
             "images": self._images,
+            "step_mode": self.step_mode,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -275,6 +296,7 @@ class FoldTraining:
         self._last_loss = state["last_loss"]
         self._training_seconds = state["training_seconds"]
         self._images = state["images"]
+        self.step_mode = state.get("step_mode", self.step_mode)  # not in earlier checkpoints
 
 
 class Training:

@@ -1,0 +1,200 @@
+"""Steps with mining: every way gives the gradient of separate passes and a loop over views."""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.within_pair_step import SavedBytes, backward_baseline
+from tests.tiny import make_config, make_pixels, smoke_protocol
+from wpm.config import Row
+from wpm.losses import build_loss
+from wpm.model import EmbeddingModel, ViewMasks, build_model, freeze_batch_norm
+from wpm.steps import FAST, LOW_MEMORY, PLAIN, backward_fast, backward_low_memory
+from wpm.train import Training
+
+CPU = torch.device("cpu")
+MINED = {"embedding_dropout": 0.1, "channel_dropout": 0.2, "sharpness": 32.0}
+ROWS: dict[str, dict[str, float]] = {
+    "contrastive": {"pos_margin": 0.05, "neg_margin": 0.9},
+    "triplet": {"margin": 0.2},
+    "margin": {"margin": 0.2, "beta": 0.9, "metric_loss_lr": 1e-3},
+    "multi_similarity": {"alpha": 2.0, "beta": 40.0, "base": 0.5},
+}
+LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
+Backward = Callable[[EmbeddingModel, Tensor, ViewMasks, Callable[[Tensor], Tensor]], Tensor]
+
+
+def make_batch(
+    trunk: str, side: int, dtype: torch.dtype, passes: int = 3
+) -> tuple[EmbeddingModel, Tensor, ViewMasks]:
+    protocol = dataclasses.replace(smoke_protocol(), trunk=trunk)
+    model = build_model(protocol, 3, seed=1).to(dtype).train()
+    freeze_batch_norm(model)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(len(LABELS), 3, side, side, generator=generator, dtype=dtype)
+    masks = model.sample_masks(
+        images, trunk_passes=passes, embedding_masks=2, channel_dropout=0.2,
+        embedding_dropout=0.1, generator=generator,
+    )  # fmt: skip
+    return model, images, masks
+
+
+def gradients_of(
+    backward: Backward, row: str, model: EmbeddingModel, images: Tensor, masks: ViewMasks
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the loss, and the gradients of trunk, embedder and the loss's own parameters."""
+    model = copy.deepcopy(model)
+    parameters = {**ROWS[row], **MINED}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        dim = model.embedder.out_features
+        loss = build_loss(Row(row, True), parameters, num_classes=3, embedding_dim=dim)
+    loss = loss.to(images.dtype)
+    value = backward(model, images, masks, lambda views: loss(views, LABELS))
+    every = [*model.parameters(), *loss.parameters()]
+    return value, [torch.zeros_like(p) if p.grad is None else p.grad for p in every]
+
+
+def check(backward: Backward, row: str, batch: tuple, tolerance: float) -> None:  # type: ignore[type-arg]
+    expected, reference = gradients_of(backward_baseline, row, *batch)
+    value, gradients = gradients_of(backward, row, *batch)
+    torch.testing.assert_close(value, expected, rtol=tolerance, atol=0)
+    assert any(bool(gradient.any()) for gradient in reference)
+    scale = max(float(gradient.abs().max()) for gradient in reference)
+    for gradient, right in zip(gradients, reference, strict=True):
+        assert float((gradient - right).abs().max()) <= tolerance * scale
+
+
+both = pytest.mark.parametrize("backward", [backward_fast, backward_low_memory])
+
+
+@both
+@pytest.mark.parametrize("row", ROWS)
+def test_gradient_is_the_baselines_in_float64(row: str, backward: Backward) -> None:
+    check(backward, row, make_batch("convnet", 16, torch.float64), tolerance=1e-10)
+
+
+@both
+@pytest.mark.parametrize("row", ROWS)
+def test_gradient_is_the_baselines_on_bninception(row: str, backward: Backward) -> None:
+    check(backward, row, make_batch("bninception", 64, torch.float32, passes=2), tolerance=1e-3)
+
+
+def test_images_without_a_gradient_are_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images, masks = make_batch("convnet", 16, torch.float64)
+    used = torch.zeros(3, 1, len(LABELS), 1, dtype=torch.float64)
+    used[0], used[2, 0, 1:3] = 1, 1  # pass 0 whole, pass 1 not at all, two images of pass 2
+    batches: list[int] = []
+    body = model.trunk.body
+
+    def count(features: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            batches.append(len(features))
+        return body(features)
+
+    monkeypatch.setattr(model.trunk, "body", count)
+
+    def loss_of(views: Tensor) -> Tensor:
+        return (views.view(3, 2, len(LABELS), -1) * used).pow(2).sum()
+
+    backward_low_memory(model, images, masks, loss_of)
+    assert batches == [6, 2]
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    model.zero_grad()
+    backward_fast(model, images, masks, loss_of)
+    for low, fast in zip(gradients, model.parameters(), strict=True):
+        torch.testing.assert_close(low, fast.grad)
+
+
+def test_low_memory_saves_little_more_than_a_plain_step() -> None:
+    model, images, masks = make_batch("convnet", 16, torch.float32, passes=8)
+    loss = build_loss(
+        Row("contrastive", True),
+        {**ROWS["contrastive"], **MINED},
+        num_classes=3,
+        embedding_dim=model.embedder.out_features,
+    )
+    peaks = {}
+    for backward in (backward_fast, backward_low_memory):
+        with SavedBytes() as saved:
+            backward(model, images, masks, lambda views: loss(views, LABELS))
+        peaks[backward] = saved.peak
+    with SavedBytes() as saved:
+        model(images).sum().backward()
+    assert peaks[backward_low_memory] <= 1.25 * saved.peak
+    assert peaks[backward_fast] > 4 * saved.peak
+
+
+# In training
+
+
+def out_of_memory(*args: object) -> Tensor:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def train(tmp_path: Path, epochs: int = 2, row: str = "contrastive+wpm") -> Training:
+    training = Training(make_config(row, (0,)), make_pixels(tmp_path), CPU)
+    for _ in range(epochs):
+        training.run_epoch()
+    return training
+
+
+def test_step_that_does_not_fit_is_taken_again_in_low_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitting = train(tmp_path).folds[0]
+    assert fitting.step_mode == FAST
+    with monkeypatch.context() as patch:
+        patch.setattr("wpm.train.backward_fast", out_of_memory)
+        tight = train(tmp_path).folds[0]
+    assert tight.step_mode == LOW_MEMORY
+    assert fitting.report is not None
+    assert tight.report is not None
+    assert tight.report.step_mode == LOW_MEMORY
+    assert tight.report.loss == pytest.approx(fitting.report.loss, rel=1e-4)
+    for name, value in tight.model.state_dict().items():
+        torch.testing.assert_close(value, fitting.model.state_dict()[name], rtol=1e-2, atol=1e-4)
+
+
+def test_gradients_of_a_failed_attempt_are_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail_halfway(model: nn.Module, *args: object) -> Tensor:
+        for parameter in model.parameters():
+            parameter.grad = torch.full_like(parameter, 1e6)
+        return out_of_memory()
+
+    right = train(tmp_path, epochs=1).folds[0]
+    monkeypatch.setattr("wpm.train.backward_fast", fail_halfway)
+    wrong = train(tmp_path, epochs=1).folds[0]
+    for name, value in wrong.model.state_dict().items():
+        torch.testing.assert_close(value, right.model.state_dict()[name], rtol=1e-2, atol=1e-4)
+
+
+def test_resumed_training_keeps_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("wpm.train.backward_fast", out_of_memory)
+        state = train(tmp_path, epochs=1).state_dict()
+    resumed = train(tmp_path, epochs=0)
+    resumed.load_state_dict(state)
+    assert resumed.folds[0].step_mode == LOW_MEMORY
+
+
+def test_row_without_mining_takes_plain_steps(tmp_path: Path) -> None:
+    report = train(tmp_path, epochs=1, row="contrastive").folds[0].report
+    assert report is not None
+    assert report.step_mode == PLAIN
+
+
+def test_plain_step_out_of_memory_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = train(tmp_path, epochs=0, row="contrastive")
+    monkeypatch.setattr(training.folds[0].model.trunk, "body", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        training.run_epoch()
