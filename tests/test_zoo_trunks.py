@@ -152,7 +152,7 @@ def test_the_librarys_weights_file_loads_without_its_classifier(
 
 
 def test_old_densenet_files_load(tmp_path: Path) -> None:
-    """Layers' names with a dot, and no batch counters: as torchvision publishes them."""
+    """Layers' names with a dot, which torchvision's own loader mends, and no batch counters."""
     saved = torchvision.models.densenet121(weights=None).state_dict()
     old = {
         re.sub(r"(denselayer\d+\.[a-z]+)([12])", r"\1.\2", key): value
