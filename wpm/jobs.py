@@ -119,7 +119,7 @@ class TrainJob:
         while not training.finished:
             report = training.run_epoch()
             if report is not None:
-                self._reports = [*self._reports, report.to_json()]
+                self._reports = [*self._reports, {**report.to_json(), "gpus": self._gpus}]
             self._folder.write_progress(self._reports, training.state_dict())
             if report is not None and not training.finished:
                 return None
@@ -130,7 +130,7 @@ class TrainJob:
         return self._end(COMPLETE, reason="")
 
     def _end(self, state: str, reason: str) -> Mapping[str, Any]:
-        result = {**summarise(state, reason, self._reports), "gpus": self._gpus}
+        result = summarise(state, reason, self._reports)
         self._folder.write_result(result)
         return result
 
@@ -162,6 +162,7 @@ def summarise(state: str, reason: str, reports: list[dict[str, Any]]) -> dict[st
         "best_epochs": [fold["best_epoch"] for fold in last["folds"]],
         "training_seconds": sum(fold["training_seconds"] for fold in last["folds"]),
         "validation_seconds": sum(fold["validation_seconds"] for fold in last["folds"]),
+        "gpus": last.get("gpus", 0.0),
         "ended": timestamp(),
     }
 
