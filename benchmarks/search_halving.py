@@ -117,9 +117,7 @@ def print_study(
         for name, make_pruner in named.items():
             as_recorded = replay(trials, make_pruner, workers)
             shuffled = [random.Random(seed).sample(trials, len(trials)) for seed in range(orders)]
-            outcomes = list(
-                pool.map(replay, shuffled, [make_pruner] * orders, [workers] * orders)
-            )
+            outcomes = list(pool.map(replay, shuffled, [make_pruner] * orders, [workers] * orders))
             losses = [1 - outcome.best / best for outcome in outcomes]
             fewer = patience_alone / statistics.mean(outcome.epochs for outcome in outcomes)
             kept = sum(loss == 0 for loss in losses) / orders

@@ -52,18 +52,17 @@ def show(outcomes: dict[str, Any]) -> None:
     groups: dict[str, list[Any]] = {}
     for name, outcome in outcomes.items():
         groups.setdefault(name.rpartition(" seed ")[0], []).append(outcome)
-    plain = statistics.median(
-        o["seconds"] for o in groups.get("plain", [{"seconds": float("nan")}])
-    )
+    seconds_of = {
+        name: statistics.median(outcome["seconds"] for outcome in found)
+        for name, found in groups.items()
+    }
+    plain = seconds_of.get("plain", float("nan"))
     print("| views | MAP@R % | sd | CPU seconds | of plain | n |\n|---|---:|---:|---:|---:|---:|")
     for name, found in groups.items():
         scores = [100 * outcome["map_at_r"] for outcome in found]
         spread = f"{statistics.stdev(scores):.2f}" if len(scores) > 1 else "-"
-        seconds = statistics.median(outcome["seconds"] for outcome in found)
-        mean = statistics.mean(scores)
-        print(
-            f"| {name} | {mean:.2f} | {spread} | {seconds:.1f} | {seconds / plain:.2f} | {len(found)} |"
-        )
+        cost = f"{seconds_of[name]:.1f} | {seconds_of[name] / plain:.2f}"
+        print(f"| {name} | {statistics.mean(scores):.2f} | {spread} | {cost} | {len(found)} |")
 
 
 def main() -> None:
