@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    {"errors", "trunk", "precision"},
+    {"errors", "trunk", "precision", "watchdog"},
     {"atomic", "splits", "tables"},
     {"config", "retrieval", "glyphs"},
     {"datasets", "spaces"},

@@ -35,6 +35,7 @@ from wpm.config import TrainingConfig
 from wpm.errors import UserError
 from wpm.gpus import limit_memory, measure_share
 from wpm.jobs import Job, StepResult, start_job
+from wpm.watchdog import Watchdog
 from wpm.work import Work, WorkSource
 
 MAX_DEATHS = 2  # of a work's process; the next death fails the work
@@ -194,11 +195,13 @@ class _Worker(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         torch.set_num_threads(config["threads"])
         limit_memory(config["gpus"])
+        self._watchdog = Watchdog()
         self._job = start_job({**json.loads(config["payload"]), "gpus": config["gpus"]})
 
     def step(self) -> dict[str, Any]:
         assert self._job is not None
-        result = self._job.step()
+        with self._watchdog.watch():
+            result = self._job.step()
         ended = result.result is not None
         if ended:
             self._job.close()
