@@ -30,11 +30,14 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from wpm.config import TrainingConfig
+from wpm.doctor import Answer
 from wpm.errors import UserError
 from wpm.gpus import limit_memory, measure_share
 from wpm.jobs import Job, StepResult, start_job
+from wpm.machine import Node
 from wpm.watchdog import Watchdog
 from wpm.work import Work, WorkSource
 
@@ -350,3 +353,47 @@ class _SignalStopper(_Unsaved, tune.Stopper):
         """Called by Tune in every turn of its loop."""
         self._tick()
         return self.received or bool(self._over())
+
+
+def ask_nodes(
+    function: Callable[[Node, Any], Any], question: Any, *, wait_s: float = 180.0
+) -> list[Answer]:
+    """Run a function once on every node, beside whatever runs there; Ray must be connected.
+
+    Args:
+        function: of the node and the question; picklable, as its answer is.
+        question: passed to it.
+        wait_s: seconds after which a node counts as silent.
+    """
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    asked = {
+        task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
+        ).remote(node, question): node
+        for node in list_nodes()
+    }
+    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=wait_s)
+    answers = []
+    for reference, node in asked.items():
+        if reference not in ready:
+            answers.append(Answer(node, None, f"silent for {wait_s:.0f} s"))
+            continue
+        try:
+            answers.append(Answer(node, ray.get(reference)))
+        except RayError as error:
+            answers.append(Answer(node, None, str(error).strip().splitlines()[-1].strip()))
+    return answers
+
+
+def list_nodes() -> list[Node]:
+    """Return the nodes that are alive; Ray must be connected."""
+    return [
+        Node(
+            id=node["NodeID"],
+            name=f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
+            cpus=node["Resources"].get("CPU", 0.0),
+            gpus=node["Resources"].get("GPU", 0.0),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
