@@ -159,4 +159,6 @@ def test_set_in_miniature_is_searched_tested_and_in_the_table(
 
     capfd.readouterr()
     assert print_table(["--run-root", str(tmp_path / "runs"), "--against", "published"]) == 0
-    assert f"\n{row} " in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert f"\n{row} " in out
+    assert ("random weights (published: ImageNet)" in out) == (dataset != "sop")  # none published
