@@ -244,7 +244,11 @@ def _launch(args: argparse.Namespace) -> int:
     )
     _check_writable(args.run_root)
     _check_writable(args.work_root)
+
+    from wpm.model import check_model
+
     args.weights = _find_weights(args, protocol)
+    check_model(protocol, args.weights)
 
     from wpm.console import Console
     from wpm.datasets import DataSource
@@ -291,7 +295,7 @@ def _parse_rows(args: argparse.Namespace) -> list[Row]:
 def _find_weights(args: argparse.Namespace, protocol: Protocol) -> str:
     """Return the trunk's weights file, fetched if asked; "random" for trunks without one."""
     from wpm.datasets import fetch_archive
-    from wpm.model import RANDOM_WEIGHTS, find_weights, needs_weights
+    from wpm.model import RANDOM_WEIGHTS, find_weights, find_weights_page, needs_weights
 
     trunk = protocol.trunk
     archive = find_weights(trunk)
@@ -303,7 +307,9 @@ def _find_weights(args: argparse.Namespace, protocol: Protocol) -> str:
         return RANDOM_WEIGHTS
     or_give = f"give --weights FILE (--weights {RANDOM_WEIGHTS} to try without)"
     if args.weights is None and archive is None:
-        raise UserError(f"trunk {trunk} has no weights that could be fetched; {or_give}")
+        page = find_weights_page(trunk)
+        get_it = f"download model.safetensors from {page} and " if page else ""
+        raise UserError(f"trunk {trunk} has no weights that could be fetched; {get_it}{or_give}")
     folder = args.work_root / "weights"
     if args.weights is not None or archive is None:
         file = Path(args.weights)
