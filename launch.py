@@ -4,6 +4,7 @@
 import argparse
 import dataclasses
 import os
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # slow to import: only once the arguments are known to be goo
     _Prepared = tuple[WorkSource, list[StudyPlace], Mapping[str, Any]]
 
 EXIT_BAD_INPUT = 2
+NOTIFY_S = 60  # that a --notify command may take
 DEFAULT_ROWS = ("contrastive", "contrastive+wpm")
 
 EXAMPLES = """examples:
@@ -74,8 +76,24 @@ def build_parser() -> argparse.ArgumentParser:
         help="retrain each study's best configuration and test it",
     )
     what.add_argument(
+        "--doctor",
+        action="store_true",
+        help="look the cluster over: disks, versions, GPUs, clocks, ports; exit code 2 if ill",
+    )
+    what.add_argument(
         "--status", action="store_true", help="print the progress of all studies and exit"
     )
+
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print studies, trials, expected hours and disk; start nothing",
+    )
+    parser.add_argument(
+        "--notify", metavar="CMD",
+        help="shell command to run when the launch ends: WPM_EVENT is finished, budget, "
+        "interrupted or failed; WPM_STUDIES, WPM_MESSAGE and WPM_RUN_ROOT say more",
+    )  # fmt: skip
 
     which = parser.add_argument_group("which studies")
     which.add_argument(
@@ -208,15 +226,47 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.status:
             return _show_status(args)
-        return _launch(args)
+        event = _launch(args)
+        _notify(args, event, "")
+        return EXIT_BAD_INPUT if event == ILL else 0
     except UserError as error:
         if args.debug:
             traceback.print_exc()
         print(f"launch.py: error: {error}", file=sys.stderr)
+        _notify(args, FAILED, str(error))
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("launch.py: interrupted; give the same command again to continue", file=sys.stderr)
+        _notify(args, INTERRUPTED, "")
         return 130
+    except Exception as error:
+        _notify(args, FAILED, f"{type(error).__name__}: {error}")
+        raise
+
+
+# How a launch ended, as `--notify` is told; a doctor's findings end one too.
+FINISHED, OVER, INTERRUPTED, FAILED, ILL = "finished", "budget", "interrupted", "failed", "ill"
+
+
+def _notify(args: argparse.Namespace, event: str, message: str) -> None:
+    """Run the user's command; what becomes of it does not change what became of the launch."""
+    if args.notify is None:
+        return
+    told = {
+        "WPM_EVENT": event,
+        "WPM_MESSAGE": message,
+        "WPM_STUDIES": " ".join(f"{args.dataset}/{row}" for row in args.rows or DEFAULT_ROWS),
+        "WPM_RUN_ROOT": str(args.run_root.resolve()),
+    }
+    try:
+        code = subprocess.run(
+            args.notify, shell=True, env={**os.environ, **told}, timeout=NOTIFY_S, check=False
+        ).returncode
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(f"launch.py: --notify did not run: {error}", file=sys.stderr)
+        return
+    if code:
+        print(f"launch.py: --notify ended with exit code {code}", file=sys.stderr)
 
 
 def _show_status(args: argparse.Namespace) -> int:
@@ -226,7 +276,8 @@ def _show_status(args: argparse.Namespace) -> int:
     return 0
 
 
-def _launch(args: argparse.Namespace) -> int:
+def _launch(args: argparse.Namespace) -> str:
+    """Do what was asked; return how it ended."""
     if args.published and not args.best_only:
         raise UserError("--published needs --best-only: it trains without a search")
     if args.top > 1 and (args.published or not args.best_only):
@@ -263,20 +314,22 @@ def _launch(args: argparse.Namespace) -> int:
     places = [
         StudyPlace(args.run_root.resolve(), args.dataset, protocol.name, str(row)) for row in rows
     ]
+    if args.doctor or args.dry_run:
+        return _look_ahead(args, protocol, places, source)
     with Console() as console:
         if args.fetch and args.rows is None and not args.best_only:
             _prepare_pixels(args, protocol, source, console)
             console.line("fetched; next: the same command with --rows in place of --fetch")
-            return 0
+            return FINISHED
         prepare = _prepare_retraining if args.best_only else _prepare_search
         with ExitStack() as held:
             prepared = prepare(args, protocol, places, source, console, held)
             if prepared is not None and not _run(args, *prepared, console):
-                return 0
+                return OVER
         console.clear()
         hint = "python -m analysis.table" if args.best_only else "python launch.py --best-only"
         console.line(f"done; next: {hint} with the same selection")
-    return 0
+    return FINISHED
 
 
 def _parse_rows(args: argparse.Namespace) -> list[Row]:
@@ -351,6 +404,62 @@ def _prepare_pixels(
         f"{len(splits.test_classes)} kept for the test"
     )
     return build_pixels(index.subset(splits.trainval_classes), protocol.resize, source.work_root)
+
+
+def _look_ahead(
+    args: argparse.Namespace,
+    protocol: Protocol,
+    places: "list[StudyPlace]",
+    source: "DataSource",
+) -> str:
+    """Print what is wrong with the cluster, or what a launch would take."""
+    from wpm.cluster import Resources, ask_nodes, connect, list_nodes
+    from wpm.datasets import load_index
+    from wpm.doctor import Undertaking, count_slots, estimate_disk, examine
+    from wpm.forecast import forecast_finals, forecast_search, format_forecasts
+
+    gpus = None if args.gpus_per_trial == AUTO else args.gpus_per_trial
+    trials, runs = args.trials or protocol.trials, args.runs or protocol.runs
+    weights = Path(args.weights)
+    undertaking = Undertaking(
+        run_root=args.run_root.resolve(),
+        source=source,
+        index=load_index(source, fetch=args.fetch),
+        protocol=protocol,
+        rows=len(places),
+        trials=trials,
+        runs=runs,
+        weights=weights if weights.is_file() else None,
+        cpus=args.cpus_per_trial,
+        gpus=gpus,
+    )
+    for folder in (undertaking.run_root, source.work_root):
+        folder.mkdir(parents=True, exist_ok=True)
+    with connect(Resources(args.address, args.cpus_per_trial, gpus)):
+        if args.doctor:
+            grave = 0
+            for finding in examine(undertaking, ask_nodes):
+                print(finding)
+                grave += finding.grave
+            print(f"{grave} to mend before a search" if grave else "nothing to mend")
+            return ILL if grave else FINISHED
+        nodes = list_nodes()
+        forecasts = [
+            forecast_finals(place, protocol, runs)
+            if args.best_only
+            else forecast_search(place, trials)
+            for place in places
+        ]
+        most = max((node.gpus for node in nodes), default=0.0)
+        print(
+            format_forecasts(
+                forecasts,
+                sum(count_slots(node, undertaking) for node in nodes),
+                min(1.0, most) if gpus is None else gpus,
+                estimate_disk(undertaking, nodes),
+            )
+        )
+    return FINISHED
 
 
 def _prepare_search(
@@ -533,15 +642,19 @@ def _run(
         from wpm.cluster import (
             Resources,
             StoppedBySignalError,
+            ask_nodes,
             connect,
             count_gpus,
             measure_gpus,
             run_work,
         )
+        from wpm.doctor import check_shared
 
         resources = Resources(args.address, args.cpus_per_trial, None)
         try:
             with connect(resources):
+                if args.address != "local":
+                    check_shared([args.run_root.resolve(), args.work_root.resolve()], ask_nodes)
                 gpus = measure_gpus(probe) if args.gpus_per_trial == AUTO else args.gpus_per_trial
                 if args.gpus_per_trial == AUTO:
                     console.line(f"GPUs a trial, measured: {gpus:.3g}")

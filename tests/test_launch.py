@@ -206,3 +206,32 @@ def test_fetch_without_rows_stops_before_the_search(tmp_path: Path) -> None:
     assert "fetched; next: " in answer.stdout
     assert not list((tmp_path / "runs").glob("*/*/*/study.json"))
     assert list((tmp_path / "work" / "pixels").iterdir())
+
+
+def test_command_is_told_how_the_launch_ended(tmp_path: Path) -> None:
+    log = tmp_path / "told"
+    command = f'echo "$WPM_EVENT|$WPM_STUDIES|$WPM_MESSAGE" >> {log}'
+    roots = ["--run-root", str(tmp_path / "runs"), "--work-root", str(tmp_path / "work")]
+    answer = launch("--protocol", "smoke", "--fetch", "--notify", command, *roots)
+    assert answer.returncode == 0
+    answer = launch("--best-only", "--rows", "triplet", "--notify", f"{command}; exit 3", *roots)
+    assert answer.returncode == 2, "the launch's own"
+    assert "--notify ended with exit code 3" in answer.stderr
+    first, second = log.read_text().splitlines()
+    assert first == "finished|glyphs/contrastive glyphs/contrastive+wpm|"
+    assert second.startswith("failed|glyphs/triplet|no study glyphs/small/triplet under ")
+
+
+@pytest.mark.slow
+def test_dry_run_and_doctor_start_no_search(images: Path, tmp_path: Path) -> None:
+    arguments = [*folder_arguments(images, tmp_path), "--rows", "triplet", "triplet+wpm"]
+    answer = launch(*arguments, "--dry-run", "--trials", "7")
+    assert answer.returncode == 0, answer.stderr
+    for row in ("triplet", "triplet+wpm"):
+        assert f"folder/smoke/{row} " in answer.stdout
+    assert "2 studies of which nothing is known" in answer.stdout
+    assert "GB more in" in answer.stdout
+    answer = launch(*arguments, "--doctor")
+    assert answer.returncode in (0, 2), answer.stderr
+    assert "to mend" in answer.stdout.splitlines()[-1]
+    assert not list((tmp_path / "runs").glob("*/*/*/study.json"))

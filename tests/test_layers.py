@@ -20,7 +20,7 @@ LAYERS = [
     {"records", "console"},
     {"jobs", "status", "machine"},
     {"final_test", "work", "exported", "doctor"},
-    {"study", "retrain", "final_embeddings", "budget"},
+    {"study", "retrain", "final_embeddings", "budget", "forecast"},
     {"search"},
     {"cluster"},
 ]
