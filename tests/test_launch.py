@@ -66,7 +66,7 @@ def images(tmp_path: Path) -> Path:
         (["--dataset", "cub200"], "no weights of trunk bninception at"),
         (["--trunk", "resnet50"], "unknown trunk 'resnet50'; choose from convnet, bninception, "),
         (["--trunk", "torchvision:resnet5"], "did you mean torchvision:resnet50"),
-        (["--trunk", "timm:resnet18"], "no weights that could be fetched; download model.safetensors from https://"),
+        (["--trunk", "timm:resnet18"], "no weights that could be fetched; download model.safet"),
         (["--trunk", "torchvision:resnet18"], "add --fetch, or download https://download.pytorch"),
         (["--weights", "random.pth"], "--weights has no meaning for trunk convnet"),
     ],
