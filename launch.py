@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,6 +29,9 @@ if TYPE_CHECKING:  # slow to import: only once the arguments are known to be goo
     from wpm.spaces import SearchSpace
     from wpm.study import StudyPlan
     from wpm.work import WorkSource
+
+    # Work, its studies, and a training of its size to measure.
+    _Prepared = tuple[WorkSource, list[StudyPlace], Mapping[str, Any]]
 
 EXIT_BAD_INPUT = 2
 DEFAULT_ROWS = ("contrastive", "contrastive+wpm")
@@ -118,6 +121,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--no-early-stopping", action="store_true", help="let every trial run to its patience"
     )
     budget.add_argument(
+        "--sampler", metavar="NAME", help="what chooses configurations: docs/search.md [tpe]"
+    )
+    budget.add_argument(
         "--warm-start", choices=["published"], help="try the published configurations first"
     )
     budget.add_argument(
@@ -126,6 +132,14 @@ def build_parser() -> argparse.ArgumentParser:
     budget.add_argument(
         "--allow-unfinished", action="store_true", help="--best-only on studies with trials to go"
     )
+
+    budget.add_argument(
+        "--max-hours", type=_positive, metavar="H", help="of this launch; then checkpoint and stop"
+    )
+    budget.add_argument(
+        "--max-gpu-hours", type=_positive, metavar="H",
+        help="of all selected studies, earlier launches included; then checkpoint and stop",
+    )  # fmt: skip
 
     where = parser.add_argument_group("where")
     where.add_argument("--run-root", type=Path, default=Path("runs"), help="records [runs]")
@@ -139,8 +153,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--cpus-per-trial", type=_positive, default=1.0, help="cores and torch threads [1]"
     )
     where.add_argument(
-        "--gpus-per-trial", type=_not_negative, help="fractions allowed [1 where there are GPUs]"
-    )
+        "--gpus-per-trial", type=_gpus, metavar="N",
+        help="fractions allowed; auto: measure one step [1 where there are GPUs]",
+    )  # fmt: skip
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -165,8 +180,6 @@ def _not_negative(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} must be at least 0")
-    if value > 1 and value != int(value):
-        raise argparse.ArgumentTypeError(f"{text} must be a fraction below 1 or a whole number")
     return value
 
 
@@ -174,6 +187,18 @@ def _positive(text: str) -> float:
     value = _not_negative(text)
     if value == 0:
         raise argparse.ArgumentTypeError("0 must be above 0")
+    return value
+
+
+AUTO = "auto"  # in place of a number of GPUs
+
+
+def _gpus(text: str) -> float | str:
+    if text == AUTO:
+        return AUTO
+    value = _not_negative(text)
+    if value > 1 and value != int(value):
+        raise argparse.ArgumentTypeError(f"{text} must be a fraction below 1 or a whole number")
     return value
 
 
@@ -207,6 +232,10 @@ def _launch(args: argparse.Namespace) -> int:
     if args.top > 1 and (args.published or not args.best_only):
         raise UserError("--top needs --best-only after a search, without --published")
     rows = _parse_rows(args)
+    if args.sampler is not None:
+        from wpm.study import build_sampler
+
+        build_sampler(args.sampler, args.seed, trials=0)
     protocol = find_protocol(
         args.protocol or default_protocol(args.dataset),
         args.dataset,
@@ -237,9 +266,9 @@ def _launch(args: argparse.Namespace) -> int:
             return 0
         prepare = _prepare_retraining if args.best_only else _prepare_search
         with ExitStack() as held:
-            work = prepare(args, protocol, places, source, console, held)
-            if work is not None:
-                _run(args, work, console)
+            prepared = prepare(args, protocol, places, source, console, held)
+            if prepared is not None and not _run(args, *prepared, console):
+                return 0
         console.clear()
         hint = "python -m analysis.table" if args.best_only else "python launch.py --best-only"
         console.line(f"done; next: {hint} with the same selection")
@@ -325,7 +354,7 @@ def _prepare_search(
     source: "DataSource",
     console: "Console",
     held: ExitStack,
-) -> "WorkSource | None":
+) -> "_Prepared | None":
     from wpm.search import SearchWork
     from wpm.study import Study
 
@@ -336,14 +365,20 @@ def _prepare_search(
             console.line(f"{place.name}: nothing to search; --best-only tests it")
     plans = [_plan_study(args, protocol, place, pixels) for place in searched]
     work = SearchWork([held.enter_context(Study(plan)) for plan in plans], console.line)
-    return None if work.exhausted else work
+    if work.exhausted:
+        return None
+    parameters: dict[Row, Mapping[str, float]] = {
+        plan.space.row: plan.space.complete({n: r.low for n, r in plan.space.searched.items()})
+        for plan in plans
+    }
+    return work, places, _describe_probe(args, protocol, parameters, pixels)
 
 
 def _plan_study(
     args: argparse.Namespace, protocol: Protocol, place: "StudyPlace", pixels: Path
 ) -> "StudyPlan":
     from wpm.spaces import load_space
-    from wpm.study import StudyPlan
+    from wpm.study import DEFAULT_SAMPLER, StudyPlan
 
     space = load_space(Row.parse(place.row), args.search_spaces)
     return StudyPlan(
@@ -357,6 +392,7 @@ def _plan_study(
         first_points=_first_points(args, space),
         early_stopping=not args.no_early_stopping,
         weights=args.weights,
+        sampler=args.sampler or DEFAULT_SAMPLER,
     )
 
 
@@ -385,7 +421,7 @@ def _prepare_retraining(
     source: "DataSource",
     console: "Console",
     held: ExitStack,
-) -> "WorkSource | None":
+) -> "_Prepared | None":
     from wpm.retrain import RetrainPlan, RetrainWork, check_same_study, choose_best_trials
     from wpm.study import record_plan
 
@@ -421,7 +457,27 @@ def _prepare_retraining(
                 )
             )
     work = held.enter_context(RetrainWork(plans, console.line))
-    return None if work.exhausted else work
+    if work.exhausted:
+        return None
+    by_row = {Row.parse(plan.place.row): plan.parameters for plan in plans}
+    return work, places, _describe_probe(args, protocol, by_row, pixels)
+
+
+def _describe_probe(
+    args: argparse.Namespace,
+    protocol: Protocol,
+    parameters: Mapping[Row, Mapping[str, float]],
+    pixels: Path,
+) -> Mapping[str, Any]:
+    """Describe a training as large as any of the rows': one with mining, if one has it."""
+    from wpm.config import TrainingConfig
+    from wpm.jobs import training_payload
+
+    row = max(parameters, key=lambda row: (row.mined, row.trained))
+    config = TrainingConfig(
+        str(row), protocol, parameters[row], args.seed, tuple(range(protocol.folds)), args.weights
+    )
+    return training_payload(Path(), pixels, config, export=False)
 
 
 # A configuration to retrain: its parameters, where they come from, and that in words.
@@ -448,23 +504,57 @@ def _configure_unsearched(args: argparse.Namespace, space: "SearchSpace") -> _Ch
     return parameters, chosen, f"as published ({point.source})"
 
 
-def _run(args: argparse.Namespace, work: "WorkSource", console: "Console") -> None:
-    """Run work on Ray, with everything that libraries print in a log file."""
+def _run(
+    args: argparse.Namespace,
+    work: "WorkSource",
+    places: "list[StudyPlace]",
+    probe: Mapping[str, Any],
+    console: "Console",
+) -> bool:
+    """Run work on Ray, with everything that libraries print in a log file.
+
+    Returns:
+        Whether it ran to its end, and no budget ended it.
+    """
+    from wpm.budget import Budget, MeteredWork
     from wpm.console import log_to_file
-    from wpm.records import log_path
+    from wpm.records import log_path, spent_seconds
 
     log = log_path(args.run_root.resolve())
     console.line(f"log: {log}")
     console.live(lambda: "starting Ray ...")
     with log_to_file(log):
-        from wpm.cluster import Resources, StoppedBySignalError, connect, run_work
+        from wpm.cluster import (
+            Resources,
+            StoppedBySignalError,
+            connect,
+            count_gpus,
+            measure_gpus,
+            run_work,
+        )
 
-        resources = Resources(args.address, args.cpus_per_trial, args.gpus_per_trial)
+        resources = Resources(args.address, args.cpus_per_trial, None)
         try:
             with connect(resources):
-                run_work(work, resources, args.run_root.resolve(), console.live)
+                gpus = measure_gpus(probe) if args.gpus_per_trial == AUTO else args.gpus_per_trial
+                if args.gpus_per_trial == AUTO:
+                    console.line(f"GPUs a trial, measured: {gpus:.3g}")
+                resources = dataclasses.replace(resources, gpus=gpus)
+                budget = Budget(args.max_hours, args.max_gpu_hours, count_gpus(resources))
+                if budget.gpu_hours is not None and budget.gpus == 0:
+                    raise UserError(
+                        "--max-gpu-hours has no meaning where trials take no GPU; use --max-hours"
+                    )
+                spent = {f: s for place in places for f, s in spent_seconds(place).items()}
+                metered = MeteredWork(work, budget, spent)
+                run_work(metered, resources, args.run_root.resolve(), console.live, metered.over)
         except StoppedBySignalError:
             raise KeyboardInterrupt from None
+    console.clear()
+    if not work.exhausted and metered.over():
+        console.line(f"stopped at {metered.over()}; the same command with more goes on")
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ DESCRIPTION = """Embed the test images with the models of each study's best conf
 
 Of the configurations with tested final runs the best in validation, its first run. Writes
 embeddings, labels and thumbnails to OUT/DATASET/PROTOCOL/ROW, which python -m analysis.report
---embeddings OUT reads. As test images are opened, a line in the study's test_access.jsonl says so;
+--embeddings OUT shows. As test images are opened, a line in the study's test_access.jsonl says so;
 they must be those that the run was tested on.
 """
-EXAMPLES = """  python -m analysis.embed --dataset omniglot --out embeddings
+EXAMPLES = """  python -m analysis.embed --dataset omniglot
   python -m analysis.embed --dataset folder --data-root DIR --row triplet+wpm --out embeddings
 """
 
@@ -109,7 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--work-root", type=Path, default=Path("data"), help="decoded and unpacked images [data]"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--out", type=Path, default=Path("embeddings"), help="folder to write [embeddings]"
+    )
     return run_main(parser, _embed, arguments)
 
 

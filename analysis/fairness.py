@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from analysis.reference import PROTOCOL
 from analysis.rows import RowRecord
-from wpm.config import PRETRAINED, WPM_SUFFIX, default_protocol, find_protocol
+from wpm.config import PRETRAINED, WPM_SUFFIX, find_protocol
 
 _SETTINGS = {"protocol": "protocol settings", "images": "images", "weights": "weights"}
+_NOT_SETTINGS = ("name", "trials", "runs")  # budgets of a protocol are only its proposals
 _MOST_NAMED = 3  # values that differ, listed in a line
 
 
@@ -30,36 +32,58 @@ def _list_differences(own: Any, other: Any) -> str:
         for key in sorted({*own, *other})
         if own.get(key) != other.get(key)
     ]
-    return _shorten(differences)
+    more = ["..."] if len(differences) > _MOST_NAMED else []
+    return "; ".join([*differences[:_MOST_NAMED], *more])
 
 
 def describe_procedure(rows: Sequence[RowRecord], dataset: str) -> list[str]:
-    """Say where rows were not run as the published numbers were.
+    """Say where rows were not run as the published numbers were, the same words once.
 
     Args:
         rows: of one data set under the protocol of the published table.
         dataset: its name.
     """
-    stock = find_protocol(default_protocol(dataset), dataset)
-    published = json.loads(json.dumps(asdict(stock)))
     found: dict[str, list[str]] = {}
     for row in rows:
-        settings = {**row.identity.get("protocol", {}), "trials": row.wanted}
-        settings["runs"] = len(row.finals.tested) if row.finals else 0
-        if row.name == PRETRAINED:  # neither searched nor repeated
-            settings |= {"trials": stock.trials, "runs": stock.runs}
-        differing = [key for key in settings if settings[key] != published.get(key)]
-        words = [f"{key} {settings[key]} (published {published.get(key)})" for key in differing]
+        # A replayed configuration comes from the published search itself; the untrained trunk is
+        # neither searched nor repeated.
+        untrained = row.name == PRETRAINED
+        searched = not untrained and (row.finals is None or isinstance(row.finals.trial, int))
+        budgets = {"trials": len(row.ended)} if searched else {}
+        if row.finals and not untrained:
+            budgets["runs"] = len(row.finals.tested)
+        words = list_departures(dataset, row.identity, budgets, searched=searched)
         if words:
-            found.setdefault(_shorten(words), []).append(row.name)
+            found.setdefault("; ".join(words), []).append(row.name)
     return [
         f"not the published procedure: {words}: {', '.join(names)}"
         for words, names in found.items()
     ]
 
 
-def _shorten(words: Sequence[str]) -> str:
-    return "; ".join([*words[:_MOST_NAMED], *(["..."] if len(words) > _MOST_NAMED else [])])
+def list_departures(
+    dataset: str, identity: Mapping[str, Any], budgets: Mapping[str, int], *, searched: bool = True
+) -> list[str]:
+    """List what a study did otherwise than the published procedure.
+
+    Args:
+        dataset: its name.
+        identity: of the study.
+        budgets: how many "trials" ended or "runs" were tested, as far as they count.
+        searched: whether how the search stops trials counts.
+    """
+    published = json.loads(json.dumps(asdict(find_protocol(PROTOCOL, dataset))))
+    settings = {k: v for k, v in identity.get("protocol", {}).items() if k not in _NOT_SETTINGS}
+    words = [
+        f"{key} {value} (published {published.get(key)})"
+        for key, value in {**settings, **budgets}.items()
+        if value != published.get(key)
+    ]
+    if searched and identity.get("early_stopping", True):
+        words.append("trials stopped early (published: none)")
+    if identity.get("weights") == "random":
+        words.append("random weights (published: ImageNet)")
+    return words
 
 
 def describe_budgets(first: RowRecord, second: RowRecord) -> list[str]:

@@ -8,11 +8,10 @@ from typing import Any
 
 from analysis.boundary import BoundaryCheck, check_boundaries, describe_edges
 from analysis.histories import Search, TrialHistory, read_search
-from analysis.layout import format_csv, format_percent, with_notes
+from analysis.layout import NotedTable, format_csv, format_percent, format_points
 from analysis.options import build_parser, read_studies, report_problems, run_main, select_studies
 from analysis.parameter_importance import Importance, describe_agreement, measure_importance
 from wpm.records import StudyPlace
-from wpm.tables import format_table
 
 DESCRIPTION = """Print which searched parameters mattered, and the boundary check.
 
@@ -74,22 +73,19 @@ def format_findings(findings: Sequence[Finding], style: str) -> str:
     if style == "csv":
         rows = [row for finding in findings for row in _csv_rows(finding)]
         return format_csv(_CSV_COLUMNS, rows)
-    blocks = [block for finding in findings for block in _format_finding(finding, style)]
-    return "\n\n".join(blocks)
+    return "\n\n".join(
+        table.format(style)
+        for finding in findings
+        for table in (lay_out_importance(finding), lay_out_checks(finding))
+    )
 
 
-def _format_finding(finding: Finding, style: str) -> list[str]:
-    name = finding.search.place.name
-    heading = f"### {name}\n" if style == "markdown" else name
-    blocks = [f"{heading}\n{finding.why_not}"]
-    if finding.importance is not None:
-        blocks = [_format_importance(name, finding.importance, style)]
-    if finding.best is None:
-        return [*blocks, f"{name}: no complete trial to check against the edges"]
-    return [*blocks, _format_checks(name, finding.best, finding.checks, style)]
-
-
-def _format_importance(name: str, importance: Importance, style: str) -> str:
+def lay_out_importance(finding: Finding) -> NotedTable:
+    """Return the table of both estimates, or why there are none."""
+    name, importance = finding.search.place.name, finding.importance
+    columns = ["parameter", "fANOVA %", "permutation %", "differ by"]
+    if importance is None:
+        return NotedTable(f"{name}: importance", columns, [], empty=finding.why_not)
     drawn = f"{importance.trials} of " * (importance.trials < importance.available)
     heading = f"{name}: importance for the {importance.target} (n = {drawn}{importance.available})"
     rows = [
@@ -97,17 +93,20 @@ def _format_importance(name: str, importance: Importance, style: str) -> str:
             parameter,
             format_percent(share),
             format_percent(importance.permutation[parameter]),
-            f"{100 * (importance.permutation[parameter] - share):+.2f}",
+            format_points(importance.permutation[parameter] - share),
         ]
         for parameter, share in importance.fanova.items()
     ]
-    table = format_table(["parameter", "fANOVA %", "permutation %", "differ by"], rows, style)
-    return with_notes(heading, table, [describe_agreement(importance)], style)
+    return NotedTable(heading, columns, rows, [describe_agreement(importance)])
 
 
-def _format_checks(
-    name: str, best: TrialHistory, checks: Sequence[BoundaryCheck], style: str
-) -> str:
+def lay_out_checks(finding: Finding) -> NotedTable:
+    """Return the table of the boundary check, or that there is nothing to check."""
+    name, best = finding.search.place.name, finding.best
+    columns = ["parameter", "value", "searched", "distance %", "edge", "try next"]
+    if best is None:
+        nothing = "no complete trial to check against the edges"
+        return NotedTable(f"{name}: boundary check", columns, [], empty=nothing)
     score = format_percent(best.outcome.score)
     heading = f"{name}: boundary check of trial {best.outcome.number}, validation MAP@R {score} %"
     rows = [
@@ -119,10 +118,9 @@ def _format_checks(
             check.distance.side,
             check.next_range or "-",
         ]
-        for check in checks
+        for check in finding.checks
     ]
-    columns = ["parameter", "value", "searched", "distance %", "edge", "try next"]
-    return with_notes(heading, format_table(columns, rows, style), [describe_edges(checks)], style)
+    return NotedTable(heading, columns, rows, [describe_edges(finding.checks)])
 
 
 def _csv_rows(finding: Finding) -> list[list[Any]]:

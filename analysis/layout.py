@@ -1,6 +1,7 @@
 """How the scripts write numbers, and a table with what must be said about it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from analysis.statistics import confidence_half_width, mean
@@ -29,6 +30,32 @@ def with_notes(heading: str, table: str, notes: Sequence[str], style: str) -> st
         bullets = ["", *(f"- {note}" for note in notes)] if notes else []
         return "\n".join([f"### {heading}\n", table, *bullets])
     return "\n".join([heading, table, *(f"note: {note}" for note in notes)])
+
+
+@dataclass(frozen=True)
+class NotedTable:
+    """A table with what must be said about it, for a terminal or a page.
+
+    Attributes:
+        heading: one line.
+        columns: headings.
+        rows: cells, as many a row as there are columns.
+        notes: lines below the table.
+        empty: what stands there instead of a table without rows.
+    """
+
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    notes: Sequence[str] = ()
+    empty: str = ""
+
+    def format(self, style: str) -> str:
+        """Lay the table out in one of the styles of `with_notes`."""
+        table = self.empty
+        if self.rows or not table:
+            table = format_table(self.columns, self.rows, style)
+        return with_notes(self.heading, table, self.notes, style)
 
 
 def format_percent(fraction: float | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from analysis.costs import format_hours
 from analysis.fairness import describe_choice, describe_procedure, find_footnotes
-from analysis.layout import format_csv, format_mean, format_points, with_notes
+from analysis.layout import NotedTable, format_csv, format_mean, format_points, with_notes
 from analysis.options import build_parser, read_studies, report_problems, run_main, select_studies
 from analysis.reference import DIMENSIONS, PUBLISHED, Scores, add_against, read_scores
 from analysis.rows import METRICS, VIEWS, FinalRuns, RowRecord, read_row
@@ -213,10 +213,11 @@ def format_blocks(blocks: Sequence[Block], style: str) -> str:
     """
     if style == "csv":
         return _format_csv(blocks)
-    return "\n\n".join(_format_block(block, style) for block in blocks)
+    return "\n\n".join(lay_out_block(block).format(style) for block in blocks)
 
 
-def _format_block(block: Block, style: str) -> str:
+def lay_out_block(block: Block) -> NotedTable:
+    """Return the table of a block, with its footnotes."""
     labels = {view: f"{dimension}-d" for view, dimension in block.dimensions.items()}
     heading = (
         f"{block.dataset}, protocol {block.protocol}: test scores in percent "
@@ -233,8 +234,7 @@ def _format_block(block: Block, style: str) -> str:
         for line in block.lines
     ]
     columns = ["row", *columns, "runs", "best trial", "trials", "search h", "runs h"]
-    notes = [*describe_block(block), *footnotes.lines]
-    return with_notes(heading, format_table(columns, rows, style), notes, style)
+    return NotedTable(heading, columns, rows, [*describe_block(block), *footnotes.lines])
 
 
 def _format_counts(line: Line) -> list[Any]:

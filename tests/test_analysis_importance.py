@@ -167,8 +167,8 @@ def test_markdown_and_csv_of_several_studies(
     assert run(tmp_path, "--format", "markdown") == 0
     out = capsys.readouterr().out
     assert "### omniglot/small/contrastive+wpm: importance" in out
-    assert "### omniglot/small/triplet\n\ntoo few trials" in out
-    assert "triplet: no complete trial to check against the edges" in out
+    assert "### omniglot/small/triplet: importance\n\ntoo few trials" in out
+    assert "triplet: boundary check\n\nno complete trial to check against the edges" in out
     assert run(tmp_path, "--format", "csv") == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["row"] for row in rows] == ["contrastive+wpm"] * 3 + ["triplet"] * 3

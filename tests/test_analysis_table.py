@@ -532,24 +532,39 @@ def test_what_was_not_run_as_published_is_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stock = json.loads(json.dumps(asdict(find_protocol("mlrc", "cub200"))))
-    for row, settings in {
-        "triplet": stock,
-        "margin": {**stock, "max_epochs": 3},
-        "contrastive": {**stock, "max_epochs": 3},
-    }.items():
+    as_published: dict[str, Any] = {"early_stopping": False, "weights": "bn.pth"}
+
+    def write(row: str, trials: int, runs: int, chosen: int | None = 2, **changes: Any) -> None:
+        settings = {**stock, **changes.pop("settings", {})}
         place = write_search(
-            tmp_path, row, "c" * 50, 50, dataset="cub200", protocol="mlrc", settings=settings
-        )
-        final = write_final(place, "aa", 2, 0.2)
-        for seed in range(10 if row == "triplet" else 2):
+            tmp_path, row, "c" * trials, trials, dataset="cub200", protocol="mlrc",
+            settings=settings, **{**as_published, **changes},
+        )  # fmt: skip
+        final = write_final(place, "aa", chosen, None if chosen is None else 0.2)
+        for seed in range(runs):
             write_run(final, seed, 0.6, separated=0.5)
-    assert show(tmp_path, "--against", "published", "--format", "markdown") == 0
-    out = capsys.readouterr().out
-    told = "not the published procedure: max_epochs 3 (published 1000); runs 2 (published 10): "
-    assert f"- {told}contrastive, margin\n" in out
-    assert out.count("not the published procedure") == 1
+
+    write("triplet", 50, 10)
+    write("ntxent", 0, 10, chosen=None, early_stopping=True)  # the published configuration
+    short = {"max_epochs": 3, "patience": 2, "crop": 64}
+    write("margin", 50, 2, settings=short)
+    write("contrastive", 50, 2, settings=short)
+    write("arcface", 12, 10, early_stopping=True, weights="random")
+    lines = [
+        "crop 64 (published 227); max_epochs 3 (published 1000); patience 2 (published 9); "
+        "runs 2 (published 10): contrastive, margin",
+        "trials 12 (published 50); trials stopped early (published: none); "
+        "random weights (published: ImageNet): arcface",
+    ]
+    for style in ("text", "markdown", "csv", "latex"):
+        assert show(tmp_path, "--against", "published", "--format", style) == 0
+        out, err = capsys.readouterr()
+        text = (err if style == "csv" else out).replace("\\_", "_")
+        assert text.count("not the published procedure") == 2
+        for line in lines:
+            assert f"not the published procedure: {line}\n" in text.replace("\\par\n", "\n")
     assert show(tmp_path) == 0
-    assert "published" not in capsys.readouterr().out
+    assert "published procedure" not in capsys.readouterr().out
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex and booktabs")

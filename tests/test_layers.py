@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    {"errors", "trunk", "precision"},
+    {"errors", "trunk", "precision", "watchdog"},
     {"atomic", "splits", "tables"},
     {"config", "retrieval", "glyphs"},
     {"datasets", "spaces"},
@@ -16,10 +16,11 @@ LAYERS = [
     {"batches", "steps"},
     {"evaluate"},
     {"train", "pretrained"},
+    {"gpus"},
     {"records", "console"},
-    {"jobs", "status"},
-    {"final_test", "work", "exported"},
-    {"study", "retrain", "final_embeddings"},
+    {"jobs", "status", "machine"},
+    {"final_test", "work", "exported", "doctor"},
+    {"study", "retrain", "final_embeddings", "budget"},
     {"search"},
     {"cluster"},
 ]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -22,7 +23,7 @@ from torchvision.transforms.functional import resize as torchvision_resize
 
 from tests.conftest import ImageTree
 from wpm import pixels
-from wpm.atomic import DamagedFileError
+from wpm.atomic import DamagedFileError, write_json
 from wpm.datasets import ImageIndex, index_class_folders
 from wpm.errors import UserError
 from wpm.pixels import Pixels, build_pixels, decode_image
@@ -539,3 +540,19 @@ def test_cache_is_streamed_to_disk_and_mapped(
     finally:
         tracemalloc.stop()
     assert torch.equal(images[0], torch.from_numpy(noise).permute(2, 0, 1))
+
+
+def test_cache_larger_than_memory_is_mapped(tmp_path: Path) -> None:
+    """SOP's cache exceeds the memory of many machines, and not every way to map it is allowed."""
+    sizes = dict(re.findall(r"(\w+): +(\d+) kB", Path("/proc/meminfo").read_text()))
+    memory = 1024 * (int(sizes["MemTotal"]) + int(sizes["SwapTotal"]))
+    side = 2048
+    images = 1 + 2 * memory // (3 * side**2)
+    with (tmp_path / "pixels.bin").open("wb") as file:
+        file.truncate(images * 3 * side**2)  # a hole: nothing is stored
+    meta = {"class_names": ["a"], "channels": 3, "labels": [0] * images}
+    write_json(tmp_path / "meta.json", {**meta, "sizes": [[side, side]] * images})
+    mapped = Pixels(tmp_path)
+    found, _ = mapped.read(torch.tensor([images - 1]))
+    assert found.shape == (1, 3, side, side)
+    assert not found.any()

@@ -8,7 +8,7 @@ import shutil
 import signal
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -30,9 +30,15 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from wpm.config import TrainingConfig
+from wpm.doctor import Answer
 from wpm.errors import UserError
+from wpm.gpus import limit_memory, measure_share
 from wpm.jobs import Job, StepResult, start_job
+from wpm.machine import Node
+from wpm.watchdog import Watchdog
 from wpm.work import Work, WorkSource
 
 MAX_DEATHS = 2  # of a work's process; the next death fails the work
@@ -89,6 +95,7 @@ def run_work(
     resources: Resources,
     run_root: Path,
     show: Callable[[Callable[[], str]], None],
+    over: Callable[[], str] = str,
 ) -> None:
     """Run everything that a source hands out; Ray must be connected.
 
@@ -97,22 +104,27 @@ def run_work(
         resources: of each piece of work.
         run_root: folder that every node sees; Ray's own files go below it and are removed.
         show: given what describes the progress in one line, in every turn of Tune's loop.
+        over: asked in every turn whether to stop early, and why: running work is then stopped
+            after its checkpoint, and the call returns.
 
     Raises:
         UserError: no node can ever hold a piece of work.
         StoppedBySignalError: stopped by a signal; the same call goes on later.
     """
-    gpus = _choose_gpus(resources)
+    gpus = count_gpus(resources)
     _check_capacity(resources.cpus, gpus)
     run_root.mkdir(parents=True, exist_ok=True)
     ray_files = Path(tempfile.mkdtemp(dir=run_root, prefix=".ray-"))
     bridge = _Bridge(source)
     try:
-        with _SignalStopper(lambda: show(source.describe)) as stopper, warnings.catch_warnings():
+        with (
+            _SignalStopper(lambda: show(source.describe), over) as stopper,
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")  # Ray's deprecations are not the user's business
             tuner = tune.Tuner(
                 tune.with_resources(_Worker, {"cpu": resources.cpus, "gpu": gpus}),
-                param_space={"threads": max(1, int(resources.cpus))},
+                param_space={"threads": max(1, int(resources.cpus)), "gpus": gpus},
                 tune_config=tune.TuneConfig(
                     search_alg=bridge,
                     scheduler=_Listener(bridge),
@@ -138,10 +150,32 @@ def run_work(
         shutil.rmtree(ray_files, ignore_errors=True)
 
 
-def _choose_gpus(resources: Resources) -> float:
+def count_gpus(resources: Resources) -> float:
+    """Return the GPUs, or the share of one, that a piece of work takes; Ray must be connected."""
     if resources.gpus is not None:
         return resources.gpus
     return 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
+
+
+def measure_gpus(payload: Mapping[str, Any]) -> float:
+    """Measure which share of a GPU a training needs; Ray must be connected.
+
+    Args:
+        payload: of the training, as `wpm.jobs.training_payload` describes it.
+
+    Returns:
+        The share; 0 where the cluster has no GPU.
+    """
+    if ray.cluster_resources().get("GPU", 0) < 1:
+        return 0.0
+    measure = ray.remote(num_cpus=1, num_gpus=1, max_calls=1)(_measure_gpus)
+    return float(ray.get(measure.remote(json.dumps(dict(payload)))))
+
+
+def _measure_gpus(payload: str) -> float:
+    content = json.loads(payload)
+    config = TrainingConfig.from_json(content["config"])
+    return measure_share(config, Path(content["pixels"]))
 
 
 def _check_capacity(cpus: float, gpus: float) -> None:
@@ -163,11 +197,14 @@ class _Worker(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         torch.set_num_threads(config["threads"])
-        self._job = start_job(json.loads(config["payload"]))
+        limit_memory(config["gpus"])
+        self._watchdog = Watchdog()
+        self._job = start_job({**json.loads(config["payload"]), "gpus": config["gpus"]})
 
     def step(self) -> dict[str, Any]:
         assert self._job is not None
-        result = self._job.step()
+        with self._watchdog.watch():
+            result = self._job.step()
         ended = result.result is not None
         if ended:
             self._job.close()
@@ -290,9 +327,9 @@ class _Listener(_Unsaved, FIFOScheduler):
 class _SignalStopper(_Unsaved, tune.Stopper):
     """Stops all trials when Ctrl-C or SIGTERM arrives; a second Ctrl-C does not wait."""
 
-    def __init__(self, tick: Callable[[], None]) -> None:
+    def __init__(self, tick: Callable[[], None], over: Callable[[], str]) -> None:
         self.received = False
-        self._tick = tick
+        self._tick, self._over = tick, over
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_SignalStopper":
@@ -315,4 +352,48 @@ class _SignalStopper(_Unsaved, tune.Stopper):
     def stop_all(self) -> bool:
         """Called by Tune in every turn of its loop."""
         self._tick()
-        return self.received
+        return self.received or bool(self._over())
+
+
+def ask_nodes(
+    function: Callable[[Node, Any], Any], question: Any, *, wait_s: float = 180.0
+) -> list[Answer]:
+    """Run a function once on every node, beside whatever runs there; Ray must be connected.
+
+    Args:
+        function: of the node and the question; picklable, as its answer is.
+        question: passed to it.
+        wait_s: seconds after which a node counts as silent.
+    """
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    asked = {
+        task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
+        ).remote(node, question): node
+        for node in list_nodes()
+    }
+    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=wait_s)
+    answers = []
+    for reference, node in asked.items():
+        if reference not in ready:
+            answers.append(Answer(node, None, f"silent for {wait_s:.0f} s"))
+            continue
+        try:
+            answers.append(Answer(node, ray.get(reference)))
+        except RayError as error:
+            answers.append(Answer(node, None, str(error).strip().splitlines()[-1].strip()))
+    return answers
+
+
+def list_nodes() -> list[Node]:
+    """Return the nodes that are alive; Ray must be connected."""
+    return [
+        Node(
+            id=node["NodeID"],
+            name=f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
+            cpus=node["Resources"].get("CPU", 0.0),
+            gpus=node["Resources"].get("GPU", 0.0),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]

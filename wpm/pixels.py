@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -61,8 +62,11 @@ class Pixels:
         path = folder / "pixels.bin"
         if not path.exists() or path.stat().st_size != int(self._starts[-1]):
             raise _damaged(folder)
-        # Copy-on-write: pages stay shared, and torch gets memory it may regard as writable.
-        self._bytes = torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="c"))
+        # Read-only: what a process might write to, Linux does not let it map beyond the memory.
+        mapped = np.memmap(path, dtype=np.uint8, mode="r")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of writing to it; `read` copies
+            self._bytes = torch.from_numpy(mapped)
         same_size = bool((self.sizes == self.sizes[0]).all())
         height, width = self.sizes[0].tolist()
         self._uniform = self._bytes.view(-1, self.channels, height, width) if same_size else None

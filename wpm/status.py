@@ -12,12 +12,12 @@ from wpm.records import (
     PRUNED,
     RUNNING,
     StudyPlace,
-    TrainingRecord,
     find_studies,
     is_running,
     read_finals,
     read_study,
     read_trials,
+    worker_seconds,
 )
 from wpm.tables import format_table
 
@@ -65,15 +65,7 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str]]:
         states[RUNNING],
         f"{max(scores):.4f}" if scores else "-",
         tested,
-        format_duration(sum(_seconds_of(record) for record in records)),
+        format_duration(sum(worker_seconds(record.reports) for record in records)),
         now,
     ]
     return row, problems + more_problems
-
-
-def _seconds_of(record: TrainingRecord) -> float:
-    """Worker seconds that a trial has used."""
-    if not record.reports:
-        return 0.0
-    folds = record.reports[-1]["folds"]
-    return float(sum(fold["training_seconds"] + fold["validation_seconds"] for fold in folds))
