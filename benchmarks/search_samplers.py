@@ -92,7 +92,8 @@ def main() -> None:
             f"\n{study['dataset']}/{study['protocol']}/{study['row']}: surrogate of "
             f"{len(study['trials'])} trials, {len(landscape.axes)} parameters; best "
             f"{landscape.best:.4f}, noise {landscape.noise:.4f}, explains "
-            f"{landscape.explained:.0%} of trials left out; {TRIALS} trials, {WORKERS} at a time, {args.seeds} seeds"
+            f"{landscape.explained:.0%} of trials left out; {TRIALS} trials, {WORKERS} at a time, "
+            f"{args.seeds} seeds"
         )
         settings = [
             Setting(name, how)

@@ -33,7 +33,8 @@ def crop_by_pillow(image: Tensor, box: tuple[int, ...], size: int, flipped: bool
     picture = picture.resize((size, size), Image.Resampling.BILINEAR)
     if flipped:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return pil_to_tensor(picture).float()
+    levels: Tensor = pil_to_tensor(picture).float()
+    return levels
 
 
 def measure(kind: str, way: str, count: int) -> tuple[float, float]:
