@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from wpm.batches import centre_crop_boxes, resize_crops, sample_crop_boxes
+from wpm.batches import centre_crop_boxes, sample_crop_boxes
 from wpm.config import find_protocol
+from wpm.crops import resize_crops
 
 
 def make_image(kind: str, height: int, width: int, generator: torch.Generator) -> Tensor:
