@@ -1,20 +1,63 @@
 """A surrogate of a recorded study: what any configuration of its space would have reported."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import qmc
 from sklearn.ensemble import ExtraTreesRegressor
-from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
+from sklearn.model_selection import KFold
 
 from benchmarks.search_replay import History
 
-_CANDIDATES = 2**13
-_TREES = 50
+_CANDIDATES = 2**14
 _Array = NDArray[np.float64]
+# From (points, parameters) to (points, epochs).
+_Predict = Callable[[_Array], _Array]
+
+
+def fit_trees(points: _Array, curves: _Array) -> _Predict:
+    """Fit extremely randomised trees, which go through every recorded score."""
+    forest = ExtraTreesRegressor(50, random_state=0).fit(points, curves)
+    return partial(_ask_trees, [tree.tree_ for tree in forest.estimators_])
+
+
+def _ask_trees(trees: Sequence[Any], asked: _Array) -> _Array:
+    features = asked.astype(np.float32)  # the trees' own, without scikit-learn's checks
+    mean: _Array = np.mean([tree.value[tree.apply(features), :, 0] for tree in trees], axis=0)
+    return mean
+
+
+def fit_process(points: _Array, curves: _Array) -> _Predict:
+    """Fit a Gaussian process: its kernel on the last scores, its weights on every epoch's."""
+    kernel = ConstantKernel() * Matern(np.ones(points.shape[1]), (0.05, 20.0), nu=2.5)
+    process = GaussianProcessRegressor(
+        kernel + WhiteKernel(1e-3), normalize_y=True, n_restarts_optimizer=2, random_state=0
+    )
+    with warnings.catch_warnings():
+        # A parameter without effect is pushed to the bound of its length.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        process.fit(points, curves[:, -1])
+    mean = curves.mean(axis=0)
+    weights = np.linalg.solve(process.kernel_(points), curves - mean)
+    return partial(_ask_process, process.kernel_.k1, points, mean, weights)
+
+
+def _ask_process(
+    smooth: Kernel, points: _Array, mean: _Array, weights: _Array, asked: _Array
+) -> _Array:
+    curve: _Array = mean + smooth(asked, points) @ weights
+    return curve
+
+
+SURROGATES = {"trees": fit_trees, "process": fit_process}
 
 
 @dataclass(frozen=True)
@@ -40,22 +83,24 @@ class Axis:
 
 
 class Landscape:
-    """Extremely randomised trees over a study's trials: from parameters to the whole history.
+    """A surrogate of a study: from parameters to the whole history.
 
-    Of forests and Gaussian processes they predicted left-out trials best, and they invent no score
-    better than the recorded ones. Histories that ended early keep their last value.
+    Recorded histories that ended early keep their last value. Noise is the residual of a recorded
+    trial, drawn at random: none with `fit_trees`, whose landscape is as rugged as the recording.
 
     Attributes:
-        best: largest noise-free score in the space.
-        noise: standard deviation of what the surrogate leaves unexplained of the last scores.
-        explained: share of their variance that it explains at left-out tenths of the trials.
+        best: largest noise-free score among 16,384 configurations all over the space and the
+            recorded ones.
+        noise: standard deviation of the residuals of the last scores.
+        explained: share of their variance that is explained at left-out tenths of the trials.
     """
 
-    def __init__(self, study: Mapping[str, Any]) -> None:
+    def __init__(self, study: Mapping[str, Any], surrogate: str) -> None:
         """Fit, with a fixed seed.
 
         Args:
             study: one of `benchmarks.search_replay.read_studies`.
+            surrogate: one of `SURROGATES`.
         """
         self.name = study["row"]
         self.axes = [
@@ -66,16 +111,16 @@ class Landscape:
         self._epochs = max((history.epochs for history in histories), key=len)
         points = np.array([self._features(trial["parameters"]) for trial in study["trials"]])
         curves = np.array([pad(history.values, len(self._epochs)) for history in histories])
-        self._seconds_per_report = float(
-            np.median([h.seconds[-1] / len(h.seconds) for h in histories])
-        )
+        per_report = [history.seconds[-1] / len(history.seconds) for history in histories]
+        self._seconds_per_report = float(np.median(per_report))
 
-        forest = ExtraTreesRegressor(_TREES, min_samples_leaf=2, random_state=0)
-        tenths = KFold(10, shuffle=True, random_state=0)
-        left_out = cross_val_predict(forest, points, curves, cv=tenths)[:, -1] - curves[:, -1]
-        self.explained = float(1 - np.mean(left_out**2) / curves[:, -1].var())
-        forest.fit(points, curves)
-        self._trees = [tree.tree_ for tree in forest.estimators_]
+        fit, last = SURROGATES[surrogate], curves[:, -1]
+        errors = np.concatenate([
+            fit(points[rest], curves[rest])(points[tenth])[:, -1] - last[tenth]
+            for rest, tenth in KFold(10, shuffle=True, random_state=0).split(points)
+        ])  # fmt: skip
+        self.explained = float(1 - np.mean(errors**2) / last.var())
+        self._fitted = fit(points, curves)
         self._residuals = curves - self._predict(points)
         self.noise = float(self._residuals[:, -1].std())
         self.best = float(self._predict(np.concatenate([self._spread(), points]))[:, -1].max())
@@ -96,11 +141,9 @@ class Landscape:
         ])  # fmt: skip
 
     def _predict(self, points: _Array) -> _Array:
-        """Return (points, epochs) scores without noise."""
-        features = points.astype(np.float32)
-        curves = sum(tree.value[tree.apply(features), :, 0] for tree in self._trees)
-        mean: _Array = np.maximum.accumulate(curves / len(self._trees), axis=1)
-        return mean
+        """Return (points, epochs) scores without noise: the best so far never falls."""
+        curves: _Array = np.maximum.accumulate(self._fitted(points), axis=1)
+        return curves
 
     def score(self, parameters: Mapping[str, float]) -> float:
         """Return the last score of a configuration, without noise."""
