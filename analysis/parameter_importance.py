@@ -229,20 +229,20 @@ def study_of_points(
         ValueError: a value lies outside its range.
     """
     import optuna
-    from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+    from optuna.distributions import FloatDistribution
 
-    distributions: dict[str, BaseDistribution] = {}
-    for name, bounds in searched.items():
-        kind = IntDistribution if bounds["type"] == "int" else FloatDistribution
-        log = bounds["scale"] == "log"
-        distributions[name] = kind(bounds["low"], bounds["high"], log=log)
+    # Whole numbers as well: their distribution would refuse a value that is not whole.
+    distributions = {
+        name: FloatDistribution(bounds["low"], bounds["high"], log=bounds["scale"] == "log")
+        for name, bounds in searched.items()
+    }
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it tells of every study in memory
     study = optuna.create_study(direction="maximize")
     study.add_trials(
         [
             optuna.trial.create_trial(
                 params={name: parameters[name] for name in searched},
-                distributions=distributions,
+                distributions=dict(distributions),
                 value=score,
             )
             for parameters, score in points

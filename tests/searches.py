@@ -90,6 +90,7 @@ def write_searched(
     stopped: Sequence[int] = (),
     failed: Mapping[int, str] | None = None,
     dataset: str = "omniglot",
+    protocol: str = "small",
     ranges: Mapping[str, Mapping[str, Any]] = RANGES,
     **identity: Any,
 ) -> StudyPlace:
@@ -103,10 +104,11 @@ def write_searched(
         stopped: numbers of the trials that were stopped, at epoch 5.
         failed: numbers of those that failed, and why.
         dataset: of the study.
+        protocol: its name.
         ranges: that are searched.
         identity: more of it.
     """
-    place = StudyPlace(root, dataset, "small", row)
+    place = StudyPlace(root, dataset, protocol, row)
     standard = {
         "protocol": PROTOCOL, "images": {"pixels": "abc"}, "early_stopping": bool(stopped),
         "searched": ranges, "fixed": {}, "seed": 0, "weights": "random", "row": row,
