@@ -133,7 +133,7 @@ class Replay(SearchWork):
         if not any(s.has_orphans for s in self._studies) and len(self.seen.keys) > 4 * ORPHANS:
             spread = max(open_studies, default=0) - min(open_studies, default=0)
             self.seen.widest = max(self.seen.widest, spread)
-        history = self._histories[self._rng.integers(len(self._histories))]
+        history = self._histories[int(self._rng.integers(len(self._histories)))]
         return Work(work.key, describe_history(history, self._scale))
 
     def on_step(self, work: Work, step: StepResult) -> bool:
