@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_ROOT ?= demo-runs
 DEMO := --run-root $(DEMO_ROOT) --rows contrastive contrastive+wpm
 
-.PHONY: demo test test-all check format clean
+.PHONY: demo test test-all check bench format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test      the test suite, without the slow tests"
 	@echo "make test-all  the test suite with the slow tests (Ray, kills)"
 	@echo "make check     ruff and mypy"
+	@echo "make bench     the benchmarks in their short forms, on this machine (5 minutes)"
 	@echo "make format    let ruff format and fix"
 
 $(VENV)/.installed: requirements.txt
@@ -41,6 +42,12 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	for name in within_pair_step folds retrieval_memory table_cost search_halving; do \
+	  echo; echo "== python -m benchmarks.$$name --quick"; \
+	  $(BIN)/python -m benchmarks.$$name --quick || exit 1; \
+	done
 
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .

@@ -4,9 +4,11 @@
 import argparse
 import dataclasses
 import os
+import shlex
+import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -30,7 +32,11 @@ if TYPE_CHECKING:  # slow to import: only once the arguments are known to be goo
     from wpm.study import StudyPlan
     from wpm.work import WorkSource
 
+    # Work, its studies, and a training of its size to measure.
+    _Prepared = tuple[WorkSource, list[StudyPlace], Mapping[str, Any]]
+
 EXIT_BAD_INPUT = 2
+NOTIFY_S = 60  # that a --notify command may take
 DEFAULT_ROWS = ("contrastive", "contrastive+wpm")
 
 EXAMPLES = """examples:
@@ -71,8 +77,24 @@ def build_parser() -> argparse.ArgumentParser:
         help="retrain each study's best configuration and test it",
     )
     what.add_argument(
+        "--doctor",
+        action="store_true",
+        help="look the cluster over: disks, versions, GPUs, clocks, ports; exit code 2 if ill",
+    )
+    what.add_argument(
         "--status", action="store_true", help="print the progress of all studies and exit"
     )
+
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print studies, trials, expected hours and disk; start nothing",
+    )
+    parser.add_argument(
+        "--notify", metavar="CMD",
+        help="command to run when the launch ends: WPM_EVENT is finished, budget, "
+        "interrupted or failed; WPM_STUDIES, WPM_MESSAGE and WPM_RUN_ROOT say more",
+    )  # fmt: skip
 
     which = parser.add_argument_group("which studies")
     which.add_argument(
@@ -118,6 +140,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--no-early-stopping", action="store_true", help="let every trial run to its patience"
     )
     budget.add_argument(
+        "--sampler", metavar="NAME", help="what chooses configurations: docs/search.md [tpe]"
+    )
+    budget.add_argument(
         "--warm-start", choices=["published"], help="try the published configurations first"
     )
     budget.add_argument(
@@ -126,6 +151,14 @@ def build_parser() -> argparse.ArgumentParser:
     budget.add_argument(
         "--allow-unfinished", action="store_true", help="--best-only on studies with trials to go"
     )
+
+    budget.add_argument(
+        "--max-hours", type=_positive, metavar="H", help="of this launch; then checkpoint and stop"
+    )
+    budget.add_argument(
+        "--max-gpu-hours", type=_positive, metavar="H",
+        help="of all selected studies, earlier launches included; then checkpoint and stop",
+    )  # fmt: skip
 
     where = parser.add_argument_group("where")
     where.add_argument("--run-root", type=Path, default=Path("runs"), help="records [runs]")
@@ -139,8 +172,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--cpus-per-trial", type=_positive, default=1.0, help="cores and torch threads [1]"
     )
     where.add_argument(
-        "--gpus-per-trial", type=_not_negative, help="fractions allowed [1 where there are GPUs]"
-    )
+        "--gpus-per-trial", type=_gpus, metavar="N",
+        help="fractions allowed; auto: measure one step [1 where there are GPUs]",
+    )  # fmt: skip
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -165,8 +199,6 @@ def _not_negative(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} must be at least 0")
-    if value > 1 and value != int(value):
-        raise argparse.ArgumentTypeError(f"{text} must be a fraction below 1 or a whole number")
     return value
 
 
@@ -177,21 +209,65 @@ def _positive(text: str) -> float:
     return value
 
 
+AUTO = "auto"  # in place of a number of GPUs
+
+
+def _gpus(text: str) -> float | str:
+    if text == AUTO:
+        return AUTO
+    value = _not_negative(text)
+    if value > 1 and value != int(value):
+        raise argparse.ArgumentTypeError(f"{text} must be a fraction below 1 or a whole number")
+    return value
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit code."""
     args = build_parser().parse_args(arguments)
     try:
         if args.status:
             return _show_status(args)
-        return _launch(args)
+        event = _launch(args)
+        _notify(args, event, "")
+        return EXIT_BAD_INPUT if event == ILL else 0
     except UserError as error:
         if args.debug:
             traceback.print_exc()
         print(f"launch.py: error: {error}", file=sys.stderr)
+        _notify(args, FAILED, str(error))
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
         print("launch.py: interrupted; give the same command again to continue", file=sys.stderr)
+        _notify(args, INTERRUPTED, "")
         return 130
+    except Exception as error:
+        _notify(args, FAILED, f"{type(error).__name__}: {error}")
+        raise
+
+
+# How a launch ended, as `--notify` is told; a doctor's findings end one too.
+FINISHED, OVER, INTERRUPTED, FAILED, ILL = "finished", "budget", "interrupted", "failed", "ill"
+
+
+def _notify(args: argparse.Namespace, event: str, message: str) -> None:
+    """Run the user's command; what becomes of it does not change what became of the launch."""
+    if args.notify is None:
+        return
+    told = {
+        "WPM_EVENT": event,
+        "WPM_MESSAGE": message,
+        "WPM_STUDIES": " ".join(f"{args.dataset}/{row}" for row in args.rows or DEFAULT_ROWS),
+        "WPM_RUN_ROOT": str(args.run_root.resolve()),
+    }
+    try:
+        code = subprocess.run(
+            shlex.split(args.notify), env={**os.environ, **told}, timeout=NOTIFY_S, check=False
+        ).returncode
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        print(f"launch.py: --notify did not run: {error}", file=sys.stderr)
+        return
+    if code:
+        print(f"launch.py: --notify ended with exit code {code}", file=sys.stderr)
 
 
 def _show_status(args: argparse.Namespace) -> int:
@@ -201,12 +277,17 @@ def _show_status(args: argparse.Namespace) -> int:
     return 0
 
 
-def _launch(args: argparse.Namespace) -> int:
+def _launch(args: argparse.Namespace) -> str:
+    """Do what was asked; return how it ended."""
     if args.published and not args.best_only:
         raise UserError("--published needs --best-only: it trains without a search")
     if args.top > 1 and (args.published or not args.best_only):
         raise UserError("--top needs --best-only after a search, without --published")
     rows = _parse_rows(args)
+    if args.sampler is not None:
+        from wpm.study import build_sampler
+
+        build_sampler(args.sampler, args.seed, trials=0)
     protocol = find_protocol(
         args.protocol or default_protocol(args.dataset),
         args.dataset,
@@ -215,7 +296,11 @@ def _launch(args: argparse.Namespace) -> int:
     )
     _check_writable(args.run_root)
     _check_writable(args.work_root)
+
+    from wpm.model import check_model
+
     args.weights = _find_weights(args, protocol)
+    check_model(protocol, args.weights)
 
     from wpm.console import Console
     from wpm.datasets import DataSource
@@ -230,20 +315,22 @@ def _launch(args: argparse.Namespace) -> int:
     places = [
         StudyPlace(args.run_root.resolve(), args.dataset, protocol.name, str(row)) for row in rows
     ]
+    if args.doctor or args.dry_run:
+        return _look_ahead(args, protocol, places, source)
     with Console() as console:
         if args.fetch and args.rows is None and not args.best_only:
             _prepare_pixels(args, protocol, source, console)
             console.line("fetched; next: the same command with --rows in place of --fetch")
-            return 0
+            return FINISHED
         prepare = _prepare_retraining if args.best_only else _prepare_search
         with ExitStack() as held:
-            work = prepare(args, protocol, places, source, console, held)
-            if work is not None:
-                _run(args, work, console)
+            prepared = prepare(args, protocol, places, source, console, held)
+            if prepared is not None and not _run(args, *prepared, console):
+                return OVER
         console.clear()
         hint = "python -m analysis.table" if args.best_only else "python launch.py --best-only"
         console.line(f"done; next: {hint} with the same selection")
-    return 0
+    return FINISHED
 
 
 def _parse_rows(args: argparse.Namespace) -> list[Row]:
@@ -262,7 +349,7 @@ def _parse_rows(args: argparse.Namespace) -> list[Row]:
 def _find_weights(args: argparse.Namespace, protocol: Protocol) -> str:
     """Return the trunk's weights file, fetched if asked; "random" for trunks without one."""
     from wpm.datasets import fetch_archive
-    from wpm.model import RANDOM_WEIGHTS, find_weights, needs_weights
+    from wpm.model import RANDOM_WEIGHTS, find_weights, find_weights_page, needs_weights
 
     trunk = protocol.trunk
     archive = find_weights(trunk)
@@ -274,7 +361,9 @@ def _find_weights(args: argparse.Namespace, protocol: Protocol) -> str:
         return RANDOM_WEIGHTS
     or_give = f"give --weights FILE (--weights {RANDOM_WEIGHTS} to try without)"
     if args.weights is None and archive is None:
-        raise UserError(f"trunk {trunk} has no weights that could be fetched; {or_give}")
+        page = find_weights_page(trunk)
+        get_it = f"download model.safetensors from {page} and " if page else ""
+        raise UserError(f"trunk {trunk} has no weights that could be fetched; {get_it}{or_give}")
     folder = args.work_root / "weights"
     if args.weights is not None or archive is None:
         file = Path(args.weights)
@@ -318,6 +407,62 @@ def _prepare_pixels(
     return build_pixels(index.subset(splits.trainval_classes), protocol.resize, source.work_root)
 
 
+def _look_ahead(
+    args: argparse.Namespace,
+    protocol: Protocol,
+    places: "list[StudyPlace]",
+    source: "DataSource",
+) -> str:
+    """Print what is wrong with the cluster, or what a launch would take."""
+    from wpm.cluster import Resources, ask_nodes, connect, list_nodes
+    from wpm.datasets import load_index
+    from wpm.doctor import Undertaking, count_slots, estimate_disk, examine
+    from wpm.forecast import forecast_finals, forecast_search, format_forecasts
+
+    gpus = None if args.gpus_per_trial == AUTO else args.gpus_per_trial
+    trials, runs = args.trials or protocol.trials, args.runs or protocol.runs
+    weights = Path(args.weights)
+    undertaking = Undertaking(
+        run_root=args.run_root.resolve(),
+        source=source,
+        index=load_index(source, fetch=args.fetch),
+        protocol=protocol,
+        rows=len(places),
+        trials=trials,
+        runs=runs,
+        weights=weights if weights.is_file() else None,
+        cpus=args.cpus_per_trial,
+        gpus=gpus,
+    )
+    for folder in (undertaking.run_root, source.work_root):
+        folder.mkdir(parents=True, exist_ok=True)
+    with connect(Resources(args.address, args.cpus_per_trial, gpus)):
+        if args.doctor:
+            grave = 0
+            for finding in examine(undertaking, ask_nodes):
+                print(finding)
+                grave += finding.grave
+            print(f"{grave} to mend before a search" if grave else "nothing to mend")
+            return ILL if grave else FINISHED
+        nodes = list_nodes()
+        forecasts = [
+            forecast_finals(place, protocol, runs)
+            if args.best_only
+            else forecast_search(place, trials)
+            for place in places
+        ]
+        most = max((node.gpus for node in nodes), default=0.0)
+        print(
+            format_forecasts(
+                forecasts,
+                sum(count_slots(node, undertaking) for node in nodes),
+                min(1.0, most) if gpus is None else gpus,
+                estimate_disk(undertaking, nodes),
+            )
+        )
+    return FINISHED
+
+
 def _prepare_search(
     args: argparse.Namespace,
     protocol: Protocol,
@@ -325,7 +470,7 @@ def _prepare_search(
     source: "DataSource",
     console: "Console",
     held: ExitStack,
-) -> "WorkSource | None":
+) -> "_Prepared | None":
     from wpm.search import SearchWork
     from wpm.study import Study
 
@@ -336,14 +481,20 @@ def _prepare_search(
             console.line(f"{place.name}: nothing to search; --best-only tests it")
     plans = [_plan_study(args, protocol, place, pixels) for place in searched]
     work = SearchWork([held.enter_context(Study(plan)) for plan in plans], console.line)
-    return None if work.exhausted else work
+    if work.exhausted:
+        return None
+    parameters: dict[Row, Mapping[str, float]] = {
+        plan.space.row: plan.space.complete({n: r.low for n, r in plan.space.searched.items()})
+        for plan in plans
+    }
+    return work, places, _describe_probe(args, protocol, parameters, pixels)
 
 
 def _plan_study(
     args: argparse.Namespace, protocol: Protocol, place: "StudyPlace", pixels: Path
 ) -> "StudyPlan":
     from wpm.spaces import load_space
-    from wpm.study import StudyPlan
+    from wpm.study import DEFAULT_SAMPLER, StudyPlan
 
     space = load_space(Row.parse(place.row), args.search_spaces)
     return StudyPlan(
@@ -357,6 +508,7 @@ def _plan_study(
         first_points=_first_points(args, space),
         early_stopping=not args.no_early_stopping,
         weights=args.weights,
+        sampler=args.sampler or DEFAULT_SAMPLER,
     )
 
 
@@ -385,7 +537,7 @@ def _prepare_retraining(
     source: "DataSource",
     console: "Console",
     held: ExitStack,
-) -> "WorkSource | None":
+) -> "_Prepared | None":
     from wpm.retrain import RetrainPlan, RetrainWork, check_same_study, choose_best_trials
     from wpm.study import record_plan
 
@@ -421,7 +573,27 @@ def _prepare_retraining(
                 )
             )
     work = held.enter_context(RetrainWork(plans, console.line))
-    return None if work.exhausted else work
+    if work.exhausted:
+        return None
+    by_row = {Row.parse(plan.place.row): plan.parameters for plan in plans}
+    return work, places, _describe_probe(args, protocol, by_row, pixels)
+
+
+def _describe_probe(
+    args: argparse.Namespace,
+    protocol: Protocol,
+    parameters: Mapping[Row, Mapping[str, float]],
+    pixels: Path,
+) -> Mapping[str, Any]:
+    """Describe a training as large as any of the rows': one with mining, if one has it."""
+    from wpm.config import TrainingConfig
+    from wpm.jobs import training_payload
+
+    row = max(parameters, key=lambda row: (row.mined, row.trained))
+    config = TrainingConfig(
+        str(row), protocol, parameters[row], args.seed, tuple(range(protocol.folds)), args.weights
+    )
+    return training_payload(Path(), pixels, config, export=False)
 
 
 # A configuration to retrain: its parameters, where they come from, and that in words.
@@ -448,23 +620,61 @@ def _configure_unsearched(args: argparse.Namespace, space: "SearchSpace") -> _Ch
     return parameters, chosen, f"as published ({point.source})"
 
 
-def _run(args: argparse.Namespace, work: "WorkSource", console: "Console") -> None:
-    """Run work on Ray, with everything that libraries print in a log file."""
+def _run(
+    args: argparse.Namespace,
+    work: "WorkSource",
+    places: "list[StudyPlace]",
+    probe: Mapping[str, Any],
+    console: "Console",
+) -> bool:
+    """Run work on Ray, with everything that libraries print in a log file.
+
+    Returns:
+        Whether it ran to its end, and no budget ended it.
+    """
+    from wpm.budget import Budget, MeteredWork
     from wpm.console import log_to_file
-    from wpm.records import log_path
+    from wpm.records import log_path, spent_seconds
 
     log = log_path(args.run_root.resolve())
     console.line(f"log: {log}")
     console.live(lambda: "starting Ray ...")
     with log_to_file(log):
-        from wpm.cluster import Resources, StoppedBySignalError, connect, run_work
+        from wpm.cluster import (
+            Resources,
+            StoppedBySignalError,
+            ask_nodes,
+            connect,
+            count_gpus,
+            measure_gpus,
+            run_work,
+        )
+        from wpm.doctor import check_shared
 
-        resources = Resources(args.address, args.cpus_per_trial, args.gpus_per_trial)
+        resources = Resources(args.address, args.cpus_per_trial, None)
         try:
             with connect(resources):
-                run_work(work, resources, args.run_root.resolve(), console.live)
+                if args.address != "local":
+                    check_shared([args.run_root.resolve(), args.work_root.resolve()], ask_nodes)
+                gpus = measure_gpus(probe) if args.gpus_per_trial == AUTO else args.gpus_per_trial
+                if args.gpus_per_trial == AUTO:
+                    console.line(f"GPUs a trial, measured: {gpus:.3g}")
+                resources = dataclasses.replace(resources, gpus=gpus)
+                budget = Budget(args.max_hours, args.max_gpu_hours, count_gpus(resources))
+                if budget.gpu_hours is not None and budget.gpus == 0:
+                    raise UserError(
+                        "--max-gpu-hours has no meaning where trials take no GPU; use --max-hours"
+                    )
+                spent = {f: s for place in places for f, s in spent_seconds(place).items()}
+                metered = MeteredWork(work, budget, spent)
+                run_work(metered, resources, args.run_root.resolve(), console.live, metered.over)
         except StoppedBySignalError:
             raise KeyboardInterrupt from None
+    console.clear()
+    if not work.exhausted and metered.over():
+        console.line(f"stopped at {metered.over()}; the same command with more goes on")
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -3,7 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from analysis.fairness import describe_budgets, describe_runs, describe_search, describe_settings
+from analysis.fairness import (
+    describe_budgets,
+    describe_choice,
+    describe_runs,
+    describe_search,
+    describe_settings,
+)
 from analysis.paired import PairedDifference, correct_holm, paired_difference
 from analysis.rows import RowRecord
 from analysis.search_curve import SearchCurve, make_curve
@@ -131,7 +137,7 @@ def _describe(row: RowRecord, seeds: Sequence[int]) -> list[str]:
         lines = [f"{row.name}: no final runs (python launch.py --best-only makes them)"]
     else:
         # That the other row has more runs shows in the seeds without a partner.
-        lines = describe_runs(row, most=len(row.finals.tested))
+        lines = [*describe_choice(row), *describe_runs(row, most=len(row.finals.tested))]
         alone = sorted(row.finals.tested.keys() - set(seeds))
         if alone:
             lines.append(

@@ -5,7 +5,14 @@ from typing import Any
 
 from analysis.comparison import Comparison
 from analysis.costs import format_hours
-from analysis.layout import format_csv, format_mean, format_percent, format_points, with_notes
+from analysis.layout import (
+    NotedTable,
+    format_csv,
+    format_mean,
+    format_percent,
+    format_points,
+    with_notes,
+)
 from analysis.rows import METRICS, RowRecord
 from analysis.search_curve import ROUND_COUNTS, SearchCurve
 from analysis.statistics import confidence_half_width, mean
@@ -29,13 +36,18 @@ def format_comparisons(comparisons: Sequence[Comparison], style: str) -> str:
     Returns:
         Text without a final newline.
     """
-    sections = [_format_finals(comparisons, style)]
+    sections = [lay_out_finals(comparisons).format(style)]
     for comparison in comparisons:
         sections += _format_search(comparison, style)
     return "\n\n".join(sections)
 
 
-def _format_finals(comparisons: Sequence[Comparison], style: str) -> str:
+def lay_out_finals(comparisons: Sequence[Comparison]) -> NotedTable:
+    """Return the table of what the final runs say.
+
+    Args:
+        comparisons: at least one, of one view and metric.
+    """
     one = comparisons[0]
     several = len(comparisons) > 1
     where = "" if several else f"{one.first.place.dataset}/{one.first.place.protocol}: "
@@ -55,7 +67,7 @@ def _format_finals(comparisons: Sequence[Comparison], style: str) -> str:
         where = f"{_place(comparison)}: " if several else ""
         notes += [f"{where}{line}" for line in comparison.unequal]
         notes += [f"{where}{line}" for line in comparison.notes]
-    return with_notes(heading, format_table(columns, rows, style), notes, style)
+    return NotedTable(heading, columns, rows, notes)
 
 
 def _place(comparison: Comparison) -> str:

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from analysis.reference import PROTOCOL
 from analysis.rows import RowRecord
-from wpm.config import PRETRAINED, WPM_SUFFIX, default_protocol, find_protocol
+from wpm.config import PRETRAINED, WPM_SUFFIX, find_protocol
 
 _SETTINGS = {"protocol": "protocol settings", "images": "images", "weights": "weights"}
+_NOT_SETTINGS = ("name", "trials", "runs")  # budgets of a protocol are only its proposals
 _MOST_NAMED = 3  # values that differ, listed in a line
 
 
@@ -30,36 +32,58 @@ def _list_differences(own: Any, other: Any) -> str:
         for key in sorted({*own, *other})
         if own.get(key) != other.get(key)
     ]
-    return _shorten(differences)
+    more = ["..."] if len(differences) > _MOST_NAMED else []
+    return "; ".join([*differences[:_MOST_NAMED], *more])
 
 
 def describe_procedure(rows: Sequence[RowRecord], dataset: str) -> list[str]:
-    """Say where rows were not run as the published numbers were.
+    """Say where rows were not run as the published numbers were, the same words once.
 
     Args:
         rows: of one data set under the protocol of the published table.
         dataset: its name.
     """
-    stock = find_protocol(default_protocol(dataset), dataset)
-    published = json.loads(json.dumps(asdict(stock)))
     found: dict[str, list[str]] = {}
     for row in rows:
-        settings = {**row.identity.get("protocol", {}), "trials": row.wanted}
-        settings["runs"] = len(row.finals.tested) if row.finals else 0
-        if row.name == PRETRAINED:  # neither searched nor repeated
-            settings |= {"trials": stock.trials, "runs": stock.runs}
-        differing = [key for key in settings if settings[key] != published.get(key)]
-        words = [f"{key} {settings[key]} (published {published.get(key)})" for key in differing]
+        # A replayed configuration comes from the published search itself; the untrained trunk is
+        # neither searched nor repeated.
+        untrained = row.name == PRETRAINED
+        searched = not untrained and (row.finals is None or isinstance(row.finals.trial, int))
+        budgets = {"trials": len(row.ended)} if searched else {}
+        if row.finals and not untrained:
+            budgets["runs"] = len(row.finals.tested)
+        words = list_departures(dataset, row.identity, budgets, searched=searched)
         if words:
-            found.setdefault(_shorten(words), []).append(row.name)
+            found.setdefault("; ".join(words), []).append(row.name)
     return [
         f"not the published procedure: {words}: {', '.join(names)}"
         for words, names in found.items()
     ]
 
 
-def _shorten(words: Sequence[str]) -> str:
-    return "; ".join([*words[:_MOST_NAMED], *(["..."] if len(words) > _MOST_NAMED else [])])
+def list_departures(
+    dataset: str, identity: Mapping[str, Any], budgets: Mapping[str, int], *, searched: bool = True
+) -> list[str]:
+    """List what a study did otherwise than the published procedure.
+
+    Args:
+        dataset: its name.
+        identity: of the study.
+        budgets: how many "trials" ended or "runs" were tested, as far as they count.
+        searched: whether how the search stops trials counts.
+    """
+    published = json.loads(json.dumps(asdict(find_protocol(PROTOCOL, dataset))))
+    settings = {k: v for k, v in identity.get("protocol", {}).items() if k not in _NOT_SETTINGS}
+    words = [
+        f"{key} {value} (published {published.get(key)})"
+        for key, value in {**settings, **budgets}.items()
+        if value != published.get(key)
+    ]
+    if searched and identity.get("early_stopping", True):
+        words.append("trials stopped early (published: none)")
+    if identity.get("weights") == "random":
+        words.append("random weights (published: ImageNet)")
+    return words
 
 
 def describe_budgets(first: RowRecord, second: RowRecord) -> list[str]:
@@ -106,7 +130,7 @@ def _find_twin(row: RowRecord, rows: Sequence[RowRecord]) -> tuple[RowRecord, ..
 
 
 def describe_runs(row: RowRecord, most: int) -> list[str]:
-    """Say what is missing or chosen among the final runs of a row.
+    """Say what is missing among the final runs of a row.
 
     Args:
         row: the row.
@@ -125,17 +149,22 @@ def describe_runs(row: RowRecord, most: int) -> list[str]:
         lines.append(
             f"{row.name}: {_count(len(finals.tested), 'tested run')}, other rows have up to {most}"
         )
-    if len(row.configurations) > 1:
-        lines.append(
-            f"{row.name}: {len(row.configurations)} configurations have final runs; shown is "
-            f"{tell_trial(finals.trial)}, the best of them in validation"
-        )
     if row.best is not None and row.best[1] > finals.score:
         lines.append(
-            f"{row.name}: shown is {tell_trial(finals.trial)}, but trial {row.best[0]} is better "
+            f"{row.name}: shown is {_tell_trial(finals.trial)}, but trial {row.best[0]} is better "
             "in validation and has no final runs (python launch.py --best-only makes them)"
         )
     return lines
+
+
+def describe_choice(row: RowRecord) -> list[str]:
+    """Say which configuration is shown of a row with final runs of several."""
+    if row.finals is None or len(row.configurations) == 1:
+        return []
+    return [
+        f"{row.name}: {len(row.configurations)} configurations have final runs; shown is "
+        f"{_tell_trial(row.finals.trial)}, the best of them in validation"
+    ]
 
 
 def describe_search(row: RowRecord) -> list[str]:
@@ -145,7 +174,7 @@ def describe_search(row: RowRecord) -> list[str]:
     return [f"{row.name}: unfinished search, {row.budget} trials ended"]
 
 
-def tell_trial(trial: int | str) -> str:
+def _tell_trial(trial: int | str) -> str:
     """Name a configuration by the trial that it comes from, or by who published it."""
     return f"trial {trial}" if isinstance(trial, int) else f"the {trial} configuration"
 

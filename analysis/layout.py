@@ -1,10 +1,11 @@
 """How the scripts write numbers, and a table with what must be said about it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from analysis.statistics import confidence_half_width, mean
-from wpm.tables import LATEX, format_table
+from wpm.tables import format_table
 
 
 def with_notes(heading: str, table: str, notes: Sequence[str], style: str) -> str:
@@ -14,21 +15,41 @@ def with_notes(heading: str, table: str, notes: Sequence[str], style: str) -> st
         heading: one line.
         table: as `wpm.tables` lays it out.
         notes: lines.
-        style: text, markdown or latex.
+        style: text or markdown.
 
     Returns:
         Text without a final newline.
     """
-    if style == LATEX:
-        packages = (
-            "% \\usepackage{booktabs}; two data sets fit a landscape page "
-            "in \\scriptsize with \\setlength{\\tabcolsep}{2pt}"
-        )
-        return "\n".join([f"% {heading}", packages, table, *(f"% note: {n}" for n in notes)])
     if style == "markdown":
         bullets = ["", *(f"- {note}" for note in notes)] if notes else []
         return "\n".join([f"### {heading}\n", table, *bullets])
     return "\n".join([heading, table, *(f"note: {note}" for note in notes)])
+
+
+@dataclass(frozen=True)
+class NotedTable:
+    """A table with what must be said about it, for a terminal or a page.
+
+    Attributes:
+        heading: one line.
+        columns: headings.
+        rows: cells, as many a row as there are columns.
+        notes: lines below the table.
+        empty: what stands there instead of a table without rows.
+    """
+
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    notes: Sequence[str] = ()
+    empty: str = ""
+
+    def format(self, style: str) -> str:
+        """Lay the table out in one of the styles of `with_notes`."""
+        table = self.empty
+        if self.rows or not table:
+            table = format_table(self.columns, self.rows, style)
+        return with_notes(self.heading, table, self.notes, style)
 
 
 def format_percent(fraction: float | None) -> str:

@@ -75,8 +75,8 @@ def parse_count(text: str) -> int:
     return value
 
 
-def select_studies(args: argparse.Namespace) -> list[StudyPlace]:
-    """Return the studies that the flags select, sorted; names without a study go to stderr.
+def find_selected(args: argparse.Namespace) -> tuple[list[StudyPlace], list[str]]:
+    """Return the studies that the flags select, sorted, and a line for each name without a study.
 
     Raises:
         UserError: there are none; the message says what to run.
@@ -89,11 +89,22 @@ def select_studies(args: argparse.Namespace) -> list[StudyPlace]:
         found = find_studies(root, *names)
         places.update(found)
         if not found:
-            missing.append("/".join(name or "*" for name in names))
+            name = "/".join(name or "*" for name in names)
+            missing.append(f"no study {name} under {root}")
     if not places:
         raise UserError(_describe_absence(args))
-    report_problems([f"no study {name} under {root}" for name in missing])
-    return sorted(places, key=lambda place: (place.dataset, place.protocol, place.row))
+    return sorted(places, key=lambda place: (place.dataset, place.protocol, place.row)), missing
+
+
+def select_studies(args: argparse.Namespace) -> list[StudyPlace]:
+    """Return the studies that the flags select, sorted; names without a study go to stderr.
+
+    Raises:
+        UserError: there are none; the message says what to run.
+    """
+    places, missing = find_selected(args)
+    report_problems(missing)
+    return places
 
 
 def _describe_absence(args: argparse.Namespace) -> str:
@@ -131,6 +142,10 @@ def read_studies(
             content, problems = read(place)
         except UserError as error:
             report_problems([str(error)])
+            continue
+        except (OSError, KeyError, TypeError) as error:
+            # A folder without permission, a study.json that is whole and lacks something.
+            report_problems([f"{place.folder}: left out ({type(error).__name__}: {error})"])
             continue
         report_problems(problems)
         contents.append(content)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from analysis.conditions import Condition, parse_conditions
 from analysis.edges import EdgeDistance
+from analysis.fairness import list_departures
 from analysis.layout import format_csv, format_percent, with_notes
 from analysis.options import (
     build_parser,
@@ -88,10 +89,13 @@ def compare_trace(ranking: Ranking) -> str:
     known = [score for score in scores if score is not None]
     ours = [max(known[:count]) if count <= len(known) else None for count in _TRACE_COUNTS]
     theirs = [published[count - 1] if count <= len(published) else None for count in _TRACE_COUNTS]
+    budgets = {"trials": ranking.ended}
+    departures = list_departures(place.dataset, ranking.identity, budgets)
     return (
         f"best MAP@R % so far after {' / '.join(map(str, _TRACE_COUNTS))} complete trials: "
         f"ours {' / '.join(map(format_percent, ours))}, "
         f"published {' / '.join(map(format_percent, theirs))}"
+        f"{'; not the published procedure: ' * bool(departures)}{'; '.join(departures)}"
     )
 
 

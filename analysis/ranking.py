@@ -1,7 +1,7 @@
 """The trials of a search, ranked by validation MAP@R."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from analysis.costs import device_hours
@@ -72,12 +72,14 @@ class Ranking:
         wanted: budget of trials.
         ended: how many of them ended, in whatever way.
         trials: those with readable records, ranked.
+        identity: of the study: protocol, images and more; empty if rankings were merged.
     """
 
     places: Sequence[StudyPlace]
     wanted: int
     ended: int
     trials: Sequence[RankedTrial]
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -104,10 +106,11 @@ def read_ranking(place: StudyPlace) -> tuple[Ranking, list[str]]:
                 problems.append(str(error))
     searched = study["identity"].get("searched", {})
     trials, more_problems = convert_records(
-        records, lambda record: _describe(place, record, searched)
+        records, lambda record: describe_trial(place, record, searched)
     )
     ended = sum(trial.state != RUNNING for trial in trials)
-    return Ranking([place], study["trials"], ended, rank_trials(trials)), problems + more_problems
+    ranking = Ranking([place], study["trials"], ended, rank_trials(trials), study["identity"])
+    return ranking, problems + more_problems
 
 
 def merge_rankings(rankings: Sequence[Ranking]) -> Ranking:
@@ -138,9 +141,20 @@ def rank_trials(trials: Sequence[RankedTrial]) -> list[RankedTrial]:
     ]
 
 
-def _describe(
+def describe_trial(
     place: StudyPlace, record: TrainingRecord, searched: Mapping[str, Mapping[str, Any]]
 ) -> RankedTrial:
+    """Describe a trial, unranked; one that still runs by its reports.
+
+    Args:
+        place: its study.
+        record: of the trial, with its reports if it runs.
+        searched: ranges by parameter, as study.json holds them.
+
+    Raises:
+        ValueError: a state or a value that no search leaves.
+        KeyError: something is missing.
+    """
     if record.state not in _STATES:
         raise ValueError(f"state {record.state!r}")
     outcome = _outcome_of(record)

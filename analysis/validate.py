@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from analysis.correlation import SMALLEST, Correlation, correlate
-from analysis.layout import format_csv, format_mean, format_percent, with_notes
+from analysis.layout import NotedTable, format_csv, format_mean, format_percent, with_notes
 from analysis.options import build_parser, read_studies, run_main, select_studies
 from analysis.rows import METRICS, FinalRuns, RowRecord, add_score_flags, read_row
 from analysis.statistics import mean
@@ -180,13 +180,19 @@ def format_validations(
     sections = []
     for validation in validations:
         sections += [
-            _format_agreements(validation, test, style),
+            lay_out_agreements(validation, test).format(style),
             _format_points(validation, test, style),
         ]
     return "\n\n".join(sections)
 
 
-def _format_agreements(validation: Validation, test: str, style: str) -> str:
+def lay_out_agreements(validation: Validation, test: str) -> NotedTable:
+    """Return the table of correlations.
+
+    Args:
+        validation: of a data set and protocol.
+        test: name of the test score, for people.
+    """
     columns = [
         "rows", "validation of", "configurations", "Spearman", "95% interval", "Pearson",
         "95% interval", "lost by choosing",
@@ -214,12 +220,11 @@ def _format_agreements(validation: Validation, test: str, style: str) -> str:
             f"rows with fewer than {SMALLEST} configurations (python launch.py --best-only --top 5 "
             f"makes more): {', '.join(few)}"
         )
-    if not cells:
-        return with_notes(heading, "too few configurations to correlate", notes, style)
-    notes.append("lost by choosing: in points, by the configuration that validation puts first")
+    if cells:
+        notes.append("lost by choosing: in points, by the configuration that validation puts first")
     if any(None in (a.spearman.low, a.pearson.low) for a in validation.agreements):
         notes.append("no interval: three points, all in line, or a score that does not vary")
-    return with_notes(heading, format_table(columns, cells, style), notes, style)
+    return NotedTable(heading, columns, cells, notes, "too few configurations to correlate")
 
 
 def _format_correlation(correlation: Correlation) -> tuple[str, str]:

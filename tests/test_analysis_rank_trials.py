@@ -17,7 +17,7 @@ from analysis.reference import read_trace
 from tests.stored import bytes_under
 from wpm.atomic import write_json
 from wpm.errors import UserError
-from wpm.records import COMPLETE, FAILED, PRUNED, StudyPlace, TrainingFolder, write_study
+from wpm.records import COMPLETE, FAILED, FORMAT, PRUNED, StudyPlace, TrainingFolder, write_study
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -130,7 +130,8 @@ def published_root(tmp_path: Path) -> Path:
     root = tmp_path / "runs"
     for row in ("contrastive", "contrastive+wpm"):
         place = StudyPlace(root, "cub200", "mlrc", row)
-        write_study(place, {"identity": {}, "trials": 8, "provenance": {}})
+        identity = {"protocol": {"name": "mlrc", "max_epochs": 3, "crop": 227}}
+        write_study(place, {"identity": identity, "trials": 8, "provenance": {}})
         for number, score in enumerate((0.25, None, 0.2, 0.3, 0.1, 0.35, 0.4)):
             state = FAILED if score is None else COMPLETE
             write_trial(place, number, state, [score or 0.9], margin=0.5)
@@ -143,6 +144,10 @@ TRACE = (
     "best MAP@R % so far after 1 / 5 / 10 / 20 / 50 complete trials: "
     "ours 25.00 / 35.00 / - / - / -, published {}"
 )
+DEPARTURES = (
+    "; not the published procedure: max_epochs 3 (published 1000); trials 7 (published 50); "
+    "trials stopped early (published: none)"
+)
 PUBLISHED_TRACE = "34.86 / 39.17 / 42.51 / 43.25 / 43.68"
 
 
@@ -152,7 +157,7 @@ def test_progress_stands_beside_that_of_the_published_search(
     # --top limits what is shown, not what is compared.
     assert rank(published_root, "--against", "published", "--top", "1") == 0
     first, second = capsys.readouterr().out.split("\n\n")
-    assert first.splitlines()[-1] == f"note: {TRACE.format(PUBLISHED_TRACE)}"
+    assert first.splitlines()[-1] == f"note: {TRACE.format(PUBLISHED_TRACE)}{DEPARTURES}"
     none = "no published search of this row to compare with"
     assert second.splitlines()[-1] == f"note: {none}"
     assert rank(published_root, "--against", "published", "--format", "markdown") == 0
@@ -161,7 +166,7 @@ def test_progress_stands_beside_that_of_the_published_search(
     out, err = capsys.readouterr()
     assert len(read_csv(out)) == 14
     assert err.splitlines() == [
-        f"note: cub200/mlrc/contrastive: {TRACE.format(PUBLISHED_TRACE)}",
+        f"note: cub200/mlrc/contrastive: {TRACE.format(PUBLISHED_TRACE)}{DEPARTURES}",
         f"note: cub200/mlrc/contrastive+wpm: {none}",
     ]
 
@@ -280,6 +285,30 @@ def test_damaged_study_is_named_and_the_others_shown(
     out, err = capsys.readouterr()
     assert out == "omniglot/small/triplet: 0 of 4 trials ended\nno trials yet\n"
     assert "contrastive+wpm/study.json: damaged" in err
+
+
+def test_study_that_lacks_something_is_named_and_the_others_shown(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_root / "omniglot" / "small" / "contrastive+wpm"
+    write_json(folder / "study.json", {"format": FORMAT, "trials": 3})
+    assert rank(run_root) == 0
+    out, err = capsys.readouterr()
+    assert out == "omniglot/small/triplet: 0 of 4 trials ended\nno trials yet\n"
+    assert err == f"note: {folder}: left out (KeyError: 'identity')\n"
+
+
+def test_study_that_may_not_be_read_is_named_and_the_others_shown(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read(place: StudyPlace) -> tuple[str, list[str]]:
+        if place.row == "triplet":
+            raise PermissionError(13, "Permission denied", str(place.folder))
+        return place.row, []
+
+    args = options.build_parser("x", "", "").parse_args(["--run-root", str(run_root)])
+    assert options.read_studies(options.select_studies(args), read) == ["contrastive+wpm"]
+    assert "triplet: left out (PermissionError: " in capsys.readouterr().err
 
 
 def test_no_readable_study_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

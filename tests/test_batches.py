@@ -3,12 +3,14 @@
 import dataclasses
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import center_crop
 
@@ -205,6 +207,37 @@ def test_same_generator_seed_gives_same_batches() -> None:
 
     assert batches_of(0) == batches_of(0)
     assert batches_of(0) != batches_of(1)
+
+
+def test_classes_of_scattered_images_are_gathered_in_order() -> None:
+    labels = torch.randint(5, (60,), generator=seeded())
+    candidates = torch.randperm(60, generator=seeded(1))[:40]
+    found = sampler(labels.tolist(), 5, 4, candidates.tolist())._members
+    expected = [[i for i in candidates.tolist() if labels[i] == label] for label in range(5)]
+    assert [members.tolist() for members in found] == expected
+
+
+def test_images_are_not_searched_anew_for_every_class() -> None:
+    """SOP's folds have 8,488 classes of 45,000 images."""
+
+    def operations(classes: int) -> int:
+        labels = torch.arange(classes).repeat(3).tolist()
+        counted = Operations()
+        with counted:
+            sampler(labels, classes=8, images=4)
+        return counted.number
+
+    assert operations(400) == operations(10)
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations on tensors."""
+
+    number: int = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.number += 1
+        return func(*args, **(kwargs or {}))
 
 
 def test_no_candidates_are_refused() -> None:

@@ -11,8 +11,16 @@ from tests.tiny import make_config, make_pixels
 from wpm.atomic import LockedError
 from wpm.config import TrainingConfig
 from wpm.errors import UserError
-from wpm.jobs import StepResult, TrainJob, identify, model_file, start_job, training_payload
-from wpm.records import COMPLETE, FAILED, TrainingFolder
+from wpm.jobs import (
+    StepResult,
+    TrainJob,
+    identify,
+    model_file,
+    start_job,
+    summarise,
+    training_payload,
+)
+from wpm.records import COMPLETE, FAILED, PRUNED, TrainingFolder
 
 
 def make_job(
@@ -159,3 +167,17 @@ def test_killed_process_loses_at_most_one_epoch(tmp_path: Path) -> None:
     resumed = TrainJob(folder, Path(payload["pixels"]), config, export=False)
     assert len(resumed.step().reports) >= seen
     resumed.close()
+
+
+def test_records_say_which_share_of_a_gpu_was_used(tmp_path: Path) -> None:
+    config = make_config(folds=(0,), max_epochs=1)
+    folder = tmp_path / "trial"
+    TrainingFolder(folder).write_identity(identify(0, config))
+    payload = training_payload(folder, make_pixels(tmp_path).folder, config, export=False)
+    job = start_job({**payload, "gpus": 0.25})
+    step = job.step()
+    job.close()
+    assert step.result is not None
+    assert step.result["gpus"] == step.reports[-1]["gpus"] == 0.25
+    assert summarise(PRUNED, "", step.reports)["gpus"] == 0.25, "as the driver writes it"
+    assert summarise(FAILED, "killed", [])["gpus"] == 0.0

@@ -56,6 +56,9 @@ def images(tmp_path: Path) -> Path:
         (["--dataset", "folder", "--data-root", "{images}/class_00"], "holds images itself"),
         (["--best-only"], "no study glyphs/small/contrastive under"),
         (["--status"], "no studies under"),
+        (["--sampler", "grid"], "unknown sampler 'grid'; choose from tpe, gp, cmaes, qmc, random"),
+        (["--max-hours", "0"], "argument --max-hours: 0 must be above 0"),
+        (["--gpus-per-trial", "many"], "argument --gpus-per-trial: 'many' is not a number"),
         (["--top", "2"], "--top needs --best-only after a search"),
         (["--published"], "--published needs --best-only"),
         (["--precision", "fp8"], "argument --precision: invalid choice: 'fp8'"),
@@ -63,7 +66,7 @@ def images(tmp_path: Path) -> Path:
         (["--dataset", "cub200"], "no weights of trunk bninception at"),
         (["--trunk", "resnet50"], "unknown trunk 'resnet50'; choose from convnet, bninception, "),
         (["--trunk", "torchvision:resnet5"], "did you mean torchvision:resnet50"),
-        (["--trunk", "timm:resnet18"], "no weights that could be fetched; give --weights FILE"),
+        (["--trunk", "timm:resnet18"], "no weights that could be fetched; download model.safet"),
         (["--trunk", "torchvision:resnet18"], "add --fetch, or download https://download.pytorch"),
         (["--weights", "random.pth"], "--weights has no meaning for trunk convnet"),
     ],
@@ -203,3 +206,34 @@ def test_fetch_without_rows_stops_before_the_search(tmp_path: Path) -> None:
     assert "fetched; next: " in answer.stdout
     assert not list((tmp_path / "runs").glob("*/*/*/study.json"))
     assert list((tmp_path / "work" / "pixels").iterdir())
+
+
+def test_command_is_told_how_the_launch_ended(tmp_path: Path) -> None:
+    log = tmp_path / "told"
+    script = tmp_path / "tell.sh"
+    script.write_text(f'echo "$WPM_EVENT|$WPM_STUDIES|$WPM_MESSAGE" >> {log}; exit $1\n')
+    command = f"sh {script}"
+    roots = ["--run-root", str(tmp_path / "runs"), "--work-root", str(tmp_path / "work")]
+    answer = launch("--protocol", "smoke", "--fetch", "--notify", f"{command} 0", *roots)
+    assert answer.returncode == 0
+    answer = launch("--best-only", "--rows", "triplet", "--notify", f"{command} 3", *roots)
+    assert answer.returncode == 2, "the launch's own"
+    assert "--notify ended with exit code 3" in answer.stderr
+    first, second = log.read_text().splitlines()
+    assert first == "finished|glyphs/contrastive glyphs/contrastive+wpm|"
+    assert second.startswith("failed|glyphs/triplet|no study glyphs/small/triplet under ")
+
+
+@pytest.mark.slow
+def test_dry_run_and_doctor_start_no_search(images: Path, tmp_path: Path) -> None:
+    arguments = [*folder_arguments(images, tmp_path), "--rows", "triplet", "triplet+wpm"]
+    answer = launch(*arguments, "--dry-run", "--trials", "7")
+    assert answer.returncode == 0, answer.stderr
+    for row in ("triplet", "triplet+wpm"):
+        assert f"folder/smoke/{row} " in answer.stdout
+    assert "2 studies of which nothing is known" in answer.stdout
+    assert "GB more in" in answer.stdout
+    answer = launch(*arguments, "--doctor")
+    assert answer.returncode in (0, 2), answer.stderr
+    assert "to mend" in answer.stdout.splitlines()[-1]
+    assert not list((tmp_path / "runs").glob("*/*/*/study.json"))

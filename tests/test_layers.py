@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    {"errors", "trunk", "precision"},
+    {"errors", "trunk", "precision", "watchdog"},
     {"atomic", "splits", "tables", "decoding"},
     {"config", "retrieval", "glyphs"},
     {"datasets", "spaces"},
@@ -16,10 +16,11 @@ LAYERS = [
     {"batches", "steps"},
     {"evaluate"},
     {"train", "pretrained"},
+    {"gpus"},
     {"records", "console"},
-    {"jobs", "status"},
-    {"final_test", "work", "exported"},
-    {"study", "retrain"},
+    {"jobs", "status", "machine"},
+    {"final_test", "work", "exported", "doctor"},
+    {"study", "retrain", "final_embeddings", "budget", "forecast"},
     {"search"},
     {"cluster"},
 ]
@@ -64,7 +65,7 @@ def test_every_layer_entry_is_a_module() -> None:
 
 
 def test_ray_is_imported_by_cluster_only() -> None:
-    assert users_of("ray", "wpm", "analysis") == {"cluster"}
+    assert users_of("ray", "wpm", "analysis", "analysis/report_page") == {"cluster"}
 
 
 def test_optuna_is_imported_by_study_only() -> None:
@@ -77,4 +78,4 @@ def test_test_images_are_opened_in_one_place() -> None:
     asking = {stem for stem, text in source.items() if "subset(splits.test_classes)" in text}
     assert asking == {"final_test"}
     importing = {p.stem for p in MODULES if "wpm.final_test" in imports_of(p)}
-    assert importing == {"jobs", "retrain"}
+    assert importing == {"jobs", "retrain", "final_embeddings"}

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import struct
@@ -583,3 +584,18 @@ def test_processes_share_one_copy_in_memory(image_tree: ImageTree, tmp_path: Pat
     assert sizes["Rss"] == [4 * 500 * 500 // 4096 * 4 + 4] * 2
     assert max(sizes["Private_Dirty"]) == 0
     assert max(sizes["Pss"]) < 0.6 * sizes["Rss"][0]
+
+
+def test_cache_larger_than_memory_is_mapped(tmp_path: Path) -> None:
+    """SOP's cache exceeds the memory of many machines, and not every way to map it is allowed."""
+    sizes = dict(re.findall(r"(\w+): +(\d+) kB", Path("/proc/meminfo").read_text()))
+    memory = 1024 * (int(sizes["MemTotal"]) + int(sizes["SwapTotal"]))
+    side = 2048
+    images = 1 + 2 * memory // (3 * side**2)
+    with (tmp_path / "pixels.bin").open("wb") as file:
+        file.truncate(images * 3 * side**2)  # a hole: nothing is stored
+    meta = {"format": pixels.FORMAT, "class_names": ["a"], "channels": 3, "labels": [0] * images}
+    write_json(tmp_path / "meta.json", {**meta, "sizes": [[side, side]] * images})
+    mapped = Pixels(tmp_path)
+    assert len(mapped.bytes) == images * 3 * side**2
+    assert not mapped.bytes[-100:].any()

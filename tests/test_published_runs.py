@@ -96,7 +96,7 @@ CASES = {
 }
 
 
-def run_here(args: Any, work: WorkSource, console: Any) -> None:
+def run_here(args: Any, work: WorkSource, *_: Any) -> bool:
     """Do all work in this process, one piece after another."""
     while (piece := work.next_work()) is not None:
         job = start_job(piece.payload)
@@ -105,6 +105,7 @@ def run_here(args: Any, work: WorkSource, console: Any) -> None:
             step = job.step()
         job.close()
         work.on_ended(piece, step)
+    return True
 
 
 @pytest.fixture(params=CASES)
@@ -158,4 +159,6 @@ def test_set_in_miniature_is_searched_tested_and_in_the_table(
 
     capfd.readouterr()
     assert print_table(["--run-root", str(tmp_path / "runs"), "--against", "published"]) == 0
-    assert f"\n{row} " in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert f"\n{row} " in out
+    assert ("random weights (published: ImageNet)" in out) == (dataset != "sop")  # none published

@@ -37,9 +37,11 @@ class ClassBalancedSampler:
         """
         if len(candidates) == 0:
             raise UserError("no images to train on: the fold's training classes are empty")
-        classes = labels[candidates].unique().tolist()
-        self._members = [candidates[labels[candidates] == label] for label in classes]
-        self._classes_per_batch = min(classes_per_batch, len(classes))
+        # Sorted once: to look for each class among all images takes minutes on 8,488 classes.
+        found, order = labels[candidates].sort(stable=True)
+        counts = found.unique_consecutive(return_counts=True)[1]
+        self._members = candidates[order].split(counts.tolist())
+        self._classes_per_batch = min(classes_per_batch, len(self._members))
         self._images_per_class = images_per_class
         self._generator = generator
 

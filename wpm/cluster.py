@@ -7,8 +7,9 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,9 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our records are the log
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # ours lets running epochs finish
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# By default one actor starts at a time. `_Bridge` says when there is room.
+os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "100000")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1e9")  # Tune's snapshots are never read
 
 import ray
 import torch
@@ -30,9 +34,15 @@ from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from wpm.config import TrainingConfig
+from wpm.doctor import Answer
 from wpm.errors import UserError
+from wpm.gpus import limit_memory, measure_share
 from wpm.jobs import Job, StepResult, start_job
+from wpm.machine import Node
+from wpm.watchdog import Watchdog
 from wpm.work import Work, WorkSource
 
 MAX_DEATHS = 2  # of a work's process; the next death fails the work
@@ -89,6 +99,7 @@ def run_work(
     resources: Resources,
     run_root: Path,
     show: Callable[[Callable[[], str]], None],
+    over: Callable[[], str] = str,
 ) -> None:
     """Run everything that a source hands out; Ray must be connected.
 
@@ -97,22 +108,27 @@ def run_work(
         resources: of each piece of work.
         run_root: folder that every node sees; Ray's own files go below it and are removed.
         show: given what describes the progress in one line, in every turn of Tune's loop.
+        over: asked in every turn whether to stop early, and why: running work is then stopped
+            after its checkpoint, and the call returns.
 
     Raises:
         UserError: no node can ever hold a piece of work.
         StoppedBySignalError: stopped by a signal; the same call goes on later.
     """
-    gpus = _choose_gpus(resources)
+    gpus = count_gpus(resources)
     _check_capacity(resources.cpus, gpus)
     run_root.mkdir(parents=True, exist_ok=True)
     ray_files = Path(tempfile.mkdtemp(dir=run_root, prefix=".ray-"))
-    bridge = _Bridge(source)
+    bridge = _Bridge(source, _Room(resources.cpus, gpus))
     try:
-        with _SignalStopper(lambda: show(source.describe)) as stopper, warnings.catch_warnings():
+        with (
+            _SignalStopper(lambda: show(source.describe), over) as stopper,
+            warnings.catch_warnings(),
+        ):
             warnings.simplefilter("ignore")  # Ray's deprecations are not the user's business
             tuner = tune.Tuner(
                 tune.with_resources(_Worker, {"cpu": resources.cpus, "gpu": gpus}),
-                param_space={"threads": max(1, int(resources.cpus))},
+                param_space={"threads": max(1, int(resources.cpus)), "gpus": gpus},
                 tune_config=tune.TuneConfig(
                     search_alg=bridge,
                     scheduler=_Listener(bridge),
@@ -138,22 +154,87 @@ def run_work(
         shutil.rmtree(ray_files, ignore_errors=True)
 
 
-def _choose_gpus(resources: Resources) -> float:
+def count_gpus(resources: Resources) -> float:
+    """Return the GPUs, or the share of one, that a piece of work takes; Ray must be connected."""
     if resources.gpus is not None:
         return resources.gpus
     return 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0
 
 
+def measure_gpus(payload: Mapping[str, Any]) -> float:
+    """Measure which share of a GPU a training needs; Ray must be connected.
+
+    Args:
+        payload: of the training, as `wpm.jobs.training_payload` describes it.
+
+    Returns:
+        The share; 0 where the cluster has no GPU.
+    """
+    if ray.cluster_resources().get("GPU", 0) < 1:
+        return 0.0
+    measure = ray.remote(num_cpus=1, num_gpus=1, max_calls=1)(_measure_gpus)
+    return float(ray.get(measure.remote(json.dumps(dict(payload)))))
+
+
+def _measure_gpus(payload: str) -> float:
+    content = json.loads(payload)
+    config = TrainingConfig.from_json(content["config"])
+    return measure_share(config, Path(content["pixels"]))
+
+
 def _check_capacity(cpus: float, gpus: float) -> None:
     """Refuse work that would wait for ever."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in nodes):
+    nodes = _alive_nodes()
+    if count_slots(nodes, cpus, gpus):
         return
     best = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in nodes)
     raise UserError(
         f"a trial wants {cpus:g} CPUs and {gpus:g} GPUs, but the nodes have {best}; lower "
         "--cpus-per-trial or --gpus-per-trial"
     )
+
+
+def _alive_nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def count_slots(nodes: Sequence[Mapping[str, float]], cpus: float, gpus: float) -> int:
+    """Return how many pieces of work run at a time.
+
+    Args:
+        nodes: CPU and GPU of each node.
+        cpus: cores a piece of work.
+        gpus: GPUs a piece of work.
+    """
+    wanted = {"CPU": cpus, "GPU": gpus}
+    # A little more than there is: 3 x 0.1 must fit 0.3.
+    fits = [
+        min(int(node.get(kind, 0) / amount + 1e-6) for kind, amount in wanted.items() if amount)
+        for node in nodes
+    ]
+    return sum(fits)
+
+
+class _Room:
+    """How much work to hand to Tune: what runs at a time, and a quarter as much waiting.
+
+    Tune keeps a worker process for the next trial only where one waits; an autoscaler adds nodes
+    only for what waits. What waits was sampled before it had to be, so it is not more.
+    """
+
+    _RECOUNT_S = 5.0  # nodes come and go
+
+    def __init__(self, cpus: float, gpus: float) -> None:
+        self._cpus, self._gpus = cpus, gpus
+        self._counted_at = -self._RECOUNT_S
+        self._slots = 0
+
+    def __call__(self) -> int:
+        now = time.monotonic()
+        if now - self._counted_at >= self._RECOUNT_S:
+            self._slots = count_slots(_alive_nodes(), self._cpus, self._gpus)
+            self._counted_at = now
+        return self._slots + max(1, self._slots // 4)
 
 
 class _Worker(tune.Trainable):
@@ -163,11 +244,14 @@ class _Worker(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         torch.set_num_threads(config["threads"])
-        self._job = start_job(json.loads(config["payload"]))
+        limit_memory(config["gpus"])
+        self._watchdog = Watchdog()
+        self._job = start_job({**json.loads(config["payload"]), "gpus": config["gpus"]})
 
     def step(self) -> dict[str, Any]:
         assert self._job is not None
-        result = self._job.step()
+        with self._watchdog.watch():
+            result = self._job.step()
         ended = result.result is not None
         if ended:
             self._job.close()
@@ -198,9 +282,10 @@ class _Unsaved:
 class _Bridge(_Unsaved, Searcher):
     """Stands between Tune, which thinks in trials, and a source of work."""
 
-    def __init__(self, source: WorkSource) -> None:
+    def __init__(self, source: WorkSource, room: Callable[[], int]) -> None:
         super().__init__()
         self._source = source
+        self._room = room
         self._running: dict[str, Work] = {}
         self._stopping: set[str] = set()
         self.error: Exception | None = None
@@ -210,6 +295,8 @@ class _Bridge(_Unsaved, Searcher):
         if self.error is not None:
             return Searcher.FINISHED
         try:
+            if len(self._running) >= self._room():
+                return None
             work = self._source.next_work()
             if work is None:
                 return Searcher.FINISHED if self._source.exhausted else None
@@ -290,9 +377,9 @@ class _Listener(_Unsaved, FIFOScheduler):
 class _SignalStopper(_Unsaved, tune.Stopper):
     """Stops all trials when Ctrl-C or SIGTERM arrives; a second Ctrl-C does not wait."""
 
-    def __init__(self, tick: Callable[[], None]) -> None:
+    def __init__(self, tick: Callable[[], None], over: Callable[[], str]) -> None:
         self.received = False
-        self._tick = tick
+        self._tick, self._over = tick, over
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_SignalStopper":
@@ -315,4 +402,48 @@ class _SignalStopper(_Unsaved, tune.Stopper):
     def stop_all(self) -> bool:
         """Called by Tune in every turn of its loop."""
         self._tick()
-        return self.received
+        return self.received or bool(self._over())
+
+
+def ask_nodes(
+    function: Callable[[Node, Any], Any], question: Any, *, wait_s: float = 180.0
+) -> list[Answer]:
+    """Run a function once on every node, beside whatever runs there; Ray must be connected.
+
+    Args:
+        function: of the node and the question; picklable, as its answer is.
+        question: passed to it.
+        wait_s: seconds after which a node counts as silent.
+    """
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    asked = {
+        task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
+        ).remote(node, question): node
+        for node in list_nodes()
+    }
+    ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=wait_s)
+    answers = []
+    for reference, node in asked.items():
+        if reference not in ready:
+            answers.append(Answer(node, None, f"silent for {wait_s:.0f} s"))
+            continue
+        try:
+            answers.append(Answer(node, ray.get(reference)))
+        except RayError as error:
+            answers.append(Answer(node, None, str(error).strip().splitlines()[-1].strip()))
+    return answers
+
+
+def list_nodes() -> list[Node]:
+    """Return the nodes that are alive; Ray must be connected."""
+    return [
+        Node(
+            id=node["NodeID"],
+            name=f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})",
+            cpus=node["Resources"].get("CPU", 0.0),
+            gpus=node["Resources"].get("GPU", 0.0),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]

@@ -91,16 +91,26 @@ class TestJob:
         if not Row.parse(place.row).trained:
             trainval = Pixels(Path(payload["pixels"]))
             return score_pretrained(protocol, payload["weights"], trainval, pixels, device)
-        folder = Path(payload["folder"])
-        models = [
-            load_model(folder / f"fold-{k}" / model_file(k), protocol, pixels.channels, device)
-            for k in range(protocol.folds)
-        ]
+        models = load_models(Path(payload["folder"]), protocol, pixels.channels, device)
         batches = BatchMaker(pixels, protocol, models[0].trunk.input_spec, device)
         return score_models(models, batches, torch.arange(len(pixels)), pixels.labels)
 
     def close(self) -> None:
         """Hold nothing."""
+
+
+def load_models(
+    folder: Path, protocol: Protocol, channels: int, device: torch.device
+) -> list[EmbeddingModel]:
+    """Load the folds' models of a run.
+
+    Raises:
+        UserError: one is missing, or does not fit the protocol.
+    """
+    return [
+        load_model(folder / f"fold-{k}" / model_file(k), protocol, channels, device)
+        for k in range(protocol.folds)
+    ]
 
 
 def load_model(

@@ -52,7 +52,14 @@ def choose_device() -> torch.device:
 class TrainJob:
     """Trains one configuration in its folder, and goes on from its checkpoint if there is one."""
 
-    def __init__(self, folder: Path, pixels: Path, config: TrainingConfig, export: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pixels: Path,
+        config: TrainingConfig,
+        export: bool,
+        gpus: float = 0.0,
+    ) -> None:
         """Take possession of the folder.
 
         Args:
@@ -60,12 +67,14 @@ class TrainJob:
             pixels: cache of trainval images.
             config: what to train.
             export: whether to keep the best models' weights.
+            gpus: GPUs, or the share of one, that the work was given; for the record.
 
         Raises:
             UserError: another process trains here, or something on disk is damaged.
         """
         self._folder = TrainingFolder(folder)
         self._pixels, self._config, self._export = pixels, config, export
+        self._gpus = gpus
         self._training: Training | None = None
         self._reports: list[dict[str, Any]] = []
         self._held = ExitStack()
@@ -110,7 +119,7 @@ class TrainJob:
         while not training.finished:
             report = training.run_epoch()
             if report is not None:
-                self._reports = [*self._reports, report.to_json()]
+                self._reports = [*self._reports, {**report.to_json(), "gpus": self._gpus}]
             self._folder.write_progress(self._reports, training.state_dict())
             if report is not None and not training.finished:
                 return None
@@ -153,6 +162,7 @@ def summarise(state: str, reason: str, reports: list[dict[str, Any]]) -> dict[st
         "best_epochs": [fold["best_epoch"] for fold in last["folds"]],
         "training_seconds": sum(fold["training_seconds"] for fold in last["folds"]),
         "validation_seconds": sum(fold["validation_seconds"] for fold in last["folds"]),
+        "gpus": last.get("gpus", 0.0),
         "ended": timestamp(),
     }
 
@@ -176,6 +186,7 @@ def _start_training(payload: Mapping[str, Any]) -> Job:
         Path(payload["pixels"]),
         TrainingConfig.from_json(payload["config"]),
         payload["export"],
+        payload.get("gpus", 0.0),
     )
 
 

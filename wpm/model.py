@@ -22,8 +22,9 @@ from wpm.trunk import ConvNet, Trunk
 from wpm.zoo_trunks import (
     build_timm,
     build_torchvision,
-    check_timm,
     load_zoo_weights,
+    timm_page,
+    timm_weights,
     torchvision_weights,
 )
 
@@ -38,15 +39,13 @@ class _Kind:
         build: from its name and the number of image channels.
         load: reads a weights file into it; None for trunks that are trained from scratch.
         weights: from its name to where its weights can be fetched, None where they cannot.
+        page: from its name to where they can be had by hand then, "" if unknown.
     """
 
     build: Callable[[str, int], Trunk]
     load: Callable[[Any, Path], None] | None = None
     weights: Callable[[str], Archive | None] = lambda name: None
-
-
-def _no_timm_address(name: str) -> None:
-    check_timm(name)
+    page: Callable[[str], str] = lambda name: ""
 
 
 # A trunk is an entry here; a library's trunks are named LIBRARY:NAME. BN-Inception and they have
@@ -57,7 +56,7 @@ _TRUNKS = {
         lambda *_: BNInception(), load_bninception_weights, lambda _: _BNINCEPTION_WEIGHTS
     ),
     "torchvision:": _Kind(build_torchvision, load_zoo_weights, torchvision_weights),
-    "timm:": _Kind(build_timm, load_zoo_weights, _no_timm_address),
+    "timm:": _Kind(build_timm, load_zoo_weights, timm_weights, timm_page),
 }
 RANDOM_WEIGHTS = "random"  # in place of a file: for trying things out
 
@@ -86,6 +85,15 @@ def find_weights(trunk: str) -> Archive | None:
         UserError: unknown trunk.
     """
     return _find_kind(trunk).weights(trunk)
+
+
+def find_weights_page(trunk: str) -> str:
+    """Return the address of a page that has a trunk's weights, where `find_weights` has no file.
+
+    Raises:
+        UserError: unknown trunk.
+    """
+    return _find_kind(trunk).page(trunk)
 
 
 @dataclass(frozen=True)
@@ -237,6 +245,27 @@ def build_model(
     if weights != RANDOM_WEIGHTS and kind.load is not None:
         kind.load(model.trunk, Path(weights))
     return model
+
+
+def check_model(protocol: Protocol, weights: str = RANDOM_WEIGHTS) -> None:
+    """Build a model and show it a blank image, so that not every trial has to fail at it.
+
+    Args:
+        protocol: names the trunk and the crop.
+        weights: file of the trunk's weights, or "random".
+
+    Raises:
+        UserError: `build_model` refuses it, or the trunk needs larger images.
+    """
+    model, side = build_model(protocol, 3, 0, weights).eval(), protocol.crop
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, side, side))
+    except RuntimeError as error:
+        raise UserError(
+            f"trunk {protocol.trunk} does not take the {side} px crops of protocol {protocol.name} "
+            f"({str(error).splitlines()[0]}); choose another trunk or protocol"
+        ) from error
 
 
 def load_exported(path: Path) -> Callable[[Sequence[Any]], Tensor]:

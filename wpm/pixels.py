@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import mmap
 import os
 import shutil
 import zlib
@@ -29,6 +30,8 @@ PART_IMAGES = 64
 RESIDENT_SHARE = 0.25
 _BUILD_WAIT_S = 24 * 3600.0  # another process decodes; the largest set takes hours
 _READ_BYTES = 16 * 2**20
+
+_MAP_NORESERVE = 0x4000  # Linux's; Python names it from 3.14 on
 
 _log = logging.getLogger(__name__)
 
@@ -72,8 +75,7 @@ class Pixels:
         path = folder / "pixels.bin"
         if not path.exists() or path.stat().st_size != int(self.starts[-1]):
             raise _damaged(folder)
-        # Copy-on-write: pages stay shared, and torch gets memory it may regard as writable.
-        self.bytes = torch.from_numpy(np.memmap(path, dtype=np.uint8, mode="c"))
+        self.bytes = torch.frombuffer(_map_privately(path), dtype=torch.uint8)
         self._resident: dict[torch.device, Tensor | None] = {}
 
     def __len__(self) -> int:
@@ -148,6 +150,20 @@ def build_pixels(
             _decode_into(folder, index, resize, progress or _log_progress)
         Pixels(folder).verify()
     return folder
+
+
+def _map_privately(path: Path) -> mmap.mmap:
+    """Map a file copy-on-write: its pages are shared until somebody writes to them.
+
+    Without NORESERVE Linux would refuse a file larger than the memory, in case all is written to.
+    """
+    with path.open("rb") as file:
+        return mmap.mmap(
+            file.fileno(),
+            0,
+            flags=mmap.MAP_PRIVATE | _MAP_NORESERVE,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
+        )
 
 
 def _log_progress(done: int, total: int) -> None:

@@ -27,6 +27,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -353,6 +354,26 @@ def _read_results(seed: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return results, problems
 
 
+def worker_seconds(reports: list[dict[str, Any]]) -> float:
+    """Return the seconds that a training's worker has used, by its last report."""
+    folds = reports[-1]["folds"] if reports else []
+    return float(sum(fold["training_seconds"] + fold["validation_seconds"] for fold in folds))
+
+
+def spent_seconds(place: StudyPlace) -> dict[str, float]:
+    """Return the worker seconds of all trainings of a study, search and final runs, by folder.
+
+    Raises:
+        UserError: a record is damaged.
+    """
+    folders = [*place.folder.glob("trials/*"), *place.folder.glob("finals/*/*/fold-*")]
+    return {
+        str(folder): worker_seconds(read_json(folder / "reports.json")["reports"])
+        for folder in folders
+        if (folder / "reports.json").exists()
+    }
+
+
 def is_running(place: StudyPlace) -> bool:
     """Whether a launch works on the study now."""
     return is_locked(place.lock)
@@ -396,6 +417,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
+@cache  # of the code that this process runs, whatever is installed meanwhile
 def _version_of(name: str) -> str | None:
     try:
         return version(name)
@@ -403,6 +425,7 @@ def _version_of(name: str) -> str | None:
         return None
 
 
+@cache
 def _commit() -> str | None:
     """Return the commit of the source tree, marked when it was changed; None outside a tree."""
     here = Path(__file__).parent

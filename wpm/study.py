@@ -2,17 +2,28 @@
 
 import json
 import logging
+import warnings
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
@@ -36,6 +47,21 @@ from wpm.spaces import Range, SearchSpace
 _STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
 _log = logging.getLogger(__name__)
 
+DEFAULT_SAMPLER = "tpe"
+# Each is given a seed.
+_SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: TPESampler(seed=seed),
+    "gp": lambda seed: GPSampler(seed=seed, warn_independent_sampling=False),
+    "cmaes": lambda seed: CmaEsSampler(seed=seed, warn_independent_sampling=False),
+    "qmc": lambda seed: QMCSampler(
+        seed=seed, scramble=True, warn_asynchronous_seeding=False, warn_independent_sampling=False
+    ),
+    "random": lambda seed: RandomSampler(seed=seed),
+}
+SAMPLER_NAMES = tuple(_SAMPLERS)
+# What a sampler imports when it is first used, and Optuna does not install.
+_SAMPLER_PACKAGES = {"cmaes": "cmaes"}
+
 
 @dataclass(frozen=True)
 class StudyPlan:
@@ -52,6 +78,7 @@ class StudyPlan:
         first_points: parameter values to try first; missing ones are sampled.
         early_stopping: whether ASHA stops trials.
         weights: file of the trunk's weights, or "random".
+        sampler: what chooses configurations, one of `SAMPLER_NAMES`.
     """
 
     place: StudyPlace
@@ -64,6 +91,7 @@ class StudyPlan:
     first_points: tuple[Mapping[str, float], ...] = ()
     early_stopping: bool = True
     weights: str = "random"
+    sampler: str = DEFAULT_SAMPLER
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change under a study, in JSON types."""
@@ -79,6 +107,7 @@ class StudyPlan:
                     "early_stopping": self.early_stopping,
                     # By name: the same file may lie elsewhere on another day.
                     "weights": Path(self.weights).name,
+                    "sampler": self.sampler,
                 }
             )
         )
@@ -102,8 +131,9 @@ def record_plan(plan: StudyPlan, trials: int) -> None:
                 f"{place.folder} has a study.journal but no study.json; restore study.json, or "
                 "start a new study with another --run-root"
             )
-    elif before["identity"] != identity:
-        difference = _first_difference(before["identity"], identity)
+    # Studies from before there was a choice were sampled by TPE.
+    elif (started_with := {"sampler": "tpe", **before["identity"]}) != identity:
+        difference = _first_difference(started_with, identity)
         raise UserError(
             f"study {place.name} was started with {difference}; start a new one with another "
             f"--run-root, or move {place.folder} away"
@@ -277,7 +307,7 @@ class Study:
                 study_name=place.name,
                 direction="maximize",
                 load_if_exists=True,
-                pruner=self._build_pruner(),
+                pruner=build_pruner(plan.protocol, early_stopping=plan.early_stopping),
             )
             trials = study.get_trials(deepcopy=False)
         except (ValueError, KeyError, AssertionError) as error:
@@ -285,21 +315,11 @@ class Study:
                 f"{place.journal}: study file is damaged ({error}); restore it from a backup, or "
                 f"move {place.folder} away to start again"
             ) from error
-        # A seed of its own for every launch: the same one would propose the same points again.
-        entropy = np.random.SeedSequence((plan.seed, len(trials))).generate_state(1)
-        study.sampler = optuna.samplers.TPESampler(seed=int(entropy[0]))
+        study.sampler = build_sampler(plan.sampler, plan.seed, len(trials))
         if not trials:
             for point in plan.first_points:
                 study.enqueue_trial(dict(point))
         return study
-
-    def _build_pruner(self) -> BasePruner:
-        if not self.plan.early_stopping:
-            return NopPruner()
-        protocol = self.plan.protocol
-        return SuccessiveHalvingPruner(
-            min_resource=protocol.grace_epochs, reduction_factor=protocol.reduction_factor
-        )
 
     def _find_orphans(self) -> list[Trial]:
         """Return trials that were running when their launch died, as objects to go on with."""
@@ -308,6 +328,42 @@ class Study:
             TrainingFolder(self.plan.place.trial_folder(trial.number)).check_progress()
         # Optuna has no public way to continue a trial; `Trial` is pinned by the lock file.
         return [Trial(self._study, trial._trial_id) for trial in running]
+
+
+def build_pruner(protocol: Protocol, *, early_stopping: bool) -> BasePruner:
+    """Return what decides whether a trial is stopped."""
+    if not early_stopping:
+        return NopPruner()
+    return SuccessiveHalvingPruner(
+        min_resource=protocol.grace_epochs, reduction_factor=protocol.reduction_factor
+    )
+
+
+def build_sampler(name: str, seed: int, trials: int) -> BaseSampler:
+    """Return what chooses configurations.
+
+    Args:
+        name: one of `SAMPLER_NAMES`.
+        seed: of the study.
+        trials: that the study holds already.
+
+    Raises:
+        UserError: unknown name, or a package that it needs is missing.
+    """
+    if name not in _SAMPLERS:
+        raise UserError(f"unknown sampler {name!r}; choose from {', '.join(_SAMPLERS)}")
+    package = _SAMPLER_PACKAGES.get(name)
+    if package is not None and find_spec(package) is None:
+        raise UserError(
+            f"sampler {name} needs the package {package}: python -m pip install {package}, or "
+            f"choose another of {', '.join(_SAMPLERS)}"
+        )
+    if name != "qmc":  # of its one sequence the study counts how much is used
+        # A seed of its own for every launch: the same one would propose the same points again.
+        seed = int(np.random.SeedSequence((seed, trials)).generate_state(1)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return _SAMPLERS[name](seed)
 
 
 def _drop_torn_line(journal: Path) -> None:

@@ -2,9 +2,10 @@
 
 import difflib
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +14,11 @@ from wpm.datasets import Archive
 from wpm.errors import UserError
 from wpm.trunk import InputSpec, Trunk
 
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _PROBE_SIDE = 96  # px of the image that a network is tried with
+# Networks of torchvision that rescale images before their first convolution once pretrained.
+_RESCALING = ("googlenet", "inception_v3")
+# Families of timm that fit their grid of patches to the image if asked to.
+_RESIZABLE = ("vision_transformer", "deit", "eva")
 
 
 class ZooTrunk(Trunk):
@@ -22,6 +26,9 @@ class ZooTrunk(Trunk):
 
     In the network's place of that convolution stands what hands its output on, so that the rest of
     the library's own forward pass is the body.
+
+    The network is always in evaluation mode, in training too: batch norm of any kind is frozen, and
+    no dropout or stochastic depth of its own gets between the views, which differ by their masks.
     """
 
     def __init__(self, name: str, network: nn.Module, input_spec: InputSpec) -> None:
@@ -42,28 +49,34 @@ class ZooTrunk(Trunk):
             raise UserError(f"trunk {name} has no convolution to drop channels of")
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             images = torch.randn(2, 3, _PROBE_SIDE, _PROBE_SIDE)
-            whole = self._try(network.eval(), images)
+            whole = self._try(network.eval(), images, "does not take images of any size")
             first = network.get_submodule(place)
             assert isinstance(first, nn.Conv2d)
             self.first, self.place, self.network = first, place, network
             network.set_submodule(place, nn.Identity())
-            parts = self._try(network, first(images))
-        if whole.ndim != 2 or not torch.equal(whole, parts):
-            raise UserError(
-                f"trunk {name}: its forward pass cannot be cut after the first convolution "
-                f"({place}); choose another, such as torchvision:resnet50"
-            )
+            features, uncuttable = first(images), f"cannot be cut after {place}"
+            parts = self._try(network, features, uncuttable)
+            if whole.ndim != 2 or not torch.equal(whole, parts):
+                raise self._refusal(uncuttable, "its features come out different")
+            if not torch.equal(features, first(images)):
+                raise self._refusal(uncuttable, "what follows overwrites its output")
         self.stem_channels, self.feature_dim = first.out_channels, whole.shape[1]
 
-    def _try(self, network: nn.Module, images: Tensor) -> Tensor:
+    def _try(self, network: nn.Module, images: Tensor, else_what: str) -> Tensor:
         try:
             return network(images)  # type: ignore[no-any-return]
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(
-                f"trunk {self.name} does not take images of any size ({reason}); choose a "
-                "convolutional network, such as torchvision:resnet50"
-            ) from error
+            raise self._refusal(else_what, reason) from error
+
+    def _refusal(self, what: str, reason: str) -> UserError:
+        return UserError(
+            f"trunk {self.name} {what} ({reason}); choose another, such as torchvision:resnet50"
+        )
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, whatever is asked."""
+        return super().train(False)
 
     def stem(self, images: Tensor) -> Tensor:
         """First convolution, before its normalisation: where channels are dropped."""
@@ -92,7 +105,17 @@ def build_torchvision(name: str, channels: int) -> Trunk:
     if not place:
         raise UserError(f"trunk {name} does not end in a linear classifier; choose another")
     network.set_submodule(place[0], nn.Identity())
-    return ZooTrunk(name, network, InputSpec("RGB", 1.0, _IMAGENET_MEAN, _IMAGENET_STD))
+    return ZooTrunk(name, network, torchvision_input(name))
+
+
+def torchvision_input(name: str) -> InputSpec:
+    """Return how a network of torchvision wants its pixels: as its weights were trained.
+
+    Raises:
+        UserError: torchvision has no such network.
+    """
+    transforms = _first_weights(name).transforms()
+    return InputSpec("RGB", 1.0, tuple(transforms.mean), tuple(transforms.std))
 
 
 def build_timm(name: str, channels: int) -> Trunk:
@@ -106,7 +129,12 @@ def build_timm(name: str, channels: int) -> Trunk:
         UserError: timm is not installed or has no such network, or it cannot be cut.
     """
     timm, known = _timm(), _known_timm(name)
-    network = timm.create_model(known, pretrained=False, num_classes=0)
+    resizable = timm.models.is_model_in_modules(known, _RESIZABLE)
+    more = {"dynamic_img_size": True} if resizable else {}
+    network = timm.create_model(known, pretrained=False, num_classes=0, **more)
+    if resizable:
+        # The embedding of patches would compare what its convolution hands on with image sizes.
+        network.patch_embed.img_size = None
     config = network.pretrained_cfg
     return ZooTrunk(name, network, InputSpec("RGB", 1.0, config["mean"], config["std"]))
 
@@ -115,23 +143,32 @@ def torchvision_weights(name: str) -> Archive:
     """Return where torchvision keeps a network's first ImageNet weights.
 
     Raises:
-        UserError: torchvision has no such network, or no weights for it.
+        UserError: torchvision has no such network.
     """
-    found = list(_torchvision_models().get_model_weights(_known_torchvision(name)))
-    if not found:
-        raise UserError(f"torchvision has no weights of trunk {name}; give --weights FILE")
-    url = found[0].url
+    url = _first_weights(name).url
     # As torch.hub does: the file's name ends in the first digits of its SHA-256.
     return Archive(url, "sha256:" + url.rsplit("-", 1)[-1].removesuffix(".pth"))
 
 
-def check_timm(name: str) -> None:
-    """Refuse a name that timm does not know.
+def timm_weights(name: str) -> Archive | None:
+    """Return None: timm publishes no checksums to verify a download by; see `timm_page`.
 
     Raises:
         UserError: timm is not installed, or has no such network.
     """
     _known_timm(name)
+    return None
+
+
+def timm_page(name: str) -> str:
+    """Return the address of the page where timm keeps a network's weights; empty without any.
+
+    Raises:
+        UserError: timm is not installed, or has no such network.
+    """
+    config = _timm().get_pretrained_cfg(_known_timm(name))
+    model = config.hf_hub_id if config is not None else None
+    return f"https://huggingface.co/{model}" if model else ""
 
 
 def load_zoo_weights(trunk: ZooTrunk, path: Path) -> None:
@@ -151,8 +188,8 @@ def load_zoo_weights(trunk: ZooTrunk, path: Path) -> None:
     except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} is not a weights file ({reason})") from error
-    state = {_name_in_trunk(trunk, key): value for key, value in found.items()}
-    wanted = trunk.state_dict()
+    state = {_name_in_trunk(trunk, key): v for key, v in found.items() if _is_weight(key)}
+    wanted = {key: value for key, value in trunk.state_dict().items() if _is_weight(key)}
     lacking = sorted(wanted.keys() - state.keys())
     # One layer may be left over, weight and bias: the classifier.
     extra = sorted(state.keys() - wanted.keys())
@@ -168,7 +205,14 @@ def load_zoo_weights(trunk: ZooTrunk, path: Path) -> None:
     trunk.load_state_dict({key: state[key] for key in wanted})
 
 
+def _is_weight(key: str) -> bool:
+    """Batch counters are not: old files lack them, and frozen batch norm never reads them."""
+    return not key.endswith(".num_batches_tracked")
+
+
 def _name_in_trunk(trunk: ZooTrunk, key: str) -> str:
+    # Files of densenets keep to the names that torchvision's layers had before a dot was illegal.
+    key = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)
     first, _, parameter = key.rpartition(".")
     return f"first.{parameter}" if first == trunk.place else f"network.{key}"
 
@@ -196,7 +240,17 @@ def _torchvision_models() -> Any:
 
 def _known_torchvision(name: str) -> str:
     models = _torchvision_models()
-    return _find_known(name, models.list_models(module=models), "torchvision")
+    known = _find_known(name, models.list_models(module=models), "torchvision")
+    if known in _RESCALING:
+        raise UserError(
+            f"trunk {name} rescales images before its first convolution; choose another, such as "
+            "torchvision:resnet50"
+        )
+    return known
+
+
+def _first_weights(name: str) -> Any:
+    return next(iter(_torchvision_models().get_model_weights(_known_torchvision(name))))
 
 
 def _timm() -> Any:

@@ -1,0 +1,59 @@
+"""One HTML page of everything that the records of some studies tell; opens offline."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.options import build_parser, find_selected, report_problems, run_main
+from wpm.atomic import write_bytes
+
+DESCRIPTION = """Write one self-contained HTML page about the selected studies.
+
+What was run; the results table; what within-pair mining is worth, with intervals; a section a study
+with its course, parameters, boundary check and failures; the final runs; and, where python -m
+analysis.embed was run, what the best models retrieve. What is missing or damaged is named on the
+page. docs/report.md says how to read it.
+"""
+EXAMPLES = """  python -m analysis.report --dataset omniglot --out report.html
+  python -m analysis.embed --dataset omniglot && python -m analysis.report --dataset omniglot
+"""
+
+
+def _write_report(args: argparse.Namespace) -> None:
+    from analysis.report_page.page import build_page  # here: --help needs none of it
+
+    places, missing = find_selected(args)
+    page, problems = build_page(places, args.embeddings, missing, describe_selection(args))
+    report_problems(problems)
+    data = page.encode()
+    write_bytes(args.out, data)
+    print(f"{args.out}: {len(places)} studies, {len(data) / 1e6:.1f} MB")
+
+
+def describe_selection(args: argparse.Namespace) -> str:
+    """Return the command that makes the page again."""
+    command = ["python", "-m", "analysis.report"]
+    for flag in ("dataset", "protocol", "row"):
+        names = getattr(args, flag)
+        command += [f"--{flag}", *names] if names else []
+    command += ["--run-root", str(args.run_root)] if args.run_root != Path("runs") else []
+    return shlex.join(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; return the exit code."""
+    parser = build_parser("analysis.report", DESCRIPTION, EXAMPLES, ("html",))
+    parser.add_argument(
+        "--out", type=Path, default=Path("report.html"), help="file to write [report.html]"
+    )
+    parser.add_argument(
+        "--embeddings", type=Path, default=Path("embeddings"), metavar="DIR",
+        help="what python -m analysis.embed wrote [embeddings]",
+    )  # fmt: skip
+    return run_main(parser, _write_report, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,288 @@
+"""Figures of the parameters that were searched."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analysis.histories import Search, TrialHistory
+from analysis.parameter_importance import Importance, Surface
+from analysis.report_page.theme import (
+    BEST,
+    BLACK,
+    BLUE,
+    COLOUR_SCALE,
+    EDGE_LINE,
+    GREEN,
+    GREY,
+    MAP_AT_R,
+    OUTCOMES,
+    PUBLISHED_LINE,
+    VERMILION,
+    Figure,
+    axis,
+    beside,
+    percent,
+    plain,
+    shorten,
+    vertical,
+)
+from wpm.records import COMPLETE, PRUNED
+
+_TOP_SHARE = 0.1  # of the complete trials, drawn in front in parallel coordinates
+
+
+def slices(search: Search, published: Mapping[str, float]) -> list[Figure]:
+    """Return a plot a parameter: scores against its values, the published value marked."""
+    return [
+        _slice(search, name, bounds, published.get(name))
+        for name, bounds in search.searched.items()
+    ]
+
+
+def _slice(search: Search, name: str, bounds: Mapping[str, Any], published: float | None) -> Figure:
+    data = []
+    for state, outcome in OUTCOMES.items():
+        trials = _with_values(search.in_state(state), [name])
+        if trials:
+            marker = {"color": outcome.colour, "symbol": outcome.symbol, "size": 7}
+            data.append(_points(outcome.name, trials, name, {**marker, "opacity": 0.8}))
+    if search.best and name in search.best.outcome.parameters:
+        data.append(_points("best", [search.best], name, BEST))
+    shapes = [vertical(bounds[edge], EDGE_LINE) for edge in ("low", "high")]
+    caption = f"Searched from {bounds['low']:g} to {bounds['high']:g}, {bounds['scale']}."
+    annotations = []
+    if published is not None:
+        shapes.append(vertical(published, PUBLISHED_LINE))
+        place = math.log10(published) if bounds["scale"] == "log" else published
+        annotations.append(beside(place, "published", top=True))
+        caption += f" Published: {published:.4g} (long dashes)."
+    layout = {
+        "xaxis": {**axis(name), **_span(bounds)},
+        "yaxis": axis(MAP_AT_R),
+        "shapes": shapes,
+        "annotations": annotations,
+        "showlegend": False,
+    }
+    return Figure(name, caption, data, layout, height=260)
+
+
+def _with_values(trials: Sequence[TrialHistory], names: Sequence[str]) -> list[TrialHistory]:
+    """Return the trials with a score and values of some parameters."""
+    return [
+        trial
+        for trial in trials
+        if trial.outcome.score is not None
+        and all(name in trial.outcome.parameters for name in names)
+    ]
+
+
+def _points(
+    label: str, trials: Sequence[TrialHistory], name: str, marker: Mapping[str, Any]
+) -> dict[str, Any]:
+    return {
+        "type": "scatter", "mode": "markers", "name": label, "marker": dict(marker),
+        "x": [shorten(t.outcome.parameters[name]) for t in trials],
+        "y": [percent(t.outcome.score) for t in trials],
+        "customdata": [t.outcome.number for t in trials],
+        "hovertemplate": "trial %{customdata}<br>%{x:.4g}<br>%{y:.2f} %<extra></extra>",
+    }  # fmt: skip
+
+
+def _span(bounds: Mapping[str, Any]) -> dict[str, Any]:
+    """Return type and range of an axis: what was searched, and a little beside it."""
+    low, high = bounds["low"], bounds["high"]
+    if bounds["scale"] != "log":
+        space = 0.04 * (high - low)
+        return {"type": "linear", "range": [low - space, high + space]}
+    low, high = math.log10(low), math.log10(high)
+    space = 0.04 * (high - low)
+    # Labels at 1, 2 and 5 of every decade, of many decades at 1 only.
+    tick = "D2" if high - low < 3 else 1
+    return {"type": "log", "range": [low - space, high + space], "dtick": tick}
+
+
+def parallel_coordinates(search: Search, published: Mapping[str, float]) -> Figure | None:
+    """Return every trial as a line over its parameters, each from edge to edge, and its score.
+
+    Drawn as plain lines: plotly's own parallel coordinates are pictures without text, coloured
+    only, and a browser draws no more than a few of them on a page.
+    """
+    names = list(search.searched)
+    complete = _with_values(search.in_state(COMPLETE), names)
+    stopped = _with_values(search.in_state(PRUNED), names)
+    if not names or len(complete) + len(stopped) < 2:
+        return None
+    ranked = sorted(complete, key=lambda t: -(t.outcome.score or 0.0))
+    top = max(1, round(_TOP_SHARE * len(ranked))) if ranked else 0
+    scores = [t.outcome.score or 0.0 for t in (*complete, *stopped)]
+    bounds = {**search.searched, "MAP@R": {"low": min(scores), "high": max(scores), "scale": ""}}
+    groups = (
+        ("stopped", stopped, {"color": VERMILION, "width": 1, "dash": "dash"}, 0.6),
+        ("complete", ranked[top:], {"color": BLUE, "width": 1}, 0.6),
+        (f"best {top} of complete", ranked[:top], {"color": BLACK, "width": 3}, 1.0),
+    )
+    data = [_crossing(*group, bounds) for group in groups if group[1]]
+    if published.keys() & search.searched.keys():
+        data.append(_published_crossing(published, bounds))
+    annotations = [
+        {
+            "x": i, "y": place, "text": plain(_edge_text(bounds[name], edge)), "showarrow": False,
+            "yanchor": anchor, "font": {"size": 11},
+        }
+        for i, name in enumerate(bounds)
+        for edge, place, anchor in (("high", 1.02, "bottom"), ("low", -0.02, "top"))
+    ]  # fmt: skip
+    layout = {
+        "xaxis": {
+            "tickvals": list(range(len(bounds))),
+            "ticktext": [plain(name).replace("_", "_<br>") for name in bounds],
+            "range": [-0.3, len(bounds) - 0.7], "gridcolor": "#888888", "gridwidth": 1,
+            "ticklabeloverflow": "allow",
+        },
+        "yaxis": {"visible": False, "range": [-0.14, 1.14]},
+        "annotations": annotations,
+        "margin": {"l": 20, "r": 30},
+    }  # fmt: skip
+    caption = (
+        "A line a trial, over its parameters and its score; every axis runs from edge to edge of "
+        "what was searched, logarithmic where the search was."
+    )
+    return Figure("Parallel coordinates", caption, data, layout, height=420)
+
+
+def _edge_text(bounds: Mapping[str, Any], edge: str) -> str:
+    return f"{bounds[edge]:g}" if bounds["scale"] else f"{100 * bounds[edge]:.1f} %"
+
+
+def _crossing(
+    label: str,
+    trials: Sequence[TrialHistory],
+    line: Mapping[str, Any],
+    opacity: float,
+    bounds: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    x: list[int | None] = []
+    y: list[float | None] = []
+    numbers: list[int | None] = []
+    for trial in trials:
+        values = [*(trial.outcome.parameters[n] for n in list(bounds)[:-1]), trial.outcome.score]
+        for i, (value, edges) in enumerate(zip(values, bounds.values(), strict=True)):
+            x.append(i)
+            y.append(_height(value or 0.0, edges))
+            numbers.append(trial.outcome.number)
+        x.append(None)
+        y.append(None)
+        numbers.append(None)
+    return {
+        "type": "scatter", "mode": "lines", "name": label, "x": x, "y": y, "customdata": numbers,
+        "line": dict(line), "opacity": opacity, "hovertemplate": "trial %{customdata}",
+    }  # fmt: skip
+
+
+def _published_crossing(
+    published: Mapping[str, float], bounds: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    heights = [
+        _height(published[name], edges) if name in published else None  # a gap
+        for name, edges in bounds.items()
+    ]
+    return {
+        "type": "scatter", "mode": "lines+markers", "name": "published", "line": PUBLISHED_LINE,
+        "marker": {"symbol": "square", "size": 9, "color": GREEN},
+        "x": list(range(len(heights))), "y": heights, "hovertemplate": "published",
+    }  # fmt: skip
+
+
+def _height(value: float, bounds: Mapping[str, Any]) -> float:
+    """Return where a value lies between the edges: 0 at the low one, 1 at the high one."""
+    low, high = bounds["low"], bounds["high"]
+    if bounds["scale"] == "log":
+        value, low, high = math.log(value), math.log(low), math.log(high)
+    return shorten((value - low) / (high - low)) if high > low else 0.5
+
+
+def importance(estimates: Importance) -> Figure:
+    """Return both estimates of every parameter, their disagreement as the line between them."""
+    names = list(estimates.fanova)[::-1]
+    both = {"fANOVA": estimates.fanova, "permutation": estimates.permutation}
+    gaps: dict[str, list[Any]] = {"x": [], "y": []}
+    for name in names:
+        gaps["x"] += [*(percent(shares[name]) for shares in both.values()), None]
+        gaps["y"] += [plain(name), plain(name), None]
+    markers = (
+        {"color": BLUE, "symbol": "circle", "size": 12},
+        {"color": VERMILION, "symbol": "diamond-open", "size": 12, "line": {"width": 2}},
+    )
+    data: list[dict[str, Any]] = [
+        {
+            "type": "scatter", "mode": "lines", **gaps, "line": {"color": GREY, "width": 2},
+            "showlegend": False, "hoverinfo": "skip",
+        }
+    ]  # fmt: skip
+    data += [
+        {
+            "type": "scatter", "mode": "markers", "name": label, "marker": marker,
+            "x": [percent(shares[name]) for name in names], "y": [plain(name) for name in names],
+            "hovertemplate": "%{y}: %{x:.1f} %",
+        }
+        for (label, shares), marker in zip(both.items(), markers, strict=True)
+    ]  # fmt: skip
+    layout = {
+        "xaxis": axis("share of importance, %", rangemode="tozero"),
+        "yaxis": {"type": "category"},
+    }
+    caption = "Two estimates of how much each parameter mattered; the line is their disagreement."
+    return Figure("Importance", caption, data, layout, height=150 + 38 * len(names))
+
+
+def contour(
+    search: Search, surface: Surface, target: str, published: Mapping[str, float]
+) -> Figure:
+    """Return the predicted score over two parameters, with the trials on it."""
+    x_name, y_name = surface.parameters
+    trials = _with_values(search.in_state(COMPLETE, PRUNED), surface.parameters)
+    data: list[dict[str, Any]] = [
+        {
+            "type": "contour", "colorscale": [list(stop) for stop in COLOUR_SCALE], "ncontours": 12,
+            "x": [shorten(v) for v in surface.x], "y": [shorten(v) for v in surface.y],
+            "z": [[percent(float(v)) for v in row] for row in surface.score],
+            "contours": {"coloring": "fill", "showlabels": True, "labelfont": {"color": BLACK}},
+            "line": {"color": BLACK, "width": 0.5}, "hovertemplate": "%{z:.2f} %<extra></extra>",
+            "colorbar": {"title": {"text": "MAP@R, %"}, "thickness": 12, "len": 1, "y": 0.5},
+        },
+        _marks("trials", trials, surface.parameters, {
+            "color": "white", "size": 6, "line": {"color": BLACK, "width": 1.5},
+        }),
+    ]  # fmt: skip
+    if search.best:
+        data.append(_marks("best", [search.best], surface.parameters, {**BEST, "size": 18}))
+    if set(surface.parameters) <= published.keys():
+        data.append(
+            {
+                "type": "scatter", "mode": "markers", "name": "published",
+                "x": [published[x_name]], "y": [published[y_name]],
+                "marker": {"symbol": "x", "size": 14, "color": GREEN,
+                           "line": {"color": "white", "width": 1.5}},
+            }
+        )  # fmt: skip
+    layout = {
+        "xaxis": {**axis(x_name), **_span(search.searched[x_name])},
+        "yaxis": {**axis(y_name), **_span(search.searched[y_name])},
+    }
+    caption = (
+        f"The {target}, as a random forest predicts it over the two most important parameters, "
+        "averaged over the others: the darker, the better. Far from any trial it is a guess."
+    )
+    return Figure("Two most important parameters", caption, data, layout, height=460)
+
+
+def _marks(
+    label: str, trials: Sequence[TrialHistory], names: tuple[str, str], marker: Mapping[str, Any]
+) -> dict[str, Any]:
+    x, y = ([shorten(t.outcome.parameters[name]) for t in trials] for name in names)
+    return {
+        "type": "scatter", "mode": "markers", "name": label, "x": x, "y": y,
+        "customdata": [[t.outcome.number, percent(t.outcome.score)] for t in trials],
+        "marker": dict(marker),
+        "hovertemplate": "trial %{customdata[0]}<br>%{customdata[1]:.2f} %<extra></extra>",
+    }  # fmt: skip

@@ -1,0 +1,185 @@
+"""Figures of the course of a search."""
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+from analysis.histories import Search, TrialHistory
+from analysis.report_page.theme import (
+    BLACK,
+    EDGE_LINE,
+    MAP_AT_R,
+    OUTCOMES,
+    PUBLISHED_LINE,
+    Figure,
+    axis,
+    beside,
+    percent,
+    vertical,
+)
+from wpm.records import COMPLETE, FAILED, PRUNED
+
+_HOVER = "trial %{customdata}<br>%{y:.2f} %<extra></extra>"
+
+
+def best_so_far(search: Search, published: Sequence[float] | None) -> Figure:
+    """Return every trial's score, the best so far, and the published search beside them."""
+    data: list[dict[str, Any]] = []
+    for state, outcome in OUTCOMES.items():
+        trials = [t for t in search.in_state(state) if t.outcome.score is not None]
+        if trials:
+            data.append(
+                {
+                    "type": "scatter", "mode": "markers", "name": outcome.name,
+                    "x": [t.outcome.number + 1 for t in trials],
+                    "y": [percent(t.outcome.score) for t in trials],
+                    "customdata": [t.outcome.number for t in trials],
+                    "marker": {"color": outcome.colour, "symbol": outcome.symbol, "size": 8},
+                    "hovertemplate": _HOVER,
+                }
+            )  # fmt: skip
+    complete = search.in_state(COMPLETE)
+    if complete:
+        best = list(accumulate((t.outcome.score or 0.0 for t in complete), max))
+        last = max(t.outcome.number for t in search.trials)
+        data.append(
+            _line("best so far", [*(t.outcome.number + 1 for t in complete), last + 1],
+                  [*best, best[-1]], color=BLACK, width=2)
+        )  # fmt: skip
+    if published is not None:
+        line = _line("published search", range(1, len(published) + 1), published)
+        data.append({**line, "line": {**line["line"], **PUBLISHED_LINE}})
+    failed = len(search.in_state(FAILED))
+    caption = (
+        "Points: the best validation MAP@R of every trial, mean over the folds; line: the best "
+        "complete trial so far."
+        + " Stopped trials had fewer epochs." * bool(search.in_state(PRUNED))
+        + f" {failed} failed trials have no score." * bool(failed)
+        + (
+            " Long dashes: the best so far of the published search of this row."
+            if published is not None
+            else " No search of this row was published on this data set and protocol."
+        )
+    )
+    layout = {"xaxis": axis("trials started", rangemode="tozero"), "yaxis": axis(MAP_AT_R)}
+    return Figure("Best so far", caption, data, layout)
+
+
+def _line(name: str, x: Sequence[int], fractions: Sequence[float], **style: Any) -> dict[str, Any]:
+    """Return a stair of percent."""
+    return {
+        "type": "scatter", "mode": "lines", "name": name, "x": list(x),
+        "y": [percent(value) for value in fractions], "line": {"shape": "hv", **style},
+        "hovertemplate": "%{x} trials<br>%{y:.2f} %",
+    }  # fmt: skip
+
+
+def learning_curves(search: Search) -> Figure | None:
+    """Return the best validation MAP@R so far against the epoch, by outcome, with the rungs."""
+    data = []
+    best = search.best
+    for state, outcome in OUTCOMES.items():
+        trials = [t for t in search.in_state(state) if t.curve and t is not best]
+        if trials:
+            style = {"color": outcome.colour, "width": 1.2, "dash": outcome.dash}
+            data.append(_curves(outcome.name, trials, style))
+    if best and best.curve:
+        style = {"color": BLACK, "width": 3}
+        data.append(_curves(f"best: trial {best.outcome.number}", [best], style))
+    if not data:
+        return None
+    rungs = _rungs(search)
+    layout = {
+        "xaxis": axis("epoch", rangemode="tozero"),
+        "yaxis": axis("best so far, validation MAP@R, %"),
+        "shapes": [vertical(epoch, EDGE_LINE) for epoch in rungs],
+        "annotations": [beside(epoch, f"rung {epoch}", top=False) for epoch in rungs],
+    }
+    caption = "Mean over the folds of each fold's best validation MAP@R so far, a line a trial."
+    if rungs:
+        caption += " Dotted: epochs at which successive halving compares trials."
+    return Figure("Learning curves", caption, data, layout, height=420)
+
+
+def _curves(name: str, trials: Sequence[TrialHistory], line: dict[str, Any]) -> dict[str, Any]:
+    """Return the curves of several trials as one trace, with gaps between them."""
+    x: list[int | None] = []
+    y: list[float | None] = []
+    numbers: list[int | None] = []
+    for trial in trials:
+        for epoch, score in _corners(trial.curve):
+            x.append(epoch)
+            y.append(percent(score))
+            numbers.append(trial.outcome.number)
+        x.append(None)
+        y.append(None)
+        numbers.append(None)
+    return {
+        "type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "customdata": numbers,
+        "line": line, "hovertemplate": "trial %{customdata}, epoch %{x}<br>%{y:.2f} %",
+    }  # fmt: skip
+
+
+def _corners(curve: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:
+    """Leave out what lies within a level stretch: the line is the same, the page lighter."""
+    for i, (epoch, score) in enumerate(curve):
+        inner = 0 < i < len(curve) - 1
+        if not (inner and curve[i - 1][1] == score == curve[i + 1][1]):
+            yield epoch, score
+
+
+def _rungs(search: Search) -> list[int]:
+    """Return the epochs at which Optuna's successive halving compares trials."""
+    protocol = search.identity["protocol"]
+    names = {"grace_epochs", "reduction_factor", "max_epochs"}
+    if not search.identity.get("early_stopping", True) or not names <= protocol.keys():
+        return []
+    rungs, epoch = [], protocol["grace_epochs"]
+    while epoch <= protocol["max_epochs"]:
+        rungs.append(epoch)
+        epoch *= max(2, protocol["reduction_factor"])
+    return rungs
+
+
+def timeline(search: Search) -> Figure | None:
+    """Return when every trial ran, by outcome.
+
+    Our own: Optuna's takes the records' UTC for the reader's time zone.
+    """
+    starts = [t.started for t in search.trials if t.started]
+    if not starts:
+        return None
+    latest = max([t.ended for t in search.trials if t.ended] or starts)
+    data = []
+    for state, outcome in OUTCOMES.items():
+        spans = [
+            (t.outcome.number, t.started, (t.ended or latest) - t.started)
+            for t in search.in_state(state)
+            if t.started
+        ]
+        if spans:
+            data.append(
+                {
+                    "type": "bar", "orientation": "h", "name": outcome.name,
+                    "base": [start.strftime("%Y-%m-%d %H:%M:%S") for _, start, _ in spans],
+                    "x": [max(1000, int(1000 * span.total_seconds())) for _, _, span in spans],
+                    "y": [number for number, _, _ in spans],
+                    "marker": {
+                        "color": outcome.colour, "line": {"width": 0.5, "color": "white"},
+                        "pattern": {"shape": outcome.pattern, "fillmode": "overlay", "size": 5,
+                                    "fgcolor": "white"},
+                    },
+                    "hovertemplate": "trial %{y}, from %{base} UTC",
+                }
+            )  # fmt: skip
+    layout = {
+        "xaxis": axis("time, UTC", type="date"),
+        "yaxis": axis("trial", autorange="reversed"),
+        "barmode": "overlay",
+    }
+    caption = (
+        "When every trial ran, from when it was handed out to its end. A trial that an interrupted "
+        "launch left behind goes on in the next one: its bar covers the pause."
+    )
+    height = min(700, max(260, 140 + 7 * len(search.trials)))
+    return Figure("Timeline", caption, data, layout, height=height)

@@ -1,0 +1,190 @@
+"""What the page shows of one study."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from analysis.costs import format_hours
+from analysis.embedded import read_embedded
+from analysis.histories import Search, read_search
+from analysis.importance import Finding, find_importance, lay_out_checks, lay_out_importance
+from analysis.layout import NotedTable, format_percent
+from analysis.parameter_importance import predict_surface
+from analysis.ranking import rank_trials
+from analysis.reference import read_trace
+from analysis.report_page import parameter_figures, search_figures
+from analysis.report_page.gallery import Gallery, make_gallery
+from analysis.report_page.theme import Figure
+from analysis.trial_columns import COLUMNS, find_column, parameter_names
+from wpm.config import Row
+from wpm.errors import UserError
+from wpm.records import COMPLETE, FAILED, PRUNED, RUNNING, StudyPlace
+from wpm.spaces import load_space, published_thresholds
+
+_TRIAL_COLUMNS = ("rank", "trial", "state", "score", "score_deviation", "epochs", "device_hours")
+
+
+@dataclass(frozen=True)
+class StudySection:
+    """A study, ready to be laid out.
+
+    Attributes:
+        finding: the search, the importance of its parameters, its boundary check.
+        summary: its outcome in a line.
+        course: figures of how the search went.
+        slices: a figure a parameter.
+        parameters: figures of all parameters together.
+        importance: both estimates, or why there are none.
+        checks: the boundary check.
+        trials: all trials, ranked.
+        failures: those that failed, with reasons.
+        gallery: what the best models retrieve; None without embeddings.
+    """
+
+    finding: Finding
+    summary: str
+    course: Sequence[Figure]
+    slices: Sequence[Figure]
+    parameters: Sequence[Figure]
+    importance: NotedTable
+    checks: NotedTable
+    trials: NotedTable
+    failures: NotedTable
+    gallery: Gallery | None
+
+    @property
+    def place(self) -> StudyPlace:
+        """The study."""
+        return self.finding.search.place
+
+    @property
+    def anchor(self) -> str:
+        """Name of the section in links."""
+        return anchor_of(self.place)
+
+
+def anchor_of(place: StudyPlace) -> str:
+    """Return the name of a study's section in links."""
+    return "study-" + place.name.replace("/", "-")
+
+
+def read_section(place: StudyPlace, embeddings: Path) -> tuple[StudySection, list[str]]:
+    """Read a study and draw everything that the page shows of it.
+
+    Args:
+        place: the study.
+        embeddings: what `analysis.embed` wrote; need not be there.
+
+    Returns:
+        The section, and a line for each damaged record.
+
+    Raises:
+        UserError: study.json is damaged.
+    """
+    search, problems = read_search(place)
+    finding = find_importance(search)
+    published = find_published(place)
+    course = [
+        search_figures.best_so_far(search, read_trace(place.dataset, place.protocol, place.row)),
+        search_figures.learning_curves(search),
+        search_figures.timeline(search),
+    ]
+    parameters = [
+        parameter_figures.parallel_coordinates(search, published),
+        *_explain(finding, published),
+    ]
+    try:
+        embedded = read_embedded(embeddings, place)
+    except UserError as error:
+        embedded = None
+        problems.append(str(error))
+    section = StudySection(
+        finding=finding,
+        summary=summarise(search),
+        course=[figure for figure in course if figure],
+        slices=parameter_figures.slices(search, published),
+        parameters=[figure for figure in parameters if figure],
+        importance=_without_name(lay_out_importance(finding), place),
+        checks=_without_name(lay_out_checks(finding), place),
+        trials=lay_out_trials(search),
+        failures=lay_out_failures(search),
+        gallery=make_gallery(embedded) if embedded else None,
+    )
+    return section, problems
+
+
+def _without_name(noted: NotedTable, place: StudyPlace) -> NotedTable:
+    """Shorten a heading: within its section a study need not be named."""
+    heading = noted.heading.removeprefix(f"{place.name}: ")
+    return replace(noted, heading=heading[:1].upper() + heading[1:])
+
+
+def find_published(place: StudyPlace) -> Mapping[str, float]:
+    """Return the published values of a row's parameters on its data set; empty if there are none.
+
+    The thresholds of within-pair mining were published for every data set alike.
+    """
+    row = Row.parse(place.row)
+    values = dict(published_thresholds()) if row.mined else {}
+    with suppress(UserError):  # nothing was published of it, or the row is of another version
+        values |= load_space(row).find_published(place.dataset).parameters
+    return values
+
+
+def _explain(finding: Finding, published: Mapping[str, float]) -> list[Figure]:
+    """Return the importance, and the surface over the two parameters that matter most."""
+    if finding.importance is None:
+        return []
+    first, second = list(finding.importance.fanova)[:2]
+    figures = [parameter_figures.importance(finding.importance)]
+    surface = predict_surface(finding.search, (first, second))
+    if surface is not None:
+        target = finding.importance.target
+        figures.append(parameter_figures.contour(finding.search, surface, target, published))
+    return figures
+
+
+def summarise(search: Search) -> str:
+    """Say in a line how the trials ended, what they cost, and which is best."""
+    states = Counter(trial.outcome.state for trial in search.trials)
+    ended = len(search.trials) - states[RUNNING]
+    names = {COMPLETE: "complete", PRUNED: "stopped early", FAILED: "failed", RUNNING: "running"}
+    counts = ", ".join(f"{states[s]} {name}" for s, name in names.items() if states[s])
+    hours = sum(trial.outcome.hours for trial in search.trials)
+    parts = [f"{ended} of {search.wanted} trials ended ({counts or 'none begun'})"]
+    parts.append(f"{format_hours(hours)} device-hours")
+    if search.best:
+        outcome = search.best.outcome
+        parts.append(
+            f"best: trial {outcome.number}, validation MAP@R {format_percent(outcome.score)} %"
+        )
+    return "; ".join(parts)
+
+
+def lay_out_trials(search: Search) -> NotedTable:
+    """Return all trials, ranked, with their parameters."""
+    trials = rank_trials([trial.outcome for trial in search.trials])
+    parameters = parameter_names(trials)
+    names = [*_TRIAL_COLUMNS, *parameters, "edge_distance", "edge"]
+    columns = [find_column(name) for name in names]
+    rows = [
+        [
+            "-" if (value := column.value(trial)) is None else column.show(value)
+            for column in columns
+        ]
+        for trial in trials
+    ]
+    notes = ["to edge: distance of the nearest parameter from an edge of its range, in % of it"]
+    return NotedTable(
+        "All trials, ranked", [column.heading for column in columns], rows, notes, "no trials yet"
+    )
+
+
+def lay_out_failures(search: Search) -> NotedTable:
+    """Return the trials that failed, with reasons."""
+    failed = [trial.outcome for trial in search.in_state(FAILED)]
+    rows = [[t.number, t.epochs, format_hours(t.hours), t.reason] for t in failed]
+    columns = ["trial", "epochs", COLUMNS["device_hours"].heading, "reason"]
+    return NotedTable("Failed trials", columns, rows, empty="no trial failed")

@@ -1,0 +1,143 @@
+r"""A compact copy of recorded trials, from which the other search benchmarks replay.
+
+python -m benchmarks.search_histories --run-root runs --dataset omniglot --rows contrastive \
+    --out histories.json
+
+`--max-epochs 300 --pixels DIR` trains the recorded configurations again with another limit on the
+epochs: to the end of their patience, if the limit is high enough.
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from wpm.atomic import write_bytes
+from wpm.config import TrainingConfig
+from wpm.records import COMPLETE, StudyPlace, TrainingRecord, find_studies, read_study, read_trials
+
+_DIGITS = 5
+
+
+def main() -> None:
+    """Read the studies of a run root, and write one JSON file."""
+    args = parse_arguments()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    places = find_studies(args.run_root, args.dataset, args.protocol)
+    studies = [copy_study(p, args) for p in places if not args.rows or p.row in args.rows]
+    lines = [json.dumps(study).replace('{"number"', '\n{"number"') for study in studies]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text("[" + ",\n".join(lines) + "]\n")
+    logging.info("%s: %d studies, %d kB", args.out, len(studies), args.out.stat().st_size // 1000)
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--run-root", type=Path, required=True)
+    parser.add_argument("--dataset", default="omniglot")
+    parser.add_argument("--protocol", default="small")
+    parser.add_argument("--rows", nargs="*")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--max-epochs", type=int, help="train again, at most so long")
+    parser.add_argument("--pixels", type=Path, help="trainval images, to train again")
+    parser.add_argument("--processes", type=int, default=1, help="of training again")
+    return parser.parse_args()
+
+
+def copy_study(place: StudyPlace, args: argparse.Namespace) -> dict[str, Any]:
+    """Return a study's space and the history of each complete trial."""
+    content = read_study(place)
+    assert content is not None
+    identity = content["identity"]
+    records, problems = read_trials(place, with_reports=True)
+    if problems:
+        raise SystemExit(problems[0])
+    complete = [record for record in records if record.state == COMPLETE]
+    if args.max_epochs:
+        trials = train_again(complete, args)
+    else:
+        trials = [copy_trial(record.identity, record.reports) for record in complete]
+    protocol = identity["protocol"]
+    return {
+        "dataset": place.dataset,
+        "protocol": place.protocol,
+        "row": place.row,
+        "max_epochs": args.max_epochs or protocol["max_epochs"],
+        "patience": protocol["patience"],
+        "folds": protocol["folds"],
+        "searched": {
+            name: {key: searched[key] for key in ("low", "high", "scale", "type")}
+            for name, searched in identity["searched"].items()
+        },
+        "trials": trials,
+    }
+
+
+def copy_trial(identity: Any, reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what a replay needs of a trial.
+
+    Returns:
+        parameters; epochs of the reports; what each told the search (mean over folds of the best
+        MAP@R so far); folds still training at each; seconds on all folds at each.
+    """
+    folds_running = [
+        sum(1 for fold in before["folds"] if not fold["stopped"]) if before else len(now["folds"])
+        for before, now in zip([None, *reports], reports, strict=False)
+    ]
+    seconds = [
+        sum(fold["training_seconds"] + fold["validation_seconds"] for fold in report["folds"])
+        for report in reports
+    ]
+    return {
+        "number": identity["number"],
+        "parameters": identity["parameters"],
+        "epochs": [report["epoch"] for report in reports],
+        "values": [round(report["best_map_at_r"], _DIGITS) for report in reports],
+        "folds_running": folds_running,
+        "seconds": [round(second, 2) for second in seconds],
+    }
+
+
+def train_again(records: list[TrainingRecord], args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Train recorded configurations with another limit on the epochs; goes on where it was."""
+    done = args.out.with_suffix(".done")
+    done.mkdir(parents=True, exist_ok=True)
+    paths = [done / f"{record.identity['number']}.json" for record in records]
+    with ProcessPoolExecutor(args.processes) as pool:
+        waiting = [
+            pool.submit(train, dict(record.identity), args.max_epochs, args.pixels, path)
+            for record, path in zip(records, paths, strict=True)
+            if not path.exists()
+        ]
+        for future in waiting:
+            future.result()
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def train(identity: dict[str, Any], max_epochs: int, pixels: Path, path: Path) -> None:
+    """Train one configuration on one core, and write its history."""
+    import torch
+
+    from wpm.jobs import choose_device
+    from wpm.pixels import Pixels
+    from wpm.train import Training
+
+    torch.set_num_threads(1)
+    config = TrainingConfig.from_json(identity["config"])
+    protocol = dataclasses.replace(config.protocol, max_epochs=max_epochs)
+    config = dataclasses.replace(config, protocol=protocol)
+    training = Training(config, Pixels(pixels), choose_device())
+    reports = []
+    while not training.finished:
+        report = training.run_epoch()
+        if report is not None:
+            reports.append(report.to_json())
+    write_bytes(path, json.dumps(copy_trial(identity, reports)).encode())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""GPU-hours to fill the published table: the published procedure, ours, and what each part brings.
+
+python -m benchmarks.table_cost            # measures the parts at full size (minutes on a GPU)
+python -m benchmarks.table_cost --quick    # the same at 96 px and batch 8, on two CPU cores
+
+Measured here, on this machine: the steps, the images, the processes. Not here: the epochs that
+halving saves, from recorded trials (benchmarks/search_halving.py), in benchmarks/data/halving.json.
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from pytorch_metric_learning.losses import ContrastiveLoss
+from torchvision import transforms
+
+from benchmarks.folds import measure_processes
+from benchmarks.within_pair_step import SHARPNESS, LoopedLoss, backward_baseline
+from wpm.batches import BatchMaker
+from wpm.config import Protocol, find_protocol
+from wpm.datasets import index_class_folders
+from wpm.model import build_model, freeze_batch_norm
+from wpm.pixels import Pixels, build_pixels
+from wpm.spaces import TABLE_ROWS
+from wpm.steps import backward_fast
+from wpm.within_pair import WithinPairLoss
+
+DATASETS = 2  # CUB and Cars, the two of the published table
+HALVING = Path(__file__).parent / "data" / "halving.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a training's cost, in seconds a step: as published and ours."""
+
+    name: str
+    published: float
+    ours: float
+
+
+def measure(step: Callable[[], object], seconds: float) -> float:
+    """Return the least seconds of a call: what other work on the machine adds is left out."""
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < 2 or time.perf_counter() < end:
+        start = time.perf_counter()
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def measure_steps(protocol: Protocol, device: torch.device, seconds: float) -> tuple[Part, Part]:
+    """Return a plain step, which is the same in both, and a step with mining."""
+    model = build_model(protocol, 3, seed=0).to(device).to(memory_format=torch.channels_last)
+    model.train()
+    freeze_batch_norm(model)
+    generator = torch.Generator().manual_seed(0)
+    size = (protocol.batch_size(), 3, protocol.crop, protocol.crop)
+    images = torch.randn(size, generator=generator).to(device)
+    labels = torch.arange(protocol.classes_per_batch).repeat_interleave(protocol.images_per_class)
+    labels = labels.to(device)
+    masks = model.sample_masks(
+        images, trunk_passes=protocol.trunk_passes, embedding_masks=protocol.embedding_masks,
+        channel_dropout=0.1, embedding_dropout=0.05, generator=generator,
+    )  # fmt: skip
+    loss = ContrastiveLoss(pos_margin=0.1, neg_margin=0.8)
+    mined, looped = WithinPairLoss(loss, sharpness=SHARPNESS), LoopedLoss(labels)
+    plain = measure(lambda: loss(model(images), labels).backward(), seconds)
+    baseline = measure(lambda: backward_baseline(model, images, masks, looped), seconds)
+    fast = measure(lambda: backward_fast(model, images, masks, lambda v: mined(v, labels)), seconds)
+    return Part("plain step", plain, plain), Part("step with mining", baseline, fast)
+
+
+def measure_images(protocol: Protocol, device: torch.device, seconds: float) -> Part:
+    """Return the images of a batch: decoded and cropped by Pillow, or cropped from the cache.
+
+    Files are JPEGs of 500 x 375; Pillow's time is divided among all cores, as a DataLoader would.
+    """
+    pillow = transforms.Compose(
+        [
+            transforms.Resize(protocol.resize),
+            transforms.RandomResizedCrop(protocol.crop, protocol.crop_scale, protocol.crop_ratio),
+            transforms.RandomHorizontalFlip(),
+            transforms.PILToTensor(),
+        ]
+    )
+    batch = protocol.batch_size()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        rng = np.random.default_rng(0)
+        for number in range(batch):
+            coarse = Image.fromarray(rng.integers(0, 256, (15, 20, 3), dtype=np.uint8))
+            file = root / "images" / f"class_{number % 4}" / f"{number}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            coarse.resize((500, 375), Image.Resampling.BICUBIC).save(file, quality=90)
+        index = index_class_folders("folder", root / "images", channels=3)
+        files = [index.root / path for path in index.paths]
+        pixels = Pixels(build_pixels(index, protocol.resize, root / "work"))
+        spec = build_model(protocol, 3, seed=0).trunk.input_spec
+        maker, generator = BatchMaker(pixels, protocol, spec, device), torch.Generator()
+
+        def decode() -> None:
+            for file in files:
+                with Image.open(file) as image:
+                    pillow(image.convert("RGB"))
+
+        published = measure(decode, seconds) / (os.cpu_count() or 1)
+        ours = measure(lambda: maker.training_batch(torch.arange(batch), generator), seconds)
+    return Part("images of a batch", published, ours)
+
+
+def step_seconds(parts: Sequence[Part], ours: bool, row: str) -> float:
+    """Return the seconds of a row's step: images are made while the GPU works, or it waits."""
+    images, plain, mined = (part.ours if ours else part.published for part in parts)
+    return max(images, mined if row.endswith("+wpm") else plain)
+
+
+def main() -> None:
+    """Print the parts, then the hours of a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--epochs", type=float, default=40, help="of a published trial [40]")
+    args = parser.parse_args()
+    protocol = find_protocol("mlrc", "cub200")
+    if args.quick:
+        protocol = replace(protocol, resize=110, crop=96, classes_per_batch=4, images_per_class=2)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    print(f"measured on {on}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch "
+          f"{torch.__version__}: bninception, batch {protocol.batch_size()} at {protocol.crop} px"
+          )  # fmt: skip
+    seconds = 3.0 if args.quick else 20.0
+    parts = [measure_images(protocol, device, seconds), *measure_steps(protocol, device, seconds)]
+    for part in parts:
+        print(f"  {part.name:18} published {part.published:8.4f} s, ours {part.ours:8.4f} s, "
+              f"{part.published / part.ours:5.2f} x")  # fmt: skip
+    counts = (1, 4) if device.type == "cuda" else (1, os.cpu_count() or 1)
+    rates = [measure_processes(protocol, device, n, 1, seconds) for n in counts]
+    together = rates[1] / rates[0]
+    print(f"  {counts[1]} trials at once on a device: {together:.2f} x the trials of one")
+    halving = json.loads(HALVING.read_text(encoding="utf-8"))
+    print(f"  halving: {halving['factor']:.2f} x fewer epochs ({halving['measured']})")
+
+    rows = [row for row in TABLE_ROWS if row != "pretrained"]
+    trainings = {
+        "search": protocol.trials * protocol.folds,
+        "final": protocol.runs * protocol.folds,
+    }
+    hours = {}
+    for ours in (False, True):
+        for phase, count in trainings.items():
+            epochs = args.epochs / (halving["factor"] if ours and phase == "search" else 1)
+            a_row = count * epochs * protocol.iterations_per_epoch / 3600
+            total = DATASETS * a_row * sum(step_seconds(parts, ours, row) for row in rows)
+            hours[ours, phase] = total / (together if ours else 1)
+    for ours, name in ((False, "published"), (True, "ours")):
+        search, final = hours[ours, "search"], hours[ours, "final"]
+        spent = f"search {search:.1f}, final runs {final:.1f}"
+        print(f"{name:10} {search + final:10.1f} device-hours: {spent}")
+    factor = sum(hours[False, p] for p in trainings) / sum(hours[True, p] for p in trainings)
+    what = f"{len(rows)} rows, {DATASETS} data sets, {args.epochs:g} epochs a trial (assumed)"
+    print(f"{what}: {factor:.1f} x cheaper")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Stored searches with ranges, parameters and learning curves, as the search writes them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wpm.atomic import write_json
+from wpm.records import COMPLETE, FAILED, PRUNED, StudyPlace, TrainingFolder, write_study
+
+RANGES: Mapping[str, Mapping[str, Any]] = {
+    "margin": {"low": -0.2, "high": 1.8, "scale": "linear", "type": "float"},
+    "lr": {"low": 1e-4, "high": 1e-1, "scale": "log", "type": "float"},
+    "bins": {"low": 2, "high": 10, "scale": "linear", "type": "int"},
+}
+PROTOCOL = {
+    "embedding_dim": 16, "folds": 2, "trunk": "convnet", "precision": "float32",
+    "grace_epochs": 5, "reduction_factor": 3, "max_epochs": 20,
+}  # fmt: skip
+PROVENANCE = {
+    "wpm": "0.1.0", "commit": "0123abc", "python": "3.11.7", "machine": "here", "cores": 2,
+    "libraries": {"torch": "2.14.1", "optuna": "5.0.0"}, "started": "2026-01-02T03:04:05+00:00",
+}  # fmt: skip
+
+
+def draw_parameters(
+    count: int, ranges: Mapping[str, Mapping[str, Any]] = RANGES, seed: int = 0
+) -> list[dict[str, float]]:
+    """Return random parameters, uniform on the searched scales."""
+    rng = np.random.default_rng(seed)
+
+    def draw(bounds: Mapping[str, Any]) -> float:
+        low, high = bounds["low"], bounds["high"]
+        if bounds["scale"] == "log":
+            return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+        if bounds["type"] == "int":
+            return int(rng.integers(low, high + 1))
+        return float(rng.uniform(low, high))
+
+    return [{name: draw(bounds) for name, bounds in ranges.items()} for _ in range(count)]
+
+
+def write_course(
+    place: StudyPlace,
+    number: int,
+    parameters: Mapping[str, float],
+    score: float | None,
+    state: str | None = COMPLETE,
+    *,
+    epochs: int = 20,
+    reason: str = "",
+) -> None:
+    """Write a trial that came to `score`, half of it at its first validation; no state: it runs."""
+    folder = TrainingFolder(place.trial_folder(number))
+    minute = f"2026-01-02T03:{number % 60:02d}"
+    started = {**PROVENANCE, "started": f"{minute}:05+00:00"}
+    folder.write_identity({"number": number, "parameters": dict(parameters), "provenance": started})
+    reports = [] if score is None else [_report(e, epochs, score) for e in range(1, epochs + 1)]
+    content = {"reports": reports, "epoch": len(reports), "checkpoint": None}
+    write_json(folder.folder / "reports.json", content)
+    if state is not None:
+        folder.write_result(
+            {
+                "state": state,
+                "reason": reason,
+                "score": score,
+                "epochs": len(reports),
+                "fold_scores": [] if score is None else [score - 0.01, score + 0.01],
+                "best_epochs": [len(reports)] * 2,
+                "training_seconds": 54.0,
+                "validation_seconds": 6.0,
+                "ended": f"{minute}:59+00:00",
+            }
+        )
+
+
+def _report(epoch: int, epochs: int, score: float) -> dict[str, Any]:
+    reached = score * (0.5 + 0.5 * (epoch - 1) / max(1, epochs - 1))
+    fold = {"best_map_at_r": reached, "training_seconds": epoch, "validation_seconds": 0.1 * epoch}
+    return {"epoch": epoch, "best_map_at_r": reached, "folds": [fold, fold]}
+
+
+def write_searched(
+    root: Path,
+    row: str = "contrastive+wpm",
+    trials: int = 24,
+    score: Callable[[Mapping[str, float]], float] = lambda p: 0.5 + 0.2 * p["margin"],
+    *,
+    stopped: Sequence[int] = (),
+    failed: Mapping[int, str] | None = None,
+    dataset: str = "omniglot",
+    protocol: str = "small",
+    ranges: Mapping[str, Mapping[str, Any]] = RANGES,
+    **identity: Any,
+) -> StudyPlace:
+    """Write a study.
+
+    Args:
+        root: the run folder.
+        row: of the study.
+        trials: how many.
+        score: of a trial's parameters.
+        stopped: numbers of the trials that were stopped, at epoch 5.
+        failed: numbers of those that failed, and why.
+        dataset: of the study.
+        protocol: its name.
+        ranges: that are searched.
+        identity: more of it.
+    """
+    place = StudyPlace(root, dataset, protocol, row)
+    standard = {
+        "protocol": PROTOCOL, "images": {"pixels": "abc"}, "early_stopping": bool(stopped),
+        "searched": ranges, "fixed": {}, "seed": 0, "weights": "random", "row": row,
+    }  # fmt: skip
+    content = {"identity": {**standard, **identity}, "trials": trials, "provenance": PROVENANCE}
+    write_study(place, content)
+    failed = failed or {}
+    for number, parameters in enumerate(draw_parameters(trials, ranges)):
+        reached = score(parameters)
+        if number in failed:
+            write_course(place, number, parameters, None, FAILED, reason=failed[number])
+        elif number in stopped:
+            write_course(place, number, parameters, reached, PRUNED, epochs=5,
+                         reason="stopped at epoch 5")  # fmt: skip
+        else:
+            write_course(place, number, parameters, reached)
+    return place

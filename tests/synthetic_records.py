@@ -1,0 +1,158 @@
+"""Records of searches and final runs that never ran, many of them: for scale, not for truth."""
+
+import dataclasses
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+from wpm.atomic import write_json
+from wpm.config import Row, TrainingConfig, find_protocol
+from wpm.records import (
+    COMPLETE,
+    FAILED,
+    FORMAT,
+    PRUNED,
+    StudyPlace,
+    TrainingFolder,
+    configuration_key,
+    provenance,
+    write_study,
+)
+from wpm.spaces import SearchSpace, known_losses, load_space, nothing_to_mine
+
+_STATES = (COMPLETE, COMPLETE, PRUNED, PRUNED, PRUNED, FAILED)  # as often as a search has them
+
+
+def write_studies(
+    root: Path, studies: int, trials: int, *, runs: int = 0, with_reports: bool = False
+) -> list[StudyPlace]:
+    """Write studies of different rows, and of different data sets where rows run out.
+
+    Args:
+        root: the run folder.
+        studies: how many.
+        trials: in each.
+        runs: final runs of the best configuration.
+        with_reports: write every trial's history as well; it is most of a study's size.
+
+    Returns:
+        The studies; the same arguments write the same scores.
+    """
+    rng = random.Random(0)
+    rows = _known_rows()
+    places = []
+    for i in range(studies):
+        place = StudyPlace(root, f"set{i // len(rows)}", "small", rows[i % len(rows)])
+        _write_study(place, trials, runs, with_reports, rng)
+        places.append(place)
+    return places
+
+
+def _known_rows() -> list[str]:
+    """Return every row with something to search, twins one after the other."""
+    rows = []
+    for loss in known_losses():
+        rows += [loss] if nothing_to_mine(loss) else [loss, f"{loss}+wpm"]
+    return [row for row in rows if load_space(Row.parse(row)).searched]
+
+
+def _write_study(
+    place: StudyPlace, trials: int, runs: int, with_reports: bool, rng: random.Random
+) -> None:
+    space = load_space(Row.parse(place.row))
+    protocol = find_protocol("small", "omniglot")
+    origin = provenance()
+    identity = {
+        "row": place.row,
+        "searched": {name: dataclasses.asdict(r) for name, r in space.searched.items()},
+        "fixed": dict(space.fixed),
+        "protocol": dataclasses.asdict(protocol),
+        "images": {"pixels": f"{place.dataset}-28px"},
+        "seed": 0,
+        "early_stopping": True,
+        "weights": "random",
+    }
+    write_study(place, {"identity": identity, "trials": trials, "provenance": origin})
+    best: tuple[float, int, dict[str, float]] = (-1.0, 0, {})
+    for number in range(trials):
+        parameters = _draw(space, rng)
+        state = rng.choice(_STATES)
+        score = rng.betavariate(4, 6)
+        config = TrainingConfig(place.row, protocol, parameters, 0, tuple(range(4)))
+        folder = TrainingFolder(place.trial_folder(number))
+        folder.write_identity(
+            {"number": number, "parameters": parameters, "config": config.to_json(),
+             "provenance": origin}
+        )  # fmt: skip
+        epochs = 20 if state == COMPLETE else 5
+        if with_reports:
+            reports = [_report(epoch, score, rng) for epoch in range(1, epochs + 1)]
+            content = {"reports": reports, "epoch": epochs, "checkpoint": None}
+            write_json(folder.folder / "reports.json", content)
+        folder.write_result(_result(state, score, epochs, rng))
+        if state == COMPLETE and score > best[0]:
+            best = (score, number, parameters)
+    if runs and best[2]:
+        _write_finals(place, best, runs, rng)
+
+
+def _write_finals(
+    place: StudyPlace, best: tuple[float, int, dict[str, float]], runs: int, rng: random.Random
+) -> None:
+    score, number, parameters = best
+    folder = place.folder / "finals" / configuration_key(parameters)
+    chosen = {"trial": number, "score": score}
+    content = {"format": FORMAT, "parameters": parameters, "chosen": chosen, "row": place.row}
+    write_json(folder / "final.json", content)
+    for seed in range(1000, 1000 + runs):
+        for fold in range(4):
+            training = TrainingFolder(folder / f"seed-{seed}" / f"fold-{fold}")
+            training.write_identity({"number": fold, "parameters": parameters})
+            training.write_result(_result(COMPLETE, rng.gauss(score, 0.02), 20, rng))
+        test = rng.gauss(score, 0.02)
+        scores = {"precision_at_1": test + 0.3, "r_precision": test + 0.1, "map_at_r": test}
+        result = {"state": COMPLETE, "seed": seed, "separated": scores, "concatenated": scores}
+        write_json(folder / f"seed-{seed}" / "result.json", result)
+
+
+def _draw(space: SearchSpace, rng: random.Random) -> dict[str, float]:
+    values = {}
+    for name, searched in space.searched.items():
+        if searched.scale == "log":
+            values[name] = math.exp(rng.uniform(math.log(searched.low), math.log(searched.high)))
+        else:
+            values[name] = rng.uniform(searched.low, searched.high)
+    return space.complete(values)
+
+
+def _result(state: str, score: float, epochs: int, rng: random.Random) -> dict[str, Any]:
+    return {
+        "state": state,
+        "reason": "" if state == COMPLETE else f"{state} at epoch {epochs}",
+        "score": score,
+        "epochs": epochs,
+        "fold_scores": [rng.gauss(score, 0.05) for _ in range(4)],
+        "best_epochs": [epochs] * 4,
+        "training_seconds": 1.2 * epochs,
+        "validation_seconds": 0.1 * epochs,
+        "ended": "2026-01-01T00:00:00+00:00",
+    }
+
+
+def _report(epoch: int, score: float, rng: random.Random) -> dict[str, Any]:
+    reached = score * (1 - 0.8**epoch)
+    fold = {
+        "loss": 1 / epoch,
+        "precision_at_1": min(1.0, reached + 0.3),
+        "r_precision": min(1.0, reached + 0.1),
+        "map_at_r": reached,
+        "best_map_at_r": reached,
+        "best_epoch": epoch,
+        "stopped": False,
+        "training_seconds": 0.3 * epoch,
+        "validation_seconds": 0.025 * epoch,
+        "images_per_second": rng.gauss(4000, 100),
+    }
+    folds = [{"fold": k, **fold} for k in range(4)]
+    return {"epoch": epoch, "best_map_at_r": reached, "folds": folds}

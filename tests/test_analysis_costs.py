@@ -1,0 +1,20 @@
+"""Device-hours by hand."""
+
+import pytest
+
+from analysis.costs import device_hours, format_hours
+
+
+@pytest.mark.parametrize(
+    ("gpus", "hours"), [(None, 2.0), (0, 2.0), (1, 2.0), (0.25, 0.5), (2, 4.0)]
+)
+def test_share_of_a_gpu_counts_where_it_is_recorded(gpus: float | None, hours: float) -> None:
+    outcome = {"training_seconds": 5400.0, "validation_seconds": 1800.0}
+    more = {} if gpus is None else {"gpus": gpus}
+    assert device_hours({**outcome, **more}) == hours
+
+
+def test_few_hours_have_more_digits() -> None:
+    assert [format_hours(h) for h in (0.0, 0.01849, 9.87654, 123.456)] == [
+        "0.000", "0.018", "9.877", "123.5",
+    ]  # fmt: skip
