@@ -96,8 +96,8 @@ def print_split(pixels: Pixels, row: str, device: torch.device, dataset: str, ep
     trained = sum(fold.training_seconds for fold in report.folds)
     validated = sum(fold.validation_seconds for fold in report.folds)
     print(f"{row} on {dataset}, protocol small, {epochs} epochs of {protocol.folds} folds: "
-          f"training {trained:.1f} s, validation {validated:.1f} s, {validated / trained:.1%}",
-          flush=True)  # fmt: skip
+          f"training {trained:.1f} s, validation {validated:.1f} s, {validated / trained:.1%} of "
+          "that", flush=True)  # fmt: skip
 
 
 def main() -> None:
