@@ -4,6 +4,7 @@
 import argparse
 import dataclasses
 import os
+import shlex
 import subprocess
 import sys
 import traceback
@@ -91,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--notify", metavar="CMD",
-        help="shell command to run when the launch ends: WPM_EVENT is finished, budget, "
+        help="command to run when the launch ends: WPM_EVENT is finished, budget, "
         "interrupted or failed; WPM_STUDIES, WPM_MESSAGE and WPM_RUN_ROOT say more",
     )  # fmt: skip
 
@@ -260,9 +261,9 @@ def _notify(args: argparse.Namespace, event: str, message: str) -> None:
     }
     try:
         code = subprocess.run(
-            args.notify, shell=True, env={**os.environ, **told}, timeout=NOTIFY_S, check=False
+            shlex.split(args.notify), env={**os.environ, **told}, timeout=NOTIFY_S, check=False
         ).returncode
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
         print(f"launch.py: --notify did not run: {error}", file=sys.stderr)
         return
     if code:

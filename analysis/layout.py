@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.statistics import confidence_half_width, mean
-from wpm.tables import LATEX, format_table
+from wpm.tables import format_table
 
 
 def with_notes(heading: str, table: str, notes: Sequence[str], style: str) -> str:
@@ -15,17 +15,11 @@ def with_notes(heading: str, table: str, notes: Sequence[str], style: str) -> st
         heading: one line.
         table: as `wpm.tables` lays it out.
         notes: lines.
-        style: text, markdown or latex.
+        style: text or markdown.
 
     Returns:
         Text without a final newline.
     """
-    if style == LATEX:
-        packages = (
-            "% \\usepackage{booktabs}; two data sets fit a landscape page "
-            "in \\scriptsize with \\setlength{\\tabcolsep}{2pt}"
-        )
-        return "\n".join([f"% {heading}", packages, table, *(f"% note: {n}" for n in notes)])
     if style == "markdown":
         bullets = ["", *(f"- {note}" for note in notes)] if notes else []
         return "\n".join([f"### {heading}\n", table, *bullets])

@@ -10,14 +10,15 @@ from typing import Any
 
 from analysis.costs import format_hours
 from analysis.fairness import describe_choice, describe_procedure, find_footnotes
-from analysis.layout import NotedTable, format_csv, format_mean, format_points, with_notes
+from analysis.latex import Entry, Part, format_page
+from analysis.layout import NotedTable, format_csv, format_mean, format_points
 from analysis.options import build_parser, read_studies, report_problems, run_main, select_studies
 from analysis.reference import DIMENSIONS, PUBLISHED, Scores, add_against, read_scores
 from analysis.rows import METRICS, VIEWS, FinalRuns, RowRecord, read_row
 from analysis.statistics import confidence_half_width, mean
 from wpm.config import WPM_SUFFIX
 from wpm.errors import UserError
-from wpm.tables import FORMATS, LATEX, format_latex, format_table
+from wpm.tables import FORMATS, LATEX, escape_latex
 
 DESCRIPTION = """Print the results table: the test scores of the rows' final runs.
 
@@ -30,7 +31,7 @@ the final runs. [1], [2], ...: what is unequal or unfinished about a number, sai
 
 --against published adds (published number, ours minus it in percentage points), and the published
 rows that were not run here. --format latex and --side-by-side use the published layout: a protocol
-a table, data sets side by side; LaTeX needs package booktabs.
+a table, data sets side by side; LaTeX needs packages booktabs and graphicx.
 """
 EXAMPLES = """  python -m analysis.table --dataset omniglot
   python -m analysis.table --dataset omniglot --row contrastive contrastive+wpm --format markdown
@@ -267,50 +268,56 @@ def format_side_by_side(blocks: Sequence[Block], style: str) -> str:
 
 
 def _format_beside(protocol: str, blocks: Sequence[Block], style: str) -> str:
-    lines = [{line.name: line for line in block.lines} for block in blocks]
+    heading = f"protocol {protocol}: test scores in percent"
     footnotes = Footnotes(blocks)
-    missing = "" if style == LATEX else "-"
+    views = {block.dataset: [_view_label(block, view) for view in VIEWS] for block in blocks}
+    lines = [{line.name: line for line in block.lines} for block in blocks]
     rows = []
     for name in sorted({name for named in lines for name in named}, key=_published_order):
         # A row without a study of one of the data sets is empty there.
-        found = [
-            (block, named.get(name, Line(name))) for block, named in zip(blocks, lines, strict=True)
-        ]
-        pairs = [
-            pair
-            for block, line in found
-            for pair in _format_cells(line, missing, footnotes.mark(block, line))
-        ]
-        if style != LATEX:
-            rows.append([name, *map(_join, pairs)])
-            continue
-        # Twelve columns of both would not fit a page: what was published goes below.
-        rows.append([name, *(own for own, _ in pairs)])
-        if any(published for _, published in pairs):
-            rows.append(["(published, difference)", *(published for _, published in pairs)])
+        found = [named.get(name, Line(name)) for named in lines]
+        rows.append((name, list(zip(blocks, found, strict=True))))
+    notes = [*_describe_beside(blocks), *footnotes.lines]
     if style == LATEX:
-        views = [_view_label(block, view) for block in blocks for view in VIEWS]
-        headings = [
-            [("", 1), *((block.dataset, len(VIEWS) * len(METRICS)) for block in blocks)],
-            [("", 1), *((view, len(METRICS)) for view in views)],
-            [("row", 1), *((name, 1) for _ in views for name in METRICS.values())],
+        parts = [Part(dataset, views[dataset], [*METRICS.values()]) for dataset in views]
+        entries = [
+            (
+                escape_latex(name),
+                [
+                    Entry([*_format_cells(line, "", "")], footnotes.mark(block, line).strip())
+                    for block, line in found
+                ],
+            )
+            for name, found in rows
         ]
-        table = format_latex(headings, rows)
-    else:
-        columns = [
-            f"{block.dataset} {_view_label(block, view)} {name}"
-            for block in blocks
-            for view in VIEWS
-            for name in METRICS.values()
-        ]
-        table = format_table(["row", *columns], rows, style)
-    notes = [
-        f"{block.dataset}: {line}"
-        for block in blocks
-        for line in [*_describe_counts(block), *describe_block(block)]
+        return format_page(heading, parts, entries, notes)
+    columns = [
+        f"{dataset} {view} {metric}"
+        for dataset in views
+        for view in views[dataset]
+        for metric in METRICS.values()
     ]
-    heading = f"protocol {protocol}: test scores in percent"
-    return with_notes(heading, table, [*notes, *footnotes.lines], style)
+    cells = [
+        [
+            name,
+            *(
+                _join(cell)
+                for block, line in found
+                for cell in _format_cells(line, "-", footnotes.mark(block, line))
+            ),
+        ]
+        for name, found in rows
+    ]
+    return NotedTable(heading, ["row", *columns], cells, notes).format(style)
+
+
+def _describe_beside(blocks: Sequence[Block]) -> list[str]:
+    """Return the notes on blocks, one that several have once."""
+    about: dict[str, list[str]] = {}
+    for block in blocks:
+        for line in [*_describe_counts(block), *describe_block(block)]:
+            about.setdefault(line, []).append(block.dataset)
+    return [f"{', '.join(datasets)}: {line}" for line, datasets in about.items()]
 
 
 def _view_label(block: Block, view: str) -> str:

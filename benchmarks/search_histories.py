@@ -1,6 +1,6 @@
-"""A compact copy of recorded trials, from which the other search benchmarks replay.
+r"""A compact copy of recorded trials, from which the other search benchmarks replay.
 
-python -m benchmarks.search_histories --run-root runs --dataset omniglot --rows contrastive \\
+python -m benchmarks.search_histories --run-root runs --dataset omniglot --rows contrastive \
     --out histories.json
 
 `--max-epochs 300 --pixels DIR` trains the recorded configurations again with another limit on the
@@ -15,6 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from wpm.atomic import write_bytes
 from wpm.config import TrainingConfig
 from wpm.records import COMPLETE, StudyPlace, TrainingRecord, find_studies, read_study, read_trials
 
@@ -25,10 +26,8 @@ def main() -> None:
     """Read the studies of a run root, and write one JSON file."""
     args = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    studies = []
-    for place in find_studies(args.run_root, args.dataset, args.protocol):
-        if not args.rows or place.row in args.rows:
-            studies.append(copy_study(place, args))
+    places = find_studies(args.run_root, args.dataset, args.protocol)
+    studies = [copy_study(p, args) for p in places if not args.rows or p.row in args.rows]
     lines = [json.dumps(study).replace('{"number"', '\n{"number"') for study in studies]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text("[" + ",\n".join(lines) + "]\n")
@@ -104,25 +103,23 @@ def copy_trial(identity: Any, reports: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def train_again(records: list[TrainingRecord], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Train recorded configurations with another limit on the epochs."""
+    """Train recorded configurations with another limit on the epochs; goes on where it was."""
+    done = args.out.with_suffix(".done")
+    done.mkdir(parents=True, exist_ok=True)
+    paths = [done / f"{record.identity['number']}.json" for record in records]
     with ProcessPoolExecutor(args.processes) as pool:
         waiting = [
-            pool.submit(train, dict(record.identity), args.max_epochs, args.pixels)
-            for record in records
+            pool.submit(train, dict(record.identity), args.max_epochs, args.pixels, path)
+            for record, path in zip(records, paths, strict=True)
+            if not path.exists()
         ]
-        trials = []
         for future in waiting:
-            trials.append(future.result())
-            trial = trials[-1]
-            logging.info(
-                "trial %d: %.4f, %d epochs", trial["number"], trial["values"][-1],
-                trial["epochs"][-1],
-            )  # fmt: skip
-        return trials
+            future.result()
+    return [json.loads(path.read_text()) for path in paths]
 
 
-def train(identity: dict[str, Any], max_epochs: int, pixels: Path) -> dict[str, Any]:
-    """Train one configuration on one core."""
+def train(identity: dict[str, Any], max_epochs: int, pixels: Path, path: Path) -> None:
+    """Train one configuration on one core, and write its history."""
     import torch
 
     from wpm.jobs import choose_device
@@ -139,7 +136,7 @@ def train(identity: dict[str, Any], max_epochs: int, pixels: Path) -> dict[str, 
         report = training.run_epoch()
         if report is not None:
             reports.append(report.to_json())
-    return copy_trial(identity, reports)
+    write_bytes(path, json.dumps(copy_trial(identity, reports)).encode())
 
 
 if __name__ == "__main__":

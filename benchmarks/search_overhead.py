@@ -1,17 +1,16 @@
 """What a search costs beside the trainings: the study's bookkeeping, and the launch around it.
 
-python -m benchmarks.search_overhead [--quick] [--sampler tpe] [--launch]
+python -m benchmarks.search_overhead [--quick] [--sampler tpe]
+python -m benchmarks.search_overhead [--quick] --launch
 
-Needs Optuna. The first part asks and tells through `wpm.study.Study` with its journal on disk, and
-trains nothing. `--launch` needs Ray as well: it runs `launch.py --protocol smoke` and reads the
-times from its log and records.
+Needs Optuna. The first asks and tells through `wpm.study.Study` with its journal on disk, and
+trains nothing. The second needs Ray as well: it runs `launch.py --protocol smoke`, one trial at a
+time, and reads the times from its records.
 """
 
 import argparse
-import json
 import os
 import platform
-import re
 import statistics
 import subprocess
 import sys
@@ -20,7 +19,6 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -49,38 +47,37 @@ def main() -> None:
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
           f"python {platform.python_version()}, optuna {optuna.__version__}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        measure_study(Path(folder), args.sampler, trials=200 if args.quick else 1000)
+        if args.launch:
+            measure_launch(Path(folder), trials=6 if args.quick else 20)
+        else:
+            measure_study(Path(folder), args.sampler, trials=200 if args.quick else 1000)
 
 
 def measure_study(folder: Path, sampler: str, trials: int) -> None:
     """Run a study of invented learning curves, and time what the driver does for each trial."""
     plan = make_plan(folder, sampler, trials)
-    took: dict[str, dict[int, float]] = defaultdict(dict)
-    number = 0
+    took: dict[str, list[float]] = defaultdict(list)
 
     @contextmanager
     def clock(what: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        took[what][number] = took[what].get(number, 0.0) + time.perf_counter() - start
+        took[what].append(time.perf_counter() - start)
 
     rng = np.random.default_rng(0)
     with Study(plan) as study:
         source = SearchWork([study], lambda line: None)
-        for number in range(trials):
+        for _ in range(trials):
             with clock("ask"):
                 work = source.next_work()
             assert work is not None
+            quality = invent_quality(work.payload["config"]["parameters"], rng)
             reports: list[dict[str, Any]] = []
             stopped = False
-            quality = invent_quality(work.payload["config"]["parameters"], rng)
-            for epoch in range(1, EPOCHS):
-                reports.append(report(epoch, quality))
-                step = StepResult(list(reports), None)
-                with clock("reports"):
-                    stopped = source.on_step(work, step)
-                if stopped:
-                    break
+            with clock("all its reports"):
+                while not stopped and len(reports) < EPOCHS:
+                    reports.append(report(len(reports) + 1, quality))
+                    stopped = source.on_step(work, StepResult(list(reports), None))
             end = StepResult(reports, summarise(COMPLETE, "", reports))
             TrainingFolder(Path(work.payload["folder"])).write_progress(reports, {"epoch": 1})
             with clock("tell"):
@@ -92,12 +89,12 @@ def measure_study(folder: Path, sampler: str, trials: int) -> None:
         reopened = time.perf_counter() - start
     stages = [n for n in (10, 100, 1000) if n <= trials]
     print(f"sampler {sampler}, {trials} trials of {ROW}, ms, median of the last 10 (largest):")
-    for what, by_trial in took.items():
+    for what, seconds in took.items():
         cells = []
         for stage in stages:
-            window = [1e3 * by_trial.get(n, 0.0) for n in range(stage - 10, stage)]
-            cells.append(f"{statistics.median(window):6.1f} ({max(window):6.1f})")
-        print(f"  {what:<14} " + "  ".join(f"at {n}: {c}" for n, c in zip(stages, cells)))  # noqa: B905
+            window = [1e3 * s for s in seconds[stage - 10 : stage]]
+            cells.append(f"at {stage}: {statistics.median(window):6.1f} ({max(window):6.1f})")
+        print(f"  {what:<16} " + "  ".join(cells))
     print(f"  opening the study of {trials} trials again: {reopened:.2f} s; "
           f"journal {plan.place.journal.stat().st_size / 1e6:.1f} MB")  # fmt: skip
 
@@ -127,6 +124,35 @@ def report(epoch: int, quality: float) -> dict[str, Any]:
     fold = {"best_map_at_r": value, "best_epoch": epoch,
             "training_seconds": 1.0 * epoch, "validation_seconds": 0.1 * epoch}  # fmt: skip
     return {"epoch": epoch, "best_map_at_r": value, "folds": [fold]}
+
+
+def measure_launch(folder: Path, trials: int) -> None:
+    """Launch a search twice, without and with decoded images, and print what was not training."""
+    for images in ("images to decode", "images decoded"):
+        run_root = folder / images.replace(" ", "-")
+        command = [
+            sys.executable, "launch.py", "--protocol", "smoke", "--rows", "contrastive",
+            "--trials", str(trials), "--no-early-stopping", "--run-root", str(run_root),
+            "--work-root", str(folder / "work"), "--cpus-per-trial", str(os.cpu_count()),
+        ]  # fmt: skip
+        start = time.time()
+        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        ended = time.time()
+        (place,) = find_studies(run_root)
+        folders = [record.folder for record in read_trials(place)[0]]
+        # A worker writes its process into the trial's lock when it begins with it.
+        locks = [path / "lock" for path in folders]
+        began = min(lock.stat().st_mtime for lock in locks)
+        finished = max((path / "result.json").stat().st_mtime for path in folders)
+        results = [record.result for record in read_trials(place)[0] if record.result]
+        trained = sum(r["training_seconds"] + r["validation_seconds"] for r in results)
+        processes = {lock.read_text() for lock in locks}
+        print(
+            f"{images}: {began - start:.1f} s from command to first trial; {len(results)} trials "
+            f"in {len(processes)} worker processes, {trained / trials:.2f} s of training and "
+            f"{(finished - began - trained) / trials:.2f} s beside it each; "
+            f"{ended - finished:.1f} s from last trial to end"
+        )
 
 
 if __name__ == "__main__":

@@ -16,10 +16,12 @@ from weakref import finalize
 import torch
 from pytorch_metric_learning.losses import ContrastiveLoss
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from wpm.config import find_protocol
 from wpm.model import EmbeddingModel, ViewMasks, build_model, freeze_batch_norm
+from wpm.precision import float32_products
 from wpm.steps import backward_fast, backward_low_memory
 from wpm.within_pair import WithinPairLoss
 
@@ -87,46 +89,55 @@ def _unit(view: Tensor) -> Tensor:
     return nn.functional.normalize(view, dim=1)
 
 
-class SavedBytes(saved_tensors_hooks):
-    """Counts what autograd keeps for the backward pass, each storage once; `peak` in bytes."""
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of tensors made inside and still alive, each storage once; see `peak`."""
 
-    def __init__(self, ignored: nn.Module | None = None) -> None:
-        """Start at zero.
+    def __init__(self) -> None:
+        """Start at zero."""
+        super().__init__()
+        self.peak = self._live = 0
+        self._sizes: dict[int, int] = {}
 
-        Args:
-            ignored: module whose parameters, kept anyway, do not count.
-        """
-        self.live = self.peak = 0
-        self._users: dict[int, int] = {}
-        own = [] if ignored is None else list(ignored.parameters())
-        self._ignored = {p.untyped_storage().data_ptr() for p in own}
-        super().__init__(self._pack, lambda held: held.tensor)
+    def __torch_dispatch__(
+        self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run an operation and count what it made; views and results in place are not new."""
+        given = {t.untyped_storage().data_ptr() for t in _tensors((args, kwargs))}
+        result = operation(*args, **(kwargs or {}))
+        for storage in [tensor.untyped_storage() for tensor in _tensors(result)]:
+            key = storage.data_ptr()
+            if key not in given and key not in self._sizes:
+                self._sizes[key] = storage.nbytes()
+                self._live += storage.nbytes()
+                self.peak = max(self.peak, self._live)
+                finalize(storage, self._release, key)
+        return result
 
-    def __enter__(self) -> "SavedBytes":  # type: ignore[override]
-        super().__enter__()
-        return self
-
-    def _pack(self, tensor: Tensor) -> "_Held":
-        held = _Held(tensor)
-        storage = tensor.untyped_storage()
-        key, size = storage.data_ptr(), storage.nbytes()
-        if key not in self._ignored:
-            if self._users.get(key, 0) == 0:
-                self.live += size
-                self.peak = max(self.peak, self.live)
-            self._users[key] = self._users.get(key, 0) + 1
-            finalize(held, self._release, key, size)
-        return held
-
-    def _release(self, key: int, size: int) -> None:
-        self._users[key] -= 1
-        if self._users[key] == 0:
-            self.live -= size
+    def _release(self, key: int) -> None:
+        self._live -= self._sizes.pop(key)
 
 
-class _Held:
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def calibrate_batch_norm(model: EmbeddingModel, images: Tensor) -> None:
+    """Set running statistics to those of a batch.
+
+    Random weights without them put all images in nearly the same place, and every gradient into
+    the last layer.
+
+    Args:
+        model: changed in place; its batch norm ends in evaluation mode.
+        images: (B, C, H, W) float.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train()
+            module.momentum = 1.0
+    with torch.no_grad():
+        model(images)
+    freeze_batch_norm(model)
 
 
 def measure_shares(model: EmbeddingModel, images: Tensor, masks: ViewMasks, loss: Any) -> Tensor:
@@ -147,23 +158,28 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--seconds", type=float, help="to spend on timing [40 quick, 300 full]")
+    parser.add_argument("--seconds", type=float, help="to spend on all steps [40 quick, 400 full]")
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     protocol = find_protocol("mlrc", "cub200")
     classes, per_class, side = (4, 2, 96) if args.quick else (8, 4, protocol.crop)
     labels = torch.arange(classes).repeat_interleave(per_class).to(device)
-    model = build_model(protocol, 3, seed=0).to(device).to(memory_format=torch.channels_last)
-    model.train()
-    freeze_batch_norm(model)
+    model = build_model(protocol, 3, seed=0).to(device).train()
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(len(labels), 3, side, side, generator=generator).to(device)
+    calibrate_batch_norm(model, images)
+    # The description says nothing of memory layouts: the baseline keeps torch's own.
+    baseline, contiguous = deepcopy(model), images
+    model.to(memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)
     masks = model.sample_masks(
         images, trunk_passes=protocol.trunk_passes, embedding_masks=protocol.embedding_masks,
         channel_dropout=CHANNEL_DROPOUT, embedding_dropout=EMBEDDING_DROPOUT, generator=generator,
     )  # fmt: skip
-    optimizer = torch.optim.RMSprop(model.parameters(), lr=0.0, momentum=0.9)  # weights stay
+    optimizer_of = {
+        owner: torch.optim.RMSprop(owner.parameters(), lr=0.0, momentum=0.9)  # weights stay
+        for owner in (model, baseline)
+    }
     mined = WithinPairLoss(ContrastiveLoss(pos_margin=0.1, neg_margin=0.8), sharpness=SHARPNESS)
     plain, looped = ContrastiveLoss(pos_margin=0.1, neg_margin=0.8), LoopedLoss(labels)
 
@@ -174,7 +190,7 @@ def main() -> None:
         plain(model(images), labels).backward()
 
     ways: dict[str, Callable[[], object]] = {
-        "baseline": lambda: backward_baseline(model, images, masks, looped),
+        "baseline": lambda: backward_baseline(baseline, contiguous, masks, looped),
         "fast": lambda: backward_fast(model, images, masks, of_mined),
         "low_memory": lambda: backward_low_memory(model, images, masks, of_mined),
         "plain": run_plain,
@@ -184,21 +200,28 @@ def main() -> None:
           f"{len(labels)} at {side} px, {protocol.trunk_passes} x {protocol.embedding_masks} views "
           "(plain: one pass, no views)")  # fmt: skip
     gradients, memory = {}, {}
+    begin = time.perf_counter()
     for name, way in ways.items():
-        optimizer.zero_grad(set_to_none=True)
+        owner = baseline if name == "baseline" else model
+        owner.zero_grad(set_to_none=True)
         if device.type == "cuda":
+            held = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
             way()
-            memory[name] = torch.cuda.max_memory_allocated()
+            memory[name] = torch.cuda.max_memory_allocated() - held
         else:
-            with SavedBytes(model) as saved:
+            with LiveBytes() as counted:
                 way()
-            memory[name] = saved.peak
-        gradients[name] = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+            memory[name] = counted.peak
+        gradients[name] = [p.grad.clone() for p in owner.parameters() if p.grad is not None]
     times: dict[str, list[float]] = {name: [] for name in ways}
-    end = time.perf_counter() + (args.seconds or (40 if args.quick else 300))
-    while time.perf_counter() < end or len(times["plain"]) < 2:
+    # Rounds until another would end too late; the one above counts, as a warm-up.
+    end = begin + (args.seconds or (40 if args.quick else 400))
+    last = time.perf_counter() - begin
+    while not times["plain"] or time.perf_counter() + last < end:
+        round_start = time.perf_counter()
         for name, way in ways.items():
+            optimizer = optimizer_of[baseline if name == "baseline" else model]
             start = time.perf_counter()
             optimizer.zero_grad(set_to_none=True)
             way()
@@ -206,8 +229,8 @@ def main() -> None:
             if device.type == "cuda":
                 torch.cuda.synchronize()
             times[name].append(time.perf_counter() - start)
-    scale = max(float(g.abs().max()) for g in gradients["baseline"])
-    what = "peak of the GPU" if device.type == "cuda" else "kept for backward"
+        last = time.perf_counter() - round_start
+    what = "peak" if device.type == "cuda" else "at once"
     for name in ways:
         median = statistics.median(times[name])
         ratio = statistics.median(
@@ -219,7 +242,7 @@ def main() -> None:
         line += f"{what}, {memory[name] / memory['plain']:5.2f} of plain"
         if name in ("fast", "low_memory"):
             pairs = zip(gradients[name], gradients["baseline"], strict=True)
-            error = max(float((g - b).abs().max()) for g, b in pairs) / scale
+            error = max(float((g - b).norm() / b.norm()) for g, b in pairs)
             line += f"; gradient off by {error:.1e}"
         print(f"{line} (n = {len(times[name])})")
     shares = measure_shares(deepcopy(model), images, masks, of_mined)
@@ -232,4 +255,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with float32_products("float32"):  # as trainings do
+        main()

@@ -206,8 +206,8 @@ def test_sentence_without_common_seeds_says_so(tmp_path: Path) -> None:
     from analysis.comparison import compare_rows
     from analysis.rows import read_row
 
-    rows = [read_row(write_searched(tmp_path, row, 3))[0] for row in ("nca", "nca+wpm")]
-    assert tell_difference(compare_rows(*rows)).endswith(
+    plain, mined = (read_row(write_searched(tmp_path, row, 3))[0] for row in ("nca", "nca+wpm"))
+    assert tell_difference(compare_rows(plain, mined)).endswith(
         "no final runs with a common seed, nothing to compare."
     )
 

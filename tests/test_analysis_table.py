@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -460,27 +461,14 @@ def test_published_numbers_of_other_embeddings_are_called_so(
     assert line in capsys.readouterr().out
 
 
-def check_latex(text: str) -> list[list[str]]:
-    """Check the form of a table; return its lines of cells."""
-    body = text[text.index("\\begin{tabular}") : text.index("\\end{tabular}")]
-    bare = body.replace("\\{", "").replace("\\}", "").replace("\\$", "").replace("\\&", "")
-    assert bare.count("{") == bare.count("}")
-    assert bare.count("$") % 2 == 0
-    columns = len(body.splitlines()[0].removeprefix("\\begin{tabular}{").rstrip("}"))
-    assert [bare.count(f"\\{rule}rule\n") for rule in ("top", "mid", "bottom")] == [1, 1, 1]
-    rows = []
-    for line in bare.splitlines()[1:]:
-        if line.startswith(("\\toprule", "\\midrule", "\\bottomrule", "\\cmidrule")):
-            continue
-        assert line.endswith(" \\\\")
-        cells = [cell.strip() for cell in line.removesuffix("\\\\").split("&")]
-        spans = [c.removeprefix("\\multicolumn{").partition("}")[0] for c in cells if "multi" in c]
-        spanned = [int(span) for span in spans if span.isdigit()]
-        assert len(cells) - len(spanned) + sum(spanned) == columns
-        rows.append(cells)
-    outside = [line for line in text.replace(body, "").splitlines() if line != "\\end{tabular}"]
-    assert all(line.startswith("%") for line in outside if line)
-    return rows
+def latex_cells(text: str) -> list[list[str]]:
+    """Return the cells of every line of a table; of a wide cell, its text."""
+    wide = re.compile(r"\\multicolumn\{\d+\}\{[lcr]\}\{(.*)\}")
+    return [
+        [wide.sub(r"\1", cell.strip()) for cell in re.split(r"(?<!\\)&", line[:-3])]
+        for line in text.splitlines()
+        if line.endswith(" \\\\")
+    ]
 
 
 def test_latex_has_the_data_sets_side_by_side(
@@ -488,19 +476,21 @@ def test_latex_has_the_data_sets_side_by_side(
 ) -> None:
     arguments = ["--dataset", "cub200", "cars196", "--format", "latex"]
     assert show(published_root, *arguments) == 0
-    rows = check_latex(capsys.readouterr().out)
-    assert rows[0] == ["", "\\multicolumn{6}{c}{cub200}", "\\multicolumn{6}{c}{cars196}"]
-    assert rows[1][1:3] == [
-        "\\multicolumn{3}{c}{concatenated 512-d}", "\\multicolumn{3}{c}{separated 128-d}",
-    ]  # fmt: skip
-    assert rows[2] == ["row", *["P@1", "RP", "MAP@R"] * 4]
+    rows = latex_cells(capsys.readouterr().out)
+    assert rows[0] == ["", "cub200", "", "cars196", ""]
+    assert rows[1] == ["", *["concatenated 512-d", "separated 128-d", ""] * 2]
+    assert rows[2] == ["", *[*["P@1", "RP", "MAP@R"] * 2, ""] * 2]
     by_name = {row[0]: row[1:] for row in rows[3:]}
     # In the published order, then the others.
     assert list(by_name) == ["margin\\_per\\_class", "contrastive", "nca"]
-    assert by_name["margin\\_per\\_class"] == [*[""] * 6, "81.04", "71.04", "61.04", "66.54",
-                                                "56.54", "46.54"]  # fmt: skip
-    assert by_name["contrastive"][:2] == ["65.00 $\\pm$ 12.71", "55.00 $\\pm$ 12.71"]
-    assert by_name["contrastive"][6:] == [""] * 6
+    assert by_name["margin\\_per\\_class"] == [
+        *["--"] * 6, "", "81.04", "", "71.04", "", "61.04", "", "66.54", "", "56.54", "",
+        "46.54", "", "",
+    ]  # fmt: skip
+    interval = "$\\,\\pm\\,$12.71"
+    assert by_name["contrastive"][:4] == ["65.00", interval, "55.00", interval]
+    assert by_name["contrastive"][12:] == ["", *["--"] * 6, ""]
+    assert by_name["nca"][12] == "[1]"
 
 
 def test_latex_compares_every_published_row(
@@ -509,23 +499,24 @@ def test_latex_compares_every_published_row(
     arguments = ["--dataset", "cars196", "cub200", "--against", "published", "--format", "latex"]
     assert show(published_root, *arguments) == 0
     out = capsys.readouterr().out
-    rows = check_latex(out)
-    assert rows[0][1:] == ["\\multicolumn{6}{c}{cars196}", "\\multicolumn{6}{c}{cub200}"]
-    below = "(published, difference)"
+    rows = latex_cells(out)
+    assert rows[0] == ["", "cars196", "", "cub200", ""]
+    below = "\\quad\\itshape published"
     names = [row[0] for row in rows[3:] if row[0] != below]
     assert (len(names), names[0], names[-1]) == (20, "pretrained", "nca")
     assert names.index("contrastive+wpm") == names.index("contrastive") + 1
     place = [row[0] for row in rows].index("contrastive")
     plain, published = rows[place : place + 2]
     assert published[0] == below
-    assert (plain[1], published[1]) == ("", "(81.87)")
-    assert (plain[7], published[7]) == ("65.00 $\\pm$ 12.71", "(68.13, $-$3.13)")
+    assert (plain[1], published[1]) == ("--", "(81.87)")
+    assert (plain[8], published[8]) == ("65.00", "(68.13, $-$3.13)")
     assert rows[-1][0] == "nca", "nothing was published to stand below it"
-    assert rows[-1][1:7] == [""] * 6
-    assert "% note: cub200: tested runs: contrastive 2, nca 1\n" in out
+    assert rows[-1][1:8] == [*["--"] * 6, ""]
+    assert "\ncub200: tested runs: contrastive 2, nca 1\\par\n" in out
     hours = "contrastive 4.000 + 0.000, nca 4.000 + 0.000"
-    assert f"% note: cub200: device-hours of search + final runs: {hours}\n" in out
-    assert "% note: [1] cub200: nca: 1 tested run, other rows have up to 2\n" in out
+    assert f"\ncub200: device-hours of search + final runs: {hours}\\par\n" in out
+    assert "\ncars196, cub200: in brackets: the published number" in out
+    assert "\n[1] cub200: nca: 1 tested run, other rows have up to 2\\par\n" in out
 
 
 def test_what_was_not_run_as_published_is_said(
@@ -567,17 +558,22 @@ def test_what_was_not_run_as_published_is_said(
     assert "published procedure" not in capsys.readouterr().out
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex and booktabs")
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="needs pdflatex, with booktabs, graphicx and pdflscape"
+)
+@pytest.mark.parametrize("page", ["portrait", "landscape"])
 def test_latex_compiles_to_one_page_without_running_over(
-    published_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    page: str, published_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["--dataset", "cub200", "cars196", "--against", "published", "--format", "latex"]
     assert show(published_root, *arguments) == 0
-    table = capsys.readouterr().out
+    body = capsys.readouterr().out
+    if page == "landscape":
+        body = f"\\begin{{landscape}}\n{body}\\end{{landscape}}"
     (tmp_path / "page.tex").write_text(
-        "\\documentclass[a4paper,landscape]{article}\\usepackage[margin=1cm]{geometry}"
-        "\\usepackage{booktabs}\\begin{document}\\scriptsize\\setlength{\\tabcolsep}{2pt}"
-        f"\\noindent\n{table}\\end{{document}}\n"
+        "\\documentclass[a4paper]{article}\n\\usepackage[margin=2cm]{geometry}\n"
+        f"\\usepackage{{booktabs,graphicx,pdflscape}}\n\\begin{{document}}\n{body}\n"
+        "\\end{document}\n"
     )
     answer = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"],
@@ -594,9 +590,9 @@ def test_data_set_without_studies_has_empty_cells(
     arguments = ["--dataset", "cub200", "sop", "--format", "latex"]
     assert show(published_root, *arguments) == 0
     out, err = capsys.readouterr()
-    rows = check_latex(out)
-    assert rows[0][2] == "\\multicolumn{6}{c}{sop}"
-    assert rows[-1][7:] == [""] * 6
+    rows = latex_cells(out)
+    assert rows[0][3] == "sop"
+    assert rows[-1][-8:] == ["[1]", *["--"] * 6, ""]
     assert err == f"note: no study sop/*/* under {published_root}\n"
 
 

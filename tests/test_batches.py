@@ -1,4 +1,4 @@
-"""Batches: crops equal Pillow's and torchvision's, batches are balanced, draws repeat."""
+"""Batches: boxes are torchvision's, classes are balanced, draws repeat."""
 
 import dataclasses
 from collections import Counter
@@ -9,20 +9,18 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import center_crop
 
 from tests.conftest import ImageTree
+from tests.test_crops import resize_by_pillow
 from wpm import batches
 from wpm.batches import (
     BatchMaker,
     ClassBalancedSampler,
     centre_crop_boxes,
-    normalise_pixels,
-    resize_crops,
     sample_crop_boxes,
 )
 from wpm.config import Protocol, find_protocol
@@ -38,84 +36,6 @@ CPU = torch.device("cpu")
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-def noise_images(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randint(256, shape, generator=seeded(seed), dtype=torch.uint8)
-
-
-# Resizing
-
-
-def resize_by_pillow(image: Tensor, box: tuple[int, ...], size: int, flipped: bool) -> Tensor:
-    """Crop, resize and mirror one (C, H, W) uint8 image."""
-    top, left, height, width = box
-    pixels = image.permute(1, 2, 0).numpy()
-    picture = Image.fromarray(pixels[..., 0] if image.shape[0] == 1 else pixels)
-    picture = picture.crop((left, top, left + width, top + height))
-    resized = np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR))
-    if flipped:
-        resized = resized[:, ::-1]
-    tensor = torch.from_numpy(resized.copy()).float()
-    return tensor[None] if image.shape[0] == 1 else tensor.permute(2, 0, 1)
-
-
-def random_boxes(batch: int, height: int, width: int, seed: int) -> Tensor:
-    """Any boxes inside the image, from single pixels to the whole."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for _ in range(batch):
-        h, w = int(rng.integers(1, height + 1)), int(rng.integers(1, width + 1))
-        top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-        rows.append((top, left, h, w))
-    return torch.tensor(rows)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [1, 7, 24, 90])  # below, about and above the boxes' sides
-@pytest.mark.parametrize(("height", "width"), [(40, 40), (31, 57), (64, 9)])
-def test_crops_equal_pillow_within_one_and_a_half_levels(
-    channels: int, size: int, height: int, width: int
-) -> None:
-    images = noise_images(16, channels, height, width)
-    boxes = random_boxes(16, height, width, seed=size)
-    boxes[0] = torch.tensor([0, 0, height, width])
-    flipped = torch.arange(16) % 3 == 0
-    found = resize_crops(images, boxes, size, flipped)
-    assert found.dtype == torch.float32
-    assert found.shape == (16, channels, size, size)
-    for image, box, flip, crop in zip(images, boxes.tolist(), flipped, found, strict=True):
-        expected = resize_by_pillow(image, tuple(box), size, bool(flip))
-        assert float((crop - expected).abs().max()) <= 1.5
-
-
-def test_crop_of_the_output_size_is_copied_exactly() -> None:
-    images = noise_images(2, 3, 30, 40)
-    boxes = torch.tensor([[3, 5, 24, 24], [6, 16, 24, 24]])
-    found = resize_crops(images, boxes, 24, torch.tensor([False, True]))
-    assert torch.equal(found[0], images[0, :, 3:27, 5:29].float())
-    assert torch.equal(found[1], images[1, :, 6:30, 16:40].flip(-1).float())
-
-
-def test_crop_to_two_pixels_by_hand() -> None:
-    # Halving 0 30 60 90: a filter of two pixels' reach weighs 3 3 1 about the first centre.
-    image = torch.tensor([0, 30, 60, 90], dtype=torch.uint8).expand(1, 1, 4, 4)
-    found = resize_crops(image, torch.tensor([[0, 0, 4, 4]]), 2, torch.tensor([False]))
-    first = (3 * 0 + 3 * 30 + 1 * 60) / 7
-    expected = torch.tensor([[first, 90 - first], [first, 90 - first]])
-    assert torch.allclose(found[0, 0], expected, atol=1e-4)
-
-
-def test_crops_see_nothing_outside_their_box() -> None:
-    dark = torch.zeros((1, 1, 20, 20), dtype=torch.uint8)
-    dark[:, :, 4:12, 6:15] = 100
-    bright = dark.clone()
-    bright[dark == 0] = 255
-    boxes, still = torch.tensor([[4, 6, 8, 9]]), torch.tensor([False])
-    for size in (3, 8, 30):
-        found = resize_crops(dark, boxes, size, still)
-        assert torch.equal(found, resize_crops(bright, boxes, size, still))
-        assert torch.allclose(found, torch.tensor(100.0))
 
 
 # Boxes
@@ -211,29 +131,6 @@ def test_centre_crop_equals_torchvision(crop: int) -> None:
             top, left, h, w = centre_crop_boxes(torch.tensor([[height, width]]), crop)[0].tolist()
             found = image[:, top : top + h, left : left + w]
             assert torch.equal(found, center_crop(image, [crop, crop]))
-
-
-# Input of the trunk
-
-
-def test_normalised_pixels_of_the_published_trunk_by_hand() -> None:
-    spec = InputSpec("BGR", 255.0, (104.0, 117.0, 128.0), (1.0, 1.0, 1.0))
-    image = torch.tensor([10.0, 20.0, 30.0])[None, :, None, None]  # red, green, blue
-    found = normalise_pixels(image, spec)
-    assert found.flatten().tolist() == pytest.approx([30 - 104, 20 - 117, 10 - 128])
-
-
-def test_normalised_pixels_in_unit_range_by_hand() -> None:
-    image = torch.tensor([0.0, 127.5, 255.0])[:, None, None, None]
-    assert normalise_pixels(image, GREY_SPEC).flatten().tolist() == pytest.approx([-2, 0, 2])
-
-
-def test_one_channel_is_repeated_where_the_trunk_wants_three() -> None:
-    spec = InputSpec("RGB", 1.0, (0.1, 0.2, 0.3), (1.0, 0.5, 0.25))
-    found = normalise_pixels(torch.full((2, 1, 4, 4), 255.0), spec)
-    assert found.shape == (2, 3, 4, 4)
-    assert found[1, :, 3, 3].tolist() == pytest.approx([0.9, 1.6, 2.8])
-    assert found.is_contiguous(memory_format=torch.channels_last)
 
 
 # Sampling
@@ -377,9 +274,7 @@ def smoke() -> Protocol:
 
 
 def original(pixels: Pixels, index: int) -> Tensor:
-    images, sizes = pixels.read(torch.tensor([index]))
-    height, width = sizes[0].tolist()
-    return images[0, :, :height, :width]
+    return pixels.image(index).permute(2, 0, 1)
 
 
 def test_evaluation_batch_crops_the_centre(ragged: Pixels) -> None:

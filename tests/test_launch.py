@@ -210,11 +210,13 @@ def test_fetch_without_rows_stops_before_the_search(tmp_path: Path) -> None:
 
 def test_command_is_told_how_the_launch_ended(tmp_path: Path) -> None:
     log = tmp_path / "told"
-    command = f'echo "$WPM_EVENT|$WPM_STUDIES|$WPM_MESSAGE" >> {log}'
+    script = tmp_path / "tell.sh"
+    script.write_text(f'echo "$WPM_EVENT|$WPM_STUDIES|$WPM_MESSAGE" >> {log}; exit $1\n')
+    command = f"sh {script}"
     roots = ["--run-root", str(tmp_path / "runs"), "--work-root", str(tmp_path / "work")]
-    answer = launch("--protocol", "smoke", "--fetch", "--notify", command, *roots)
+    answer = launch("--protocol", "smoke", "--fetch", "--notify", f"{command} 0", *roots)
     assert answer.returncode == 0
-    answer = launch("--best-only", "--rows", "triplet", "--notify", f"{command}; exit 3", *roots)
+    answer = launch("--best-only", "--rows", "triplet", "--notify", f"{command} 3", *roots)
     assert answer.returncode == 2, "the launch's own"
     assert "--notify ended with exit code 3" in answer.stderr
     first, second = log.read_text().splitlines()

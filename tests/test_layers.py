@@ -8,11 +8,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     {"errors", "trunk", "precision", "watchdog"},
-    {"atomic", "splits", "tables"},
+    {"atomic", "splits", "tables", "decoding"},
     {"config", "retrieval", "glyphs"},
     {"datasets", "spaces"},
     {"published_sets", "pixels", "within_pair", "bninception", "zoo_trunks"},
-    {"model", "losses"},
+    {"model", "losses", "crops"},
     {"batches", "steps"},
     {"evaluate"},
     {"train", "pretrained"},

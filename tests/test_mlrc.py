@@ -113,9 +113,9 @@ def test_trunk_takes_three_channels_of_bgr_minus_mean(pixels: Pixels) -> None:
     fold = Training(TrainingConfig("triplet", protocol, {"margin": 0.1}, 0, (0,)), pixels, CPU)
     batches = fold.folds[0]._batches
     batch, _ = batches.evaluation_batch(torch.tensor([1]))
-    raw, _ = pixels.read(torch.tensor([1]))
-    top, left = (raw.shape[2] - 36 + 1) // 2, (raw.shape[3] - 36 + 1) // 2
-    crop = raw[0, :, top : top + 36, left : left + 36].float()
+    raw = pixels.image(1).permute(2, 0, 1)
+    top, left = (raw.shape[1] - 36 + 1) // 2, (raw.shape[2] - 36 + 1) // 2
+    crop = raw[:, top : top + 36, left : left + 36].float()
     expected = crop.flip(0) - torch.tensor([104.0, 117.0, 128.0])[:, None, None]
     assert (batch[0] - expected).abs().max() <= 1e-3
 

@@ -1,5 +1,6 @@
 """The pixel cache: decoded once, right for every kind of image, never stale, never half built."""
 
+import errno
 import json
 import os
 import re
@@ -11,6 +12,8 @@ import sys
 import time
 import tracemalloc
 import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,117 +21,20 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import resize as torchvision_resize
 
 from tests.conftest import ImageTree
 from wpm import pixels
-from wpm.atomic import DamagedFileError, write_json
+from wpm.atomic import DamagedFileError, StorageError, read_json, write_json
 from wpm.datasets import ImageIndex, index_class_folders
+from wpm.decoding import DecodedPart, Part, decode_image, decode_parts
 from wpm.errors import UserError
-from wpm.pixels import Pixels, build_pixels, decode_image
+from wpm.pixels import Pixels, build_pixels
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-COLOURS = np.array(
-    [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], dtype=np.uint8
-).repeat(2, axis=1)  # (2, 4, 3)
-GREYS = np.arange(0, 256, 8, dtype=np.uint8).reshape(4, 8)
 
 
 def noise(*shape: int, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
-
-
-# Decoding
-
-
-def test_grey_image_is_decoded_exactly(tmp_path: Path) -> None:
-    Image.fromarray(GREYS).save(tmp_path / "x.png")
-    assert np.array_equal(decode_image(tmp_path / "x.png", 1, resize=4), GREYS[None])
-    in_colour = decode_image(tmp_path / "x.png", 3, resize=4)
-    assert np.array_equal(in_colour, np.stack([GREYS] * 3))
-    assert in_colour.dtype == np.uint8
-
-
-def test_colour_image_is_decoded_as_red_green_blue(tmp_path: Path) -> None:
-    Image.fromarray(COLOURS).save(tmp_path / "x.png")
-    assert np.array_equal(decode_image(tmp_path / "x.png", 3, 2), COLOURS.transpose(2, 0, 1))
-    # Luma weights 0.299, 0.587, 0.114 (ITU-R 601), as in torchvision.
-    grey = decode_image(tmp_path / "x.png", 1, 2)
-    assert grey.tolist() == [[[76, 76, 150, 150], [29, 29, 255, 255]]]
-
-
-@pytest.mark.parametrize("suffix", ["png", "gif"])
-def test_palette_image_is_decoded_by_its_colours(tmp_path: Path, suffix: str) -> None:
-    Image.fromarray(COLOURS).quantize(8).save(tmp_path / f"x.{suffix}")
-    with Image.open(tmp_path / f"x.{suffix}") as image:
-        assert image.mode == "P"
-    found = decode_image(tmp_path / f"x.{suffix}", 3, 2)
-    assert np.array_equal(found, COLOURS.transpose(2, 0, 1))
-
-
-def test_palette_image_with_transparency_is_decoded_without_a_warning(tmp_path: Path) -> None:
-    image = Image.fromarray(COLOURS).quantize(8)
-    image.save(tmp_path / "x.png", transparency=bytes([255] * 7 + [0]))
-    found = decode_image(tmp_path / "x.png", 3, 2)
-    assert np.array_equal(found, COLOURS.transpose(2, 0, 1))
-
-
-def test_opaque_alpha_changes_nothing(tmp_path: Path) -> None:
-    Image.fromarray(COLOURS).convert("RGBA").save(tmp_path / "x.png")
-    found = decode_image(tmp_path / "x.png", 3, 2)
-    assert np.array_equal(found, COLOURS.transpose(2, 0, 1))
-
-
-def test_print_colours_are_decoded(tmp_path: Path) -> None:
-    inks = np.zeros((2, 4, 4), dtype=np.uint8)
-    inks[0, :, 0] = 255  # cyan above, no ink below
-    Image.fromarray(inks, mode="CMYK").save(tmp_path / "x.tif")
-    found = decode_image(tmp_path / "x.tif", 3, 2)
-    assert found[:, 0, 0].tolist() == [0, 255, 255]
-    assert found[:, 1, 0].tolist() == [255, 255, 255]
-    Image.fromarray(inks, mode="CMYK").resize((16, 8), 0).save(tmp_path / "x.jpg", quality=95)
-    photograph = decode_image(tmp_path / "x.jpg", 3, 8)
-    assert np.abs(photograph[:, 0, 0].astype(int) - [0, 255, 255]).max() < 12
-    assert photograph[:, 7, 0].min() > 243
-
-
-def test_black_and_white_image_is_decoded(tmp_path: Path) -> None:
-    Image.fromarray(GREYS > 100).save(tmp_path / "x.png")
-    found = decode_image(tmp_path / "x.png", 1, 4)
-    assert np.array_equal(found[0], np.where(GREYS > 100, 255, 0))
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("suffix", ["png", "tif"])
-def test_sixteen_bit_image_is_scaled_to_eight(tmp_path: Path, suffix: str, channels: int) -> None:
-    levels = np.linspace(0, 65535, 32).astype(np.uint16).reshape(4, 8)
-    Image.fromarray(levels).save(tmp_path / f"x.{suffix}")
-    found = decode_image(tmp_path / f"x.{suffix}", channels, 4)
-    assert found.shape == (channels, 4, 8)
-    assert np.abs(found - levels / 257).max() <= 1
-
-
-@pytest.mark.parametrize(
-    ("width", "height", "expected"),
-    [
-        (60, 40, (20, 30)),
-        (40, 60, (30, 20)),
-        (20, 20, (20, 20)),
-        (33, 50, (30, 20)),  # 50 * 20 / 33 = 30.3: rounded down
-        (7, 11, (31, 20)),  # enlarged
-        (1, 100, (2000, 20)),
-    ],
-)
-def test_shorter_side_is_resized(
-    tmp_path: Path, width: int, height: int, expected: tuple[int, int]
-) -> None:
-    Image.fromarray(noise(height, width, 3)).save(tmp_path / "x.png")
-    found = decode_image(tmp_path / "x.png", 3, 20)
-    assert found.shape == (3, *expected)
-    with Image.open(tmp_path / "x.png") as image:
-        reference = np.asarray(torchvision_resize(image, 20, InterpolationMode.BILINEAR))
-    assert np.array_equal(found, reference.transpose(2, 0, 1))
 
 
 # Reading
@@ -150,54 +56,39 @@ def six_images(image_tree: ImageTree) -> ImageIndex:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_images_of_one_size_are_read_as_decoded(
-    image_tree: ImageTree, tmp_path: Path, channels: int
+@pytest.mark.parametrize(
+    "shapes", [[(30, 40)] * 3, [(20, 20), (20, 33), (41, 20)]], ids=["one_size", "several_sizes"]
+)
+def test_images_are_read_as_decoded(
+    image_tree: ImageTree, tmp_path: Path, channels: int, shapes: list[tuple[int, int]]
 ) -> None:
-    images = {f"{name}/{i}.png": noise(30, 40, 3, seed=i) for i in range(3) for name in "ab"}
+    images = {
+        f"{name}/{i}.png": noise(*shape, 3, seed=i)
+        for i, shape in enumerate(shapes)
+        for name in "ab"
+    }
     index = index_of(image_tree(images), channels)
     pixels = Pixels(build(index, tmp_path))
     assert len(pixels) == 6
     assert pixels.channels == channels
-    assert pixels.sizes.tolist() == [[20, 26]] * 6
     assert pixels.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert pixels.class_names == ("a", "b")
-    order = [5, 0, 0, 3]
-    found, sizes = pixels.read(torch.tensor(order))
-    assert found.dtype == torch.uint8
-    assert found.shape == (4, channels, 20, 26)
-    assert sizes.tolist() == [[20, 26]] * 4
-    for image, i in zip(found, order, strict=True):
-        expected = decode_image(index.root / index.paths[i], channels, 20)
-        assert np.array_equal(image.numpy(), expected)
+    for position, path in enumerate(index.paths):
+        found, expected = pixels.image(position), decode_image(index.root / path, channels, 20)
+        assert found.dtype == torch.uint8
+        assert pixels.sizes[position].tolist() == list(expected.shape[:2])
+        assert np.array_equal(found.numpy(), expected)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_images_of_several_sizes_are_padded_with_zeros(
-    image_tree: ImageTree, tmp_path: Path, channels: int
+def test_what_is_written_to_an_image_stays_in_the_process(
+    six_images: ImageIndex, tmp_path: Path
 ) -> None:
-    shapes = [(20, 20), (20, 33), (41, 20)]
-    images = {f"a/{i}.png": np.maximum(noise(*shape), 1) for i, shape in enumerate(shapes)}
-    index = index_of(image_tree(images), channels)
-    pixels = Pixels(build(index, tmp_path))
-    for order, padded in (([2, 0], (41, 20)), ([0, 1, 2, 1], (41, 33)), ([1], (20, 33))):
-        found, sizes = pixels.read(torch.tensor(order))
-        assert found.shape == (len(order), channels, *padded)
-        assert sizes.tolist() == [list(shapes[i]) for i in order]
-        for image, i in zip(found, order, strict=True):
-            height, width = shapes[i]
-            expected = decode_image(index.root / index.paths[i], channels, 20)
-            assert np.array_equal(image[:, :height, :width].numpy(), expected)
-            assert int((image > 0).sum()) == channels * height * width
-
-
-def test_batches_are_copies(six_images: ImageIndex, tmp_path: Path) -> None:
+    """Nothing should; if something does, neither the disk nor another trial may see it."""
     folder = build(six_images, tmp_path)
     first, second = Pixels(folder), Pixels(folder)
-    batch, _ = first.read(torch.tensor([0, 1]))
-    before = batch.clone()
-    batch.zero_()
-    assert torch.equal(first.read(torch.tensor([0, 1]))[0], before)
-    assert torch.equal(second.read(torch.tensor([0, 1]))[0], before)
+    before = second.image(1).clone()
+    first.image(1).zero_()
+    assert torch.equal(second.image(1), before)
     first.verify()
 
 
@@ -265,8 +156,7 @@ def test_changed_image_of_the_same_size_and_time_is_decoded_again(
     assert (changed.st_size, changed.st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
     new = build(six_images, tmp_path)
     assert new != old
-    found, _ = Pixels(new).read(torch.tensor([3]))
-    assert np.array_equal(found[0, 0].numpy(), noise(20, 20, seed=99))
+    assert np.array_equal(Pixels(new).image(3)[..., 0].numpy(), noise(20, 20, seed=99))
 
 
 def test_caches_differ_by_what_they_hold(six_images: ImageIndex, tmp_path: Path) -> None:
@@ -282,7 +172,7 @@ def test_caches_differ_by_what_they_hold(six_images: ImageIndex, tmp_path: Path)
     assert first.labels.tolist() == [0, 0, 1, 1]
     assert last.labels.tolist() == [1, 1, 2, 2]
     assert first.class_names == last.class_names == ("a", "b", "c")
-    assert torch.equal(first.read(torch.tensor([2]))[0], last.read(torch.tensor([0]))[0])
+    assert torch.equal(first.image(2), last.image(0))
 
 
 def test_class_names_of_a_subset_follow_the_set(six_images: ImageIndex, tmp_path: Path) -> None:
@@ -420,6 +310,13 @@ def test_damaged_description_is_noticed(six_images: ImageIndex, tmp_path: Path) 
         build(six_images, tmp_path)
 
 
+def test_cache_of_another_format_is_refused(six_images: ImageIndex, tmp_path: Path) -> None:
+    folder = build(six_images, tmp_path)
+    write_json(folder / "meta.json", {**read_json(folder / "meta.json"), "format": 1})
+    with pytest.raises(UserError, match="of format 1, this version reads 2; give the launch"):
+        Pixels(folder)
+
+
 def test_folder_without_description_is_built_again(six_images: ImageIndex, tmp_path: Path) -> None:
     folder = build(six_images, tmp_path)
     (folder / "meta.json").unlink()
@@ -433,54 +330,58 @@ def test_folder_without_description_is_built_again(six_images: ImageIndex, tmp_p
 BUILDER = """
 import logging, sys
 from pathlib import Path
+from wpm import decoding, pixels
 from wpm.datasets import index_class_folders
-from wpm.pixels import build_pixels
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+decoding.PROCESS_IMAGES, pixels.PART_IMAGES = int(sys.argv[3]), 8
 index = index_class_folders("folder", Path(sys.argv[1]), 1)
 print("ready", flush=True)
 sys.stdin.readline()
-print(build_pixels(index, 20, Path(sys.argv[2])), flush=True)
+print(pixels.build_pixels(index, 20, Path(sys.argv[2])), flush=True)
 """
+IN_THREADS, IN_PROCESSES = 10**9, 0
 
 
-def start_builder(root: Path, work_root: Path) -> subprocess.Popen[str]:
+def start_builder(root: Path, work_root: Path, way: int = IN_THREADS) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", BUILDER, str(root), str(work_root)],
+        [sys.executable, "-c", BUILDER, str(root), str(work_root), str(way)],
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         text=True,
+        start_new_session=True,  # by which its own processes are known
     )
 
 
-def let_go(builder: subprocess.Popen[str]) -> None:
+def let_go(builder: "subprocess.Popen[str]") -> None:
     assert builder.stdin is not None
     builder.stdin.write("\n")
     builder.stdin.flush()
 
 
-def wait_until_ready(builder: subprocess.Popen[str]) -> None:
+def read_line(builder: "subprocess.Popen[str]") -> str:
     assert builder.stdout is not None
-    assert builder.stdout.readline() == "ready\n"
+    return builder.stdout.readline()
 
 
 @pytest.fixture
 def slow_images(tmp_path: Path) -> ImageIndex:
-    """200 names of one large photograph: seconds to decode, nothing to store."""
+    """96 names of one large photograph: 12 parts that take long to decode, and little to store."""
     root = tmp_path / "slow" / "a"
     root.mkdir(parents=True)
     Image.fromarray(np.kron(noise(10, 10), np.ones((100, 100), np.uint8))).save(root / "0.jpg")
-    for number in range(1, 200):
+    for number in range(1, 96):
         os.link(root / "0.jpg", root / f"{number}.jpg")
     return index_of(root.parent)
 
 
 def test_processes_that_build_at_once_share_one_cache(
-    slow_images: ImageIndex, tmp_path: Path
+    slow_images: ImageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     builders = [start_builder(slow_images.root, tmp_path / "work") for _ in range(3)]
     for builder in builders:
-        wait_until_ready(builder)
+        assert read_line(builder) == "ready\n"
     for builder in builders:
         let_go(builder)
     outputs = [builder.communicate(timeout=120)[0].splitlines() for builder in builders]
@@ -488,25 +389,151 @@ def test_processes_that_build_at_once_share_one_cache(
     (folder,) = {Path(lines[-1]) for lines in outputs}
     assert sum(any("decoded" in line for line in lines) for lines in outputs) == 1
     assert [p for p in (tmp_path / "work" / "pixels").iterdir() if p.is_dir()] == [folder]
-    assert len(Pixels(folder)) == 200
+    monkeypatch.setattr(pixels, "PART_IMAGES", 8)
+    assert len(Pixels(folder)) == 96
     Pixels(folder).verify()
 
 
-def test_killed_builder_leaves_nothing_behind(slow_images: ImageIndex, tmp_path: Path) -> None:
-    caches = tmp_path / "work" / "pixels"
-    builder = start_builder(slow_images.root, tmp_path / "work")
-    wait_until_ready(builder)
+# Cut short
+
+
+@pytest.fixture
+def decoded_parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Parts of 8 images; collects the numbers of those that are decoded in this process."""
+    numbers: list[int] = []
+    decode = decode_parts
+
+    def remember(parts: Sequence[Part]) -> Iterator[DecodedPart]:
+        numbers.extend(part.number for part in parts)
+        return decode(parts)
+
+    monkeypatch.setattr(pixels, "PART_IMAGES", 8)
+    monkeypatch.setattr(pixels, "decode_parts", remember)
+    return numbers
+
+
+def processes_of_session(session: int) -> list[str]:
+    """Return the state of every process that a builder left running."""
+    states = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text().rpartition(")")[2].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                states.append(fields[0])
+    return states
+
+
+@pytest.mark.parametrize(
+    ("stop", "way"),
+    [
+        (signal.SIGKILL, IN_PROCESSES),
+        (signal.SIGINT, IN_THREADS),
+        pytest.param(signal.SIGKILL, IN_THREADS, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, IN_PROCESSES, marks=pytest.mark.slow),
+    ],
+)
+def test_stopped_builder_is_continued(
+    slow_images: ImageIndex,
+    tmp_path: Path,
+    decoded_parts: list[int],
+    stop: signal.Signals,
+    way: int,
+) -> None:
+    undisturbed = build_pixels(slow_images, 20, tmp_path / "undisturbed")
+    assert sorted(decoded_parts) == list(range(12))
+    decoded_parts.clear()
+    builder = start_builder(slow_images.root, tmp_path / "work", way)
+    lines = [read_line(builder)]
     let_go(builder)
-    deadline = time.monotonic() + 60
-    while not list(caches.glob(".partial-*/pixels.bin")) and time.monotonic() < deadline:
-        time.sleep(0.001)
-    builder.send_signal(signal.SIGKILL)
-    builder.communicate()
-    assert list(caches.glob(".partial-*/pixels.bin")), "killed too late to leave something"
+    lines += [read_line(builder) for _ in range(3)]
+    builder.send_signal(stop)
+    lines += builder.communicate(timeout=60)[0].splitlines()
+    assert builder.returncode in (-stop, 128 + stop)
+    told = sum(line.startswith("decoded") for line in lines)
+    assert 3 <= told < 12, "stopped too late to leave something to do"
+
+    caches = tmp_path / "work" / "pixels"
+    (partial,) = (p for p in caches.iterdir() if p.is_dir())
+    kept = len((partial / "parts.jsonl").read_text().splitlines())
+    assert kept >= told
     folder = build(slow_images, tmp_path)
+    assert len(decoded_parts) == len(set(decoded_parts)) == 12 - kept
     assert [p for p in caches.iterdir() if p.is_dir()] == [folder]
-    Pixels(folder).verify()
-    assert len(Pixels(folder)) == 200
+    assert sorted(p.name for p in folder.iterdir()) == ["meta.json", "pixels.bin"]
+    assert folder.name == undisturbed.name
+    for name in ("meta.json", "pixels.bin"):
+        assert (folder / name).read_bytes() == (undisturbed / name).read_bytes()
+    deadline = time.monotonic() + 30
+    while processes_of_session(builder.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_of_session(builder.pid) == []
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop_building(index: ImageIndex, work_root: Path, after: int) -> Path:
+    """Build until some images are decoded; return the folder of what there is."""
+
+    def progress(done: int, total: int) -> None:
+        if done >= after:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        build_pixels(index, 20, work_root, progress)
+    (partial,) = (work_root / "pixels").glob(".partial-*")
+    return partial
+
+
+def test_damaged_part_is_decoded_again(
+    slow_images: ImageIndex, tmp_path: Path, decoded_parts: list[int]
+) -> None:
+    partial = stop_building(slow_images, tmp_path / "work", after=40)
+    decoded_parts.clear()
+    with (partial / "pixels.bin").open("r+b") as file:
+        file.seek(20 * 20 * (8 + 3))  # in the second part
+        byte = file.read(1)
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte[0] ^ 1]))
+    Pixels(build(slow_images, tmp_path)).verify()
+    assert sorted(decoded_parts) == [1, *range(5, 12)]
+
+
+@pytest.mark.parametrize("content", ["[0, 12", "[99, 1]\n", "[-1, 1]\n", "nonsense\n{}\n[1]\n"])
+def test_journal_that_was_cut_or_damaged_is_no_harm(
+    slow_images: ImageIndex, tmp_path: Path, decoded_parts: list[int], content: str
+) -> None:
+    partial = stop_building(slow_images, tmp_path / "work", after=16)
+    decoded_parts.clear()
+    (partial / "parts.jsonl").write_text(content)
+    Pixels(build(slow_images, tmp_path)).verify()
+    assert sorted(decoded_parts) == list(range(12))
+
+
+def test_progress_counts_what_was_kept(
+    slow_images: ImageIndex, tmp_path: Path, decoded_parts: list[int]
+) -> None:
+    stop_building(slow_images, tmp_path / "work", after=40)
+    told: list[tuple[int, int]] = []
+    build_pixels(slow_images, 20, tmp_path / "work", lambda *counts: told.append(counts))
+    assert told == [(done, 96) for done in range(48, 97, 8)]
+
+
+def test_disk_that_is_too_small_is_noticed_before_decoding(
+    slow_images: ImageIndex,
+    tmp_path: Path,
+    decoded_parts: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(descriptor: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(StorageError, match=r"of 0.0 GB cannot be written \(No space left"):
+        build(slow_images, tmp_path)
+    assert decoded_parts == []
+    assert [p for p in (tmp_path / "work" / "pixels").iterdir() if p.is_dir()] == []
 
 
 # Memory
@@ -523,8 +550,7 @@ def test_cache_is_streamed_to_disk_and_mapped(
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise).save(folder / f"{number}.png")
     index = index_class_folders("folder", root, channels=3)
-    monkeypatch.setattr(pixels, "_DECODE_WINDOW", 8)
-    monkeypatch.setattr(pixels, "_CHECK_BYTES", 2**16)
+    monkeypatch.setattr(pixels, "_READ_BYTES", 2**16)
     total = 200 * noise.nbytes  # 6 MB
     tracemalloc.start()
     try:
@@ -534,12 +560,30 @@ def test_cache_is_streamed_to_disk_and_mapped(
         tracemalloc.reset_peak()
         before, _ = tracemalloc.get_traced_memory()
         mapped = Pixels(cache)
-        images, _ = mapped.read(torch.tensor([3, 150]))
+        image = mapped.image(150)
         _, peak = tracemalloc.get_traced_memory()
         assert peak - before < total / 20
     finally:
         tracemalloc.stop()
-    assert torch.equal(images[0], torch.from_numpy(noise).permute(2, 0, 1))
+    assert torch.equal(image, torch.from_numpy(noise))
+
+
+def test_processes_share_one_copy_in_memory(image_tree: ImageTree, tmp_path: Path) -> None:
+    """Two mappings, as two trials have them: each page counts half for either, none is its own."""
+    index = index_of(image_tree({f"a/{i}.png": noise(500, 500, seed=i) for i in range(4)}))
+    folder = build_pixels(index, 500, tmp_path / "work")
+    first, second = Pixels(folder), Pixels(folder)
+    assert int(first.bytes.sum()) == int(second.bytes.sum())  # reads all pages
+    mappings = (Path("/proc/self/smaps")).read_text().split("\n")
+    sizes: dict[str, list[int]] = {}
+    for position, line in enumerate(mappings):
+        if line.endswith(str(folder / "pixels.bin")):
+            for entry in mappings[position + 1 : position + 20]:
+                name, _, size = entry.partition(":")
+                sizes.setdefault(name, []).append(int((size.split() or ["0"])[0] or 0))
+    assert sizes["Rss"] == [4 * 500 * 500 // 4096 * 4 + 4] * 2
+    assert max(sizes["Private_Dirty"]) == 0
+    assert max(sizes["Pss"]) < 0.6 * sizes["Rss"][0]
 
 
 def test_cache_larger_than_memory_is_mapped(tmp_path: Path) -> None:
@@ -550,9 +594,8 @@ def test_cache_larger_than_memory_is_mapped(tmp_path: Path) -> None:
     images = 1 + 2 * memory // (3 * side**2)
     with (tmp_path / "pixels.bin").open("wb") as file:
         file.truncate(images * 3 * side**2)  # a hole: nothing is stored
-    meta = {"class_names": ["a"], "channels": 3, "labels": [0] * images}
+    meta = {"format": pixels.FORMAT, "class_names": ["a"], "channels": 3, "labels": [0] * images}
     write_json(tmp_path / "meta.json", {**meta, "sizes": [[side, side]] * images})
     mapped = Pixels(tmp_path)
-    found, _ = mapped.read(torch.tensor([images - 1]))
-    assert found.shape == (1, 3, side, side)
-    assert not found.any()
+    assert len(mapped.bytes) == images * 3 * side**2
+    assert not mapped.bytes[-100:].any()

@@ -1,6 +1,7 @@
 """The search's memory, on real Optuna studies with invented learning curves."""
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from tests.tiny import make_plan
 from wpm.atomic import LockedError
 from wpm.errors import UserError
 from wpm.jobs import summarise
-from wpm.records import COMPLETE, FAILED, TrainingFolder, read_study, read_trials
-from wpm.study import Study, StudyPlan
+from wpm.records import COMPLETE, FAILED, TrainingFolder, read_study, read_trials, write_study
+from wpm.study import SAMPLER_NAMES, Study, StudyPlan
 
 EPOCHS = 9  # of the invented trainings: rungs at 1, 3 and 9
 
@@ -61,6 +62,10 @@ def killed_launch(plan: StudyPlan) -> Iterator[Study]:
     study._held.close()  # what the system does with a dead process's lock
 
 
+def points(study: Study) -> list[dict[str, Any]]:
+    return [t.params for t in study._study.get_trials(deepcopy=False)]
+
+
 def states(study: Study) -> list[TrialState]:
     return [t.state for t in study._study.get_trials(deepcopy=False)]
 
@@ -99,8 +104,6 @@ def test_stopped_trial_keeps_the_report_that_stopped_it(tmp_path: Path) -> None:
 
 
 def test_without_early_stopping_every_trial_completes(tmp_path: Path) -> None:
-    import dataclasses
-
     plan = dataclasses.replace(make_plan(tmp_path), early_stopping=False)
     with Study(plan) as study:
         while run_trial(study, lambda n: 0.9 - 0.1 * n) is not None:
@@ -183,6 +186,60 @@ def test_next_launch_samples_new_points(tmp_path: Path) -> None:
             pass
         points = {tuple(t.params.items()) for t in again._study.trials}
     assert len(points) == 4
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLER_NAMES if name != "cmaes"])
+def test_sampler_repeats_itself_but_not_after_a_kill(sampler: str, tmp_path: Path) -> None:
+    first, second = (tmp_path / name for name in ("first", "second"))
+    plan = dataclasses.replace(make_plan(first, trials=14), sampler=sampler)
+    same = dataclasses.replace(make_plan(second, trials=14), sampler=sampler)
+    for each in (plan, same):
+        with killed_launch(each) as study:
+            for _ in range(12):
+                run_trial(study, lambda n: 0.5 + 0.01 * n)
+    with Study(plan) as again, Study(same) as twin:
+        for study in (again, twin):
+            while run_trial(study, lambda n: 0.5) is not None:
+                pass
+        assert points(again) == points(twin)
+        assert len({tuple(p.items()) for p in points(again)}) == 14
+
+
+def test_unknown_sampler_is_refused_with_the_choices(tmp_path: Path) -> None:
+    plan = dataclasses.replace(make_plan(tmp_path), sampler="bayes")
+    with pytest.raises(UserError, match=r"unknown sampler 'bayes'; choose from tpe, gp, "):
+        Study(plan)
+
+
+def test_sampler_whose_package_is_missing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wpm.study.find_spec", lambda name: None)
+    plan = dataclasses.replace(make_plan(tmp_path), sampler="cmaes")
+    with pytest.raises(UserError, match="sampler cmaes needs the package cmaes: python -m pip"):
+        Study(plan)
+
+
+def test_changed_sampler_is_refused(tmp_path: Path) -> None:
+    with Study(make_plan(tmp_path)):
+        pass
+    plan = dataclasses.replace(make_plan(tmp_path), sampler="random")
+    with pytest.raises(UserError, match="sampler = 'tpe', now 'random'"):
+        Study(plan)
+
+
+def test_study_from_before_samplers_could_be_chosen_goes_on_with_tpe(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    with Study(plan):
+        pass
+    content = read_study(plan.place)
+    assert content is not None
+    del content["identity"]["sampler"]
+    write_study(plan.place, content)
+    with Study(dataclasses.replace(plan, sampler="tpe")):
+        pass
+    with pytest.raises(UserError, match="sampler = 'tpe', now 'random'"):
+        Study(dataclasses.replace(plan, sampler="random"))
 
 
 def test_lost_trial_is_failed_with_its_reason_and_counts(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wpm.tables import FORMATS, escape_latex, format_latex, format_table
+from wpm.tables import FORMATS, Wide, escape_latex, format_latex, format_table
 
 COLUMNS = ("row", "P@1", "runs")
 ROWS: list[list[Any]] = [["contrastive", 68.13, 10], ["triplet+wpm", "+9.5", ""], ["nca", "-", 100]]
@@ -70,18 +70,20 @@ def test_unknown_style_lists_the_choices() -> None:
         format_table(COLUMNS, ROWS, "html")
 
 
-def test_latex_spans_headings_and_escapes_cells() -> None:
-    headings = [[("", 1), ("a_b", 2)], [("row", 1), ("P@1", 1), ("%", 1)]]
-    assert format_latex(headings, [["x_y+wpm", "65.1 ± 0.3", "-3.0"], ["z", "", 7]]) == "\n".join(
+def test_latex_spans_headings_and_rules_off_all_but_the_last() -> None:
+    headings: list[list[Wide | str]] = [["", Wide("CUB", 2), ""], ["row", Wide("P@1", 2), ""]]
+    rows: list[list[Wide | str]] = [["a", "65.1", "0.3", "[1]"], [], ["b", Wide("--", 2, "l"), ""]]
+    assert format_latex("lr@{}ll", headings, rows) == "\n".join(
         [
-            r"\begin{tabular}{lrr}",
+            r"\begin{tabular}{lr@{}ll}",
             r"\toprule",
-            r" & \multicolumn{2}{c}{a\_b} \\",
+            r" & \multicolumn{2}{c}{CUB} &  \\",
             r"\cmidrule(lr){2-3}",
-            r"row & P@1 & \% \\",
+            r"row & \multicolumn{2}{c}{P@1} &  \\",
             r"\midrule",
-            r"x\_y+wpm & 65.1 $\pm$ 0.3 & $-$3.0 \\",
-            r"z &  & 7 \\",
+            r"a & 65.1 & 0.3 & [1] \\",
+            r"\addlinespace[2pt]",
+            r"b & \multicolumn{2}{l}{--} &  \\",
             r"\bottomrule",
             r"\end{tabular}",
         ]
@@ -93,6 +95,7 @@ def test_latex_spans_headings_and_escapes_cells() -> None:
     [
         ("#1 & 50% of {$x}", r"\#1 \& 50\% of \{\$x\}"),
         ("\\~^", r"\textbackslash{}\textasciitilde{}\textasciicircum{}"),
+        ("python x.py --y a<b>c", "python x.py -{}-y a$<$b$>$c"),
         ("512-d x-3 (-0.5, -.5) -", r"512-d x-3 ($-$0.5, $-$.5) -"),
     ],
 )
@@ -100,6 +103,7 @@ def test_latex_prints_special_characters(text: str, latex: str) -> None:
     assert escape_latex(text) == latex
 
 
-def test_latex_refuses_rows_of_other_widths() -> None:
-    with pytest.raises(ValueError, match=r"lines of \[2, 3\] columns"):
-        format_latex([[("a", 1), ("b", 1)]], [["x", 1, 2]])
+@pytest.mark.parametrize("row", [["x", "1", "2"], [Wide("x", 3)], ["x"]])
+def test_latex_refuses_rows_of_other_widths(row: list[Wide | str]) -> None:
+    with pytest.raises(ValueError, match=r"a line of [13] columns in a table of 2"):
+        format_latex("l@{--}r", [["a", "b"]], [row])

@@ -1,4 +1,4 @@
-"""Batches: which images (so many classes, so many of each) and how they are cropped and scaled."""
+"""Batches: which images (so many classes, so many of each), and which region of each."""
 
 import math
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from wpm.config import Protocol
+from wpm.crops import crop_images, normalise_pixels, to_device
 from wpm.errors import UserError
 from wpm.pixels import Pixels
 from wpm.trunk import InputSpec
@@ -114,61 +115,6 @@ def centre_crop_boxes(sizes: Tensor, crop: int) -> Tensor:
     return torch.cat([corner, torch.full_like(corner, crop)], dim=1)
 
 
-def resize_crops(images: Tensor, boxes: Tensor, size: int, flipped: Tensor) -> Tensor:
-    """Crop every image to its box and resize it, as Pillow's bilinear filter does.
-
-    Pillow widens its triangle filter when it shrinks an image; as a filter is linear along each
-    side, it is one small matrix a side and image. Pillow rounds to whole grey levels after each
-    side, this does not: the results differ by at most 1.5 levels of 255.
-
-    Args:
-        images: (B, C, H, W) uint8 or float, any device.
-        boxes: (B, 4) top, left, height, width in pixels.
-        size: side of the square output in pixels.
-        flipped: (B,) bool, whether to mirror left and right.
-
-    Returns:
-        (B, C, size, size) float32 on the images' device, in the images' grey levels.
-    """
-    boxes, flipped = boxes.to(images.device), flipped.to(images.device)
-    top, left, height, width = boxes.unbind(dim=1)
-    rows = _resize_matrices(top, height, images.shape[2], size)
-    columns = _resize_matrices(left, width, images.shape[3], size)
-    columns = torch.where(flipped[:, None, None], columns.flip(1), columns)
-    return rows[:, None] @ (images.float() @ columns[:, None].transpose(-1, -2))
-
-
-def _resize_matrices(start: Tensor, length: Tensor, full: int, size: int) -> Tensor:
-    """Return (B, size, full) weights of every input pixel in every output pixel."""
-    start, length = start[:, None, None].float(), length[:, None, None].float()
-    step = length / size  # input pixels an output pixel stands for
-    support = step.clamp(min=1.0)
-    centre = (torch.arange(size, device=start.device)[:, None] + 0.5) * step
-    position = torch.arange(full, device=start.device) - start + 0.5
-    weights = (1 - (position - centre).abs() / support).clamp(min=0)
-    weights = weights * ((position > 0) & (position < length))
-    return weights / weights.sum(dim=2, keepdim=True)
-
-
-def normalise_pixels(images: Tensor, spec: InputSpec) -> Tensor:
-    """Turn grey levels 0 to 255 into what a trunk wants.
-
-    Args:
-        images: (B, C, H, W) float, RGB or one channel.
-        spec: of the trunk; one channel is repeated where it wants three.
-
-    Returns:
-        (B, len(spec.mean), H, W) float, channels last in memory.
-    """
-    images = images.expand(-1, len(spec.mean), -1, -1)
-    if spec.channel_order == "BGR":
-        images = images.flip(1)
-    mean = images.new_tensor(spec.mean)[:, None, None]
-    std = images.new_tensor(spec.std)[:, None, None]
-    scaled = (images * (spec.value_range / 255) - mean) / std
-    return scaled.contiguous(memory_format=torch.channels_last)
-
-
 class BatchMaker:
     """Turns positions in a pixel cache into the trunk's input, on the device that trains."""
 
@@ -211,7 +157,7 @@ class BatchMaker:
         return self._finish(indices, boxes, torch.zeros(len(indices), dtype=torch.bool))
 
     def _finish(self, indices: Tensor, boxes: Tensor, flipped: Tensor) -> tuple[Tensor, Tensor]:
-        images, _ = self._pixels.read(indices)
-        cropped = resize_crops(images.to(self._device), boxes, self._protocol.crop, flipped)
-        labels = self._pixels.labels[indices].to(self._device)
-        return normalise_pixels(cropped, self._spec), labels
+        crop = self._protocol.crop
+        images = crop_images(self._pixels, indices, boxes, crop, flipped, self._device)
+        labels = to_device(self._pixels.labels[indices], self._device)
+        return normalise_pixels(images, self._spec), labels

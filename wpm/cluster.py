@@ -7,8 +7,9 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,9 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS", "0")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our records are the log
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # ours lets running epochs finish
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# By default one actor starts at a time. `_Bridge` says when there is room.
+os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "100000")
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1e9")  # Tune's snapshots are never read
 
 import ray
 import torch
@@ -115,7 +119,7 @@ def run_work(
     _check_capacity(resources.cpus, gpus)
     run_root.mkdir(parents=True, exist_ok=True)
     ray_files = Path(tempfile.mkdtemp(dir=run_root, prefix=".ray-"))
-    bridge = _Bridge(source)
+    bridge = _Bridge(source, _Room(resources.cpus, gpus))
     try:
         with (
             _SignalStopper(lambda: show(source.describe), over) as stopper,
@@ -180,14 +184,57 @@ def _measure_gpus(payload: str) -> float:
 
 def _check_capacity(cpus: float, gpus: float) -> None:
     """Refuse work that would wait for ever."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if any(n.get("CPU", 0) >= cpus and n.get("GPU", 0) >= gpus for n in nodes):
+    nodes = _alive_nodes()
+    if count_slots(nodes, cpus, gpus):
         return
     best = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in nodes)
     raise UserError(
         f"a trial wants {cpus:g} CPUs and {gpus:g} GPUs, but the nodes have {best}; lower "
         "--cpus-per-trial or --gpus-per-trial"
     )
+
+
+def _alive_nodes() -> list[dict[str, float]]:
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def count_slots(nodes: Sequence[Mapping[str, float]], cpus: float, gpus: float) -> int:
+    """Return how many pieces of work run at a time.
+
+    Args:
+        nodes: CPU and GPU of each node.
+        cpus: cores a piece of work.
+        gpus: GPUs a piece of work.
+    """
+    wanted = {"CPU": cpus, "GPU": gpus}
+    # A little more than there is: 3 x 0.1 must fit 0.3.
+    fits = [
+        min(int(node.get(kind, 0) / amount + 1e-6) for kind, amount in wanted.items() if amount)
+        for node in nodes
+    ]
+    return sum(fits)
+
+
+class _Room:
+    """How much work to hand to Tune: what runs at a time, and a quarter as much waiting.
+
+    Tune keeps a worker process for the next trial only where one waits; an autoscaler adds nodes
+    only for what waits. What waits was sampled before it had to be, so it is not more.
+    """
+
+    _RECOUNT_S = 5.0  # nodes come and go
+
+    def __init__(self, cpus: float, gpus: float) -> None:
+        self._cpus, self._gpus = cpus, gpus
+        self._counted_at = -self._RECOUNT_S
+        self._slots = 0
+
+    def __call__(self) -> int:
+        now = time.monotonic()
+        if now - self._counted_at >= self._RECOUNT_S:
+            self._slots = count_slots(_alive_nodes(), self._cpus, self._gpus)
+            self._counted_at = now
+        return self._slots + max(1, self._slots // 4)
 
 
 class _Worker(tune.Trainable):
@@ -235,9 +282,10 @@ class _Unsaved:
 class _Bridge(_Unsaved, Searcher):
     """Stands between Tune, which thinks in trials, and a source of work."""
 
-    def __init__(self, source: WorkSource) -> None:
+    def __init__(self, source: WorkSource, room: Callable[[], int]) -> None:
         super().__init__()
         self._source = source
+        self._room = room
         self._running: dict[str, Work] = {}
         self._stopping: set[str] = set()
         self.error: Exception | None = None
@@ -247,6 +295,8 @@ class _Bridge(_Unsaved, Searcher):
         if self.error is not None:
             return Searcher.FINISHED
         try:
+            if len(self._running) >= self._room():
+                return None
             work = self._source.next_work()
             if work is None:
                 return Searcher.FINISHED if self._source.exhausted else None

@@ -12,12 +12,13 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from wpm.atomic import read_json
-from wpm.batches import centre_crop_boxes, normalise_pixels, resize_crops
+from wpm.batches import centre_crop_boxes
 from wpm.config import Protocol, protocol_from_json
+from wpm.crops import normalise_pixels, resize_crop
+from wpm.decoding import decode_image
 from wpm.errors import UserError
 from wpm.evaluate import EVALUATION_BATCH, concatenate_embeddings
 from wpm.model import EmbeddingModel, build_model
-from wpm.pixels import decode_image
 from wpm.precision import float32_products
 
 
@@ -66,9 +67,9 @@ class ExportedModels:
         """Resize and crop one image: (1, C, crop, crop) grey levels."""
         source = image if isinstance(image, Image.Image) else Path(image)
         decoded = decode_image(source, self.channels, self.protocol.resize)
-        pixels = torch.from_numpy(np.ascontiguousarray(decoded))[None]
-        boxes = centre_crop_boxes(torch.tensor([pixels.shape[2:]]), self.protocol.crop)
-        return resize_crops(pixels, boxes, self.protocol.crop, torch.zeros(1, dtype=torch.bool))
+        pixels = torch.from_numpy(np.array(decoded))  # a copy that may be written to
+        (box,) = centre_crop_boxes(torch.tensor([pixels.shape[:2]]), self.protocol.crop).tolist()
+        return resize_crop(pixels, box, self.protocol.crop).permute(2, 0, 1)[None]
 
 
 def _load(file: Path, protocol: Protocol, channels: int) -> EmbeddingModel:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from wpm.batches import BatchMaker, centre_crop_boxes, resize_crops
+from wpm.batches import BatchMaker, centre_crop_boxes
 from wpm.config import Protocol
+from wpm.crops import crop_one_by_one
 from wpm.datasets import DataSource
 from wpm.errors import UserError
 from wpm.evaluate import EVALUATION_BATCH, concatenate_embeddings, embed_images
@@ -91,8 +92,8 @@ def _shrink(pixels: Pixels, crop: int) -> NDArray[np.uint8]:
     side = min(crop, THUMBNAIL)
     thumbnails = np.empty((len(pixels), side, side, pixels.channels), dtype=np.uint8)
     for part in torch.arange(len(pixels)).split(EVALUATION_BATCH):
-        images, sizes = pixels.read(part)
+        boxes = centre_crop_boxes(pixels.sizes[part], crop)
         unflipped = torch.zeros(len(part), dtype=torch.bool)
-        small = resize_crops(images, centre_crop_boxes(sizes, crop), side, unflipped)
-        thumbnails[part.numpy()] = small.round().byte().permute(0, 2, 3, 1).numpy()
+        small = crop_one_by_one(pixels, part, boxes, side, unflipped)
+        thumbnails[part.numpy()] = small.permute(0, 2, 3, 1).numpy()
     return thumbnails

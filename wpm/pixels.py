@@ -1,35 +1,42 @@
 """Decode once: image files become a uint8 cache on disk that every trial of a node maps."""
 
 import hashlib
+import json
 import logging
+import mmap
 import os
 import shutil
-import tempfile
-import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from wpm.atomic import DamagedFileError, hold_lock, read_json, write_json
+from wpm.atomic import DamagedFileError, StorageError, hold_lock, read_json, write_json
 from wpm.datasets import ImageIndex
+from wpm.decoding import Part, cached_size, decode_parts
 from wpm.errors import UserError
 
-FORMAT = 1  # raise when the layout or the decoding changes: old caches are then left alone
-_CHECK_BYTES = 64 * 2**20  # one CRC per so many bytes
+FORMAT = 2  # raise when the layout or the decoding changes: old caches are then left alone
+# Decoded by one worker, kept when the rest is cut short; has one checksum, so part of the format.
+PART_IMAGES = 64
+# Of a GPU's free memory when a training starts; activations, and other trials, need the rest.
+RESIDENT_SHARE = 0.25
 _BUILD_WAIT_S = 24 * 3600.0  # another process decodes; the largest set takes hours
-_DECODE_WINDOW = 256  # images decoded ahead of the writer: bounds memory
+_READ_BYTES = 16 * 2**20
+
+_MAP_NORESERVE = 0x4000  # Linux's; Python names it from 3.14 on
 
 _log = logging.getLogger(__name__)
+
+# Called with the number of images decoded so far and that of all.
+Progress = Callable[[int, int], None]
 
 
 class Pixels:
@@ -40,6 +47,8 @@ class Pixels:
         class_names: all classes of the data set.
         sizes: (N, 2) int64, height and width of every image in pixels.
         channels: 1 or 3 (RGB).
+        starts: (N + 1,) int64, where an image's bytes begin among those of all.
+        bytes: all bytes: image after image, row after row, channels last.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,23 +62,21 @@ class Pixels:
         """
         self.folder = folder
         meta = read_json(folder / "meta.json")
+        if meta["format"] != FORMAT:
+            raise UserError(
+                f"{folder}: pixel cache of format {meta['format']}, this version reads {FORMAT}; "
+                "give the launch command again, it builds another"
+            )
         self.class_names: tuple[str, ...] = tuple(meta["class_names"])
         self.channels: int = meta["channels"]
         self.labels = torch.tensor(meta["labels"], dtype=torch.int64)
         self.sizes = torch.tensor(meta["sizes"], dtype=torch.int64).view(-1, 2)
-        num_bytes = self.channels * self.sizes.prod(dim=1)
-        self._starts = torch.cat([num_bytes.new_zeros(1), num_bytes.cumsum(0)])
+        self.starts = torch.from_numpy(_starts_of(self.sizes.numpy(), self.channels))
         path = folder / "pixels.bin"
-        if not path.exists() or path.stat().st_size != int(self._starts[-1]):
+        if not path.exists() or path.stat().st_size != int(self.starts[-1]):
             raise _damaged(folder)
-        # Read-only: what a process might write to, Linux does not let it map beyond the memory.
-        mapped = np.memmap(path, dtype=np.uint8, mode="r")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of writing to it; `read` copies
-            self._bytes = torch.from_numpy(mapped)
-        same_size = bool((self.sizes == self.sizes[0]).all())
-        height, width = self.sizes[0].tolist()
-        self._uniform = self._bytes.view(-1, self.channels, height, width) if same_size else None
+        self.bytes = torch.frombuffer(_map_privately(path), dtype=torch.uint8)
+        self._resident: dict[torch.device, Tensor | None] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -78,25 +85,25 @@ class Pixels:
         """Return (M,) positions of the images of some classes, in order."""
         return torch.nonzero(torch.isin(self.labels, torch.tensor(classes))).flatten()
 
-    def read(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Copy some images into one batch.
+    def image(self, position: int) -> Tensor:
+        """Return (height, width, C) uint8 of one image: the mapped memory itself, not a copy."""
+        height, width = self.sizes[position].tolist()
+        first, end = self.starts[position : position + 2].tolist()
+        return self.bytes[first:end].view(height, width, self.channels)
+
+    def resident(self, device: torch.device) -> Tensor | None:
+        """Return all bytes on a GPU, copied there once, or None where they are too many.
 
         Args:
-            indices: (B,) positions.
-
-        Returns:
-            (B, C, height, width) uint8, padded with zeros at the right and bottom to the largest
-            of the batch, and (B, 2) int64 heights and widths.
+            device: a GPU, of whose free memory they may take `RESIDENT_SHARE`.
         """
-        sizes = self.sizes[indices]
-        if self._uniform is not None:
-            return self._uniform[indices], sizes
-        height, width = sizes.amax(dim=0).tolist()
-        images = torch.zeros((len(indices), self.channels, height, width), dtype=torch.uint8)
-        for image, i, (h, w) in zip(images, indices.tolist(), sizes.tolist(), strict=True):
-            flat = self._bytes[self._starts[i] : self._starts[i + 1]]
-            image[:, :h, :w] = flat.view(self.channels, h, w)
-        return images, sizes
+        if device not in self._resident:
+            free, _ = torch.cuda.mem_get_info(device)
+            fits = len(self.bytes) <= RESIDENT_SHARE * free
+            self._resident[device] = self.bytes.to(device) if fits else None
+            where = "on the GPU" if fits else "in host memory"
+            _log.info("%s: %.1f GB %s", self.folder.name, len(self.bytes) / 1e9, where)
+        return self._resident[device]
 
     def verify(self) -> None:
         """Compare every byte with the checksums written with it.
@@ -105,20 +112,26 @@ class Pixels:
             DamagedFileError: they differ.
         """
         checks = read_json(self.folder / "meta.json")["crc32"]
-        if list(_crc32_of(self.folder / "pixels.bin")) != checks:
+        firsts = self.starts[:-1:PART_IMAGES].tolist()
+        spans = list(zip(firsts, [*firsts[1:], int(self.starts[-1])], strict=True))
+        if _checksums(self.folder / "pixels.bin", spans) != checks:
             raise _damaged(self.folder)
 
 
-def build_pixels(index: ImageIndex, resize: int, work_root: Path) -> Path:
+def build_pixels(
+    index: ImageIndex, resize: int, work_root: Path, progress: Progress | None = None
+) -> Path:
     """Decode the images of an index into a cache, unless that was done before.
 
     The cache's name is a digest of the images' content, classes and decoding settings. Several
-    processes may call this at once: one decodes, the others wait for it.
+    processes may call this at once: one decodes, the others wait for it. What a killed one had
+    decoded is kept: the next goes on from there.
 
     Args:
         index: images to decode; a search passes trainval images only.
         resize: length of the shorter side in pixels.
         work_root: caches go to `work_root/pixels`.
+        progress: told after every part; not called where nothing is left to decode.
 
     Returns:
         The cache's folder, complete and verified.
@@ -134,79 +147,38 @@ def build_pixels(index: ImageIndex, resize: int, work_root: Path) -> Path:
         folder.with_suffix(".lock"), wait_s=_BUILD_WAIT_S, what=f"pixel cache {folder.name}"
     ):
         if not (folder / "meta.json").exists():
-            _decode_into(folder, index, resize)
+            _decode_into(folder, index, resize, progress or _log_progress)
         Pixels(folder).verify()
     return folder
 
 
-def decode_image(path: Path | Image.Image, channels: int, resize: int) -> NDArray[np.uint8]:
-    """Open an image, convert it and resize its shorter side.
+def _map_privately(path: Path) -> mmap.mmap:
+    """Map a file copy-on-write: its pages are shared until somebody writes to them.
 
-    Args:
-        path: the file, or an image that is open already.
-        channels: 1 for greyscale, 3 for RGB.
-        resize: length of the shorter side in pixels; the longer keeps the ratio, rounded down.
-
-    Returns:
-        (C, height, width) uint8.
-
-    Raises:
-        OSError, SyntaxError, ValueError: what Pillow raises on files that it cannot read.
+    Without NORESERVE Linux would refuse a file larger than the memory, in case all is written to.
     """
-    # An image that is open already is its owner's to close.
-    opened = nullcontext(path) if isinstance(path, Image.Image) else Image.open(path)
-    with opened as image:
-        converted = _to_eight_bit(image).convert("L" if channels == 1 else "RGB")
-    width, height = converted.size
-    short = min(width, height)
-    size = (int(resize * width / short), int(resize * height / short))
-    if size != converted.size:
-        converted = converted.resize(size, Image.Resampling.BILINEAR)
-    pixels = np.asarray(converted)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+    with path.open("rb") as file:
+        return mmap.mmap(
+            file.fileno(),
+            0,
+            flags=mmap.MAP_PRIVATE | _MAP_NORESERVE,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
+        )
 
 
-def _to_eight_bit(image: Image.Image) -> Image.Image:
-    """Prepare the kinds of image that Pillow's own conversion clips or warns about."""
-    if image.mode.startswith("I"):  # 16 bits a pixel, which conversion would cut off at 255
-        levels = np.asarray(image).astype(np.uint32)
-        return Image.fromarray((levels.clip(max=65535) // 257).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        # Strokes on nothing: without a ground they would vanish in the colour under the glass.
-        layers = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers)
-    return image
+def _log_progress(done: int, total: int) -> None:
+    _log.info("decoded %d of %d images", done, total)
 
 
-@dataclass(frozen=True)
-class _Unreadable:
-    path: str
-    reason: str
-
-
-def _decode_into(folder: Path, index: ImageIndex, resize: int) -> None:
+def _decode_into(folder: Path, index: ImageIndex, resize: int, progress: Progress) -> None:
     """Write a cache beside its final name, then rename it."""
-    for stale in folder.parent.glob(
-        f".partial-{folder.name}-*"
-    ):  # of a killed builder; we hold the lock
-        shutil.rmtree(stale, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".partial-{folder.name}-"))
+    partial = folder.with_name(f".partial-{folder.name}")
+    sizes = [cached_size(index.root / path, resize) for path in index.paths]
+    starts = _starts_of(np.array(sizes), index.channels)
     try:
-        sizes: list[tuple[int, int]] = []
-        unreadable: list[_Unreadable] = []
-        with (partial / "pixels.bin").open("wb") as file:
-            for decoded in _decode_all(index, resize):
-                if isinstance(decoded, _Unreadable):
-                    unreadable.append(decoded)
-                else:
-                    file.write(np.ascontiguousarray(decoded).tobytes())
-                    sizes.append(decoded.shape[1:])
-        if unreadable:
-            first = "; ".join(f"{bad.path} ({bad.reason})" for bad in unreadable[:3])
-            raise UserError(
-                f"{len(unreadable)} of {len(index.paths)} images in {index.root} cannot be read: "
-                f"{first}{'; ...' if len(unreadable) > 3 else ''}; mend or delete them"
-            )
+        partial.mkdir(exist_ok=True)
+        _allocate(partial / "pixels.bin", int(starts[-1]))
+        parts = _cut_into_parts(partial / "pixels.bin", index, resize, sizes, starts)
         meta: dict[str, Any] = {
             "format": FORMAT,
             "dataset": index.dataset,
@@ -216,36 +188,117 @@ def _decode_into(folder: Path, index: ImageIndex, resize: int) -> None:
             "class_names": index.class_names,
             "labels": index.labels.tolist(),
             "sizes": sizes,
-            "crc32": list(_crc32_of(partial / "pixels.bin")),
+            "crc32": _decode_missing(partial, parts, progress),
         }
         write_json(partial / "meta.json", meta)
+        (partial / "parts.jsonl").unlink()
         shutil.rmtree(folder, ignore_errors=True)  # no meta.json: never finished
         partial.rename(folder)
     except OSError as error:
-        raise UserError(
-            f"{folder}: pixel cache cannot be written ({error.strerror}); free space or choose "
-            "another --work-root"
-        ) from error
-    finally:
         shutil.rmtree(partial, ignore_errors=True)
+        raise StorageError(
+            f"{folder}: pixel cache of {starts[-1] / 1e9:.1f} GB cannot be written "
+            f"({error.strerror}); free space or choose another --work-root"
+        ) from error
 
 
-def _decode_all(index: ImageIndex, resize: int) -> Iterator[NDArray[np.uint8] | _Unreadable]:
-    """Decode in order, several threads ahead (Pillow decodes and resizes outside Python's lock)."""
+def _starts_of(sizes: NDArray[np.int64], channels: int) -> NDArray[np.int64]:
+    """Return (N + 1,) positions of images' first bytes, and the end, from (N, 2) sizes."""
+    return np.concatenate([[0], np.cumsum(channels * sizes.prod(axis=1))])
 
-    def decode(path: str) -> NDArray[np.uint8] | _Unreadable:
-        try:
-            return decode_image(index.root / path, index.channels, resize)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return _Unreadable(path, str(error).splitlines()[0] if str(error) else repr(error))
 
-    done = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(index.paths), _DECODE_WINDOW):
-            window = index.paths[start : start + _DECODE_WINDOW]
-            yield from pool.map(decode, window)
-            done += len(window)
-            _log.info("decoded %d of %d images of %s", done, len(index.paths), index.dataset)
+def _allocate(path: Path, num_bytes: int) -> None:
+    """Reserve the space: a disk that is too small is noticed before hours of decoding."""
+    with path.open("ab") as file:
+        if num_bytes:
+            os.posix_fallocate(file.fileno(), 0, num_bytes)
+
+
+def _cut_into_parts(
+    file: Path,
+    index: ImageIndex,
+    resize: int,
+    sizes: Sequence[tuple[int, int]],
+    starts: NDArray[np.int64],
+) -> list[Part]:
+    return [
+        Part(
+            number=number,
+            file=str(file),
+            offset=int(starts[first]),
+            root=str(index.root),
+            paths=index.paths[first : first + PART_IMAGES],
+            sizes=sizes[first : first + PART_IMAGES],
+            channels=index.channels,
+            resize=resize,
+        )
+        for number, first in enumerate(range(0, len(sizes), PART_IMAGES))
+    ]
+
+
+def _decode_missing(partial: Path, parts: Sequence[Part], progress: Progress) -> list[int]:
+    """Decode the parts that an earlier process has not; return the checksums of all.
+
+    Raises:
+        UserError: some images are unreadable; nothing is kept, for their change renames the cache.
+    """
+    checks = _read_intact(partial, parts)
+    total = sum(len(part.paths) for part in parts)
+    done = sum(len(parts[number].paths) for number in checks)
+    unreadable: list[Sequence[str]] = []
+    with (partial / "parts.jsonl").open("a", encoding="utf-8") as journal:
+        for decoded in decode_parts([part for part in parts if part.number not in checks]):
+            unreadable += decoded.unreadable
+            checks[decoded.number] = decoded.crc32
+            if not decoded.unreadable:
+                journal.write(json.dumps([decoded.number, decoded.crc32]) + "\n")
+                journal.flush()
+            done += len(parts[decoded.number].paths)
+            progress(done, total)
+    if unreadable:
+        shutil.rmtree(partial, ignore_errors=True)
+        unreadable.sort(key=list)
+        first = "; ".join(f"{path} ({reason})" for path, reason in unreadable[:3])
+        raise UserError(
+            f"{len(unreadable)} of {total} images in {parts[0].root} cannot be read: "
+            f"{first}{'; ...' if len(unreadable) > 3 else ''}; mend or delete them"
+        )
+    return [checks[part.number] for part in parts]
+
+
+def _read_intact(partial: Path, parts: Sequence[Part]) -> dict[int, int]:
+    """Return the checksums of the parts that a killed process had written, where they are right."""
+    journal = partial / "parts.jsonl"
+    numbered, written = {part.number: part for part in parts}, {}
+    for line in journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []:
+        with suppress(ValueError, TypeError):  # the last line may have been cut
+            number, crc32 = json.loads(line)
+            if number in numbered:
+                written[number] = crc32
+    spans = [_span_of(numbered[number]) for number in written]
+    found = dict(zip(written, _checksums(partial / "pixels.bin", spans), strict=True))
+    return {number: crc32 for number, crc32 in found.items() if crc32 == written[number]}
+
+
+def _span_of(part: Part) -> tuple[int, int]:
+    pixels = sum(height * width for height, width in part.sizes)
+    return part.offset, part.offset + part.channels * pixels
+
+
+def _checksums(path: Path, spans: Iterable[tuple[int, int]]) -> list[int]:
+    """Return the CRC-32 of each span of a file, first byte and end."""
+
+    def compute(span: tuple[int, int]) -> int:
+        first, end = span
+        crc32 = 0
+        with path.open("rb") as file:
+            file.seek(first)
+            while chunk := file.read(min(_READ_BYTES, end - file.tell())):
+                crc32 = zlib.crc32(chunk, crc32)
+        return crc32
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # reads and sums outside Python's lock
+        return list(pool.map(compute, spans))
 
 
 def _key_of(index: ImageIndex, resize: int, work_root: Path) -> str:
@@ -267,28 +320,28 @@ def _content_digests(index: ImageIndex, work_root: Path) -> list[str]:
         known: dict[str, list[Any]] = read_json(memory_path)
     except UserError:  # not there, or damaged: only a memory of what can be computed again
         known = {}
-    digests, changed = [], False
-    for path in index.paths:
-        try:
+    stale: dict[str, list[int]] = {}
+    try:
+        for path in index.paths:
             stat = (index.root / path).stat()
             stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
             if path not in known or known[path][0] != stamp:
-                content = hashlib.sha256((index.root / path).read_bytes()).hexdigest()
-                known[path], changed = [stamp, content], True
-        except OSError as error:
-            raise UserError(
-                f"{index.root / path}: cannot be read ({error.strerror}); mend or delete it"
-            ) from error
-        digests.append(str(known[path][1]))
-    if changed:
+                stale[path] = stamp
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # reads and hashes outside Python's lock
+            contents = pool.map(lambda path: _sha256_of(index.root / path), stale)
+            known |= {p: [stamp, c] for (p, stamp), c in zip(stale.items(), contents, strict=True)}
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or index.root}: cannot be read ({error.strerror}); mend or delete it"
+        ) from error
+    if stale:
         write_json(memory_path, known)
-    return digests
+    return [str(known[path][1]) for path in index.paths]
 
 
-def _crc32_of(path: Path) -> Iterator[int]:
+def _sha256_of(path: Path) -> str:
     with path.open("rb") as file:
-        while chunk := file.read(_CHECK_BYTES):
-            yield zlib.crc32(chunk)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damaged(folder: Path) -> DamagedFileError:

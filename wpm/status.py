@@ -1,6 +1,7 @@
 """Progress of all studies, read from their records."""
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from wpm.records import (
     PRUNED,
     RUNNING,
     StudyPlace,
+    TrainingRecord,
     find_studies,
     is_running,
     read_finals,
@@ -22,7 +24,7 @@ from wpm.records import (
 from wpm.tables import format_table
 
 _COLUMNS = ("study", "trials", "complete", "stopped", "failed", "running", "best", "final runs",
-            "time", "now")  # fmt: skip
+            "time", "validating", "now")  # fmt: skip
 
 
 def format_status(run_root: Path) -> str:
@@ -66,6 +68,17 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str]]:
         f"{max(scores):.4f}" if scores else "-",
         tested,
         format_duration(sum(worker_seconds(record.reports) for record in records)),
+        _validating(records),
         now,
     ]
     return row, problems + more_problems
+
+
+def _validating(records: Sequence[TrainingRecord]) -> str:
+    """Return the share of the trials' time that went into validation, in percent."""
+    folds = [
+        fold for record in records for fold in (record.reports or [{"folds": []}])[-1]["folds"]
+    ]
+    validation = sum(fold["validation_seconds"] for fold in folds)
+    total = validation + sum(fold["training_seconds"] for fold in folds)
+    return f"{validation / total:.0%}" if total else "-"

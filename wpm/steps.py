@@ -46,7 +46,8 @@ def backward_low_memory(
     """Add the same gradient as `backward_fast`, keeping the activations of one pass at a time.
 
     Images that a pass has no gradient for (exactly zero, in every dimension) are left out of its
-    second run: trunks treat images apart from one another, so nothing is lost.
+    second run: trunks treat images apart from one another, so nothing is lost. A small gradient is
+    no ground for leaving it out: by how much the trunk magnifies it is not known before.
 
     Args:
         model: trunk and embedder.
@@ -65,11 +66,12 @@ def backward_low_memory(
     loss = loss_of(model.mask_embeddings(embeddings, masks))
     loss.backward()
     assert embeddings.grad is not None
-    for channel, gradient in zip(masks.channel, embeddings.grad, strict=True):
-        some = gradient.any(dim=1)
-        if bool(some.any()):
-            embedded = model.embed_passes(features[some], channel[None, some])
-            embedded.backward(gradient[None, some])
-    if features.grad is not None:
-        stem.backward(features.grad)
+    needed = embeddings.grad.any(dim=2).cpu()
+    needed[0, 0] = True  # every weight gets a gradient, be it zero: optimisers pass over None
+    for channel, gradient, of_pass in zip(masks.channel, embeddings.grad, needed, strict=True):
+        if of_pass.any():
+            images_kept = slice(None) if of_pass.all() else of_pass  # a slice copies nothing
+            embedded = model.embed_passes(features[images_kept], channel[None, images_kept])
+            embedded.backward(gradient[None, images_kept])
+    stem.backward(features.grad)
     return loss.detach()

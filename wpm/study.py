@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import (
     BaseSampler,
@@ -57,8 +59,8 @@ _SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: RandomSampler(seed=seed),
 }
 SAMPLER_NAMES = tuple(_SAMPLERS)
-# Not among Optuna's own requirements: what a sampler imports when it is first used.
-_SAMPLER_PACKAGES = {"gp": "greenlet", "cmaes": "cmaes"}
+# What a sampler imports when it is first used, and Optuna does not install.
+_SAMPLER_PACKAGES = {"cmaes": "cmaes"}
 
 
 @dataclass(frozen=True)
@@ -356,12 +358,12 @@ def build_sampler(name: str, seed: int, trials: int) -> BaseSampler:
             f"sampler {name} needs the package {package}: python -m pip install {package}, or "
             f"choose another of {', '.join(_SAMPLERS)}"
         )
-    if name == "qmc":
-        # The study counts how much of this one sequence is used; another seed would be another.
+    if name != "qmc":  # of its one sequence the study counts how much is used
+        # A seed of its own for every launch: the same one would propose the same points again.
+        seed = int(np.random.SeedSequence((seed, trials)).generate_state(1)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
         return _SAMPLERS[name](seed)
-    # A seed of its own for every launch: the same one would propose the same points again.
-    entropy = np.random.SeedSequence((seed, trials)).generate_state(1)
-    return _SAMPLERS[name](int(entropy[0]))
 
 
 def _drop_torn_line(journal: Path) -> None:

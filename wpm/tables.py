@@ -4,19 +4,23 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 FORMATS = ("text", "markdown", "csv")
-LATEX = "latex"  # of `format_latex`, which not every script can print
+LATEX = "latex"  # a style that not every script can print
 
 _LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
+    "<": "$<$",
+    ">": "$>$",
+    "--": "-{}-",  # two hyphens, not a dash
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
-_LATEX_PATTERN = re.compile(r"[\\~^±&%$#_{}]|(?<![\w.])-(?=[\d.])")
+_LATEX_PATTERN = re.compile(r"[\\~^±<>&%$#_{}]|--|(?<![\w.])-(?=[\d.])")
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], style: str) -> str:
@@ -61,40 +65,70 @@ def format_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], style: s
     raise ValueError(f"unknown style {style!r}; choose from {', '.join(FORMATS)}")
 
 
+@dataclass(frozen=True)
+class Wide:
+    """A cell of a LaTeX table that stands over several columns.
+
+    Attributes:
+        text: LaTeX.
+        columns: that it covers.
+        align: l, c or r.
+    """
+
+    text: str
+    columns: int
+    align: str = "c"
+
+
 def format_latex(
-    headings: Sequence[Sequence[tuple[str, int]]], rows: Sequence[Sequence[Any]]
+    columns: str, headings: Sequence[Sequence[Wide | str]], rows: Sequence[Sequence[Wide | str]]
 ) -> str:
     """Lay a table out as a LaTeX `tabular` with the rules of package booktabs.
 
     Args:
-        headings: lines of headings, each a text and the number of columns it stands over; the
-            first column holds words, the others numbers.
-        rows: cells, as many a row as there are columns; written with `str` and escaped.
+        columns: how they are aligned, as `tabular` takes it: l, c, r and @{...}.
+        headings: lines of headings; a rule stands under those that are wide but in the last line.
+        rows: cells, in LaTeX; an empty row is a small gap.
 
     Returns:
         The environment, without a final newline.
 
     Raises:
-        ValueError: a line of headings or a row has another number of columns than the first.
+        ValueError: a line has another number of columns than there are.
     """
-    columns = sum(span for _, span in headings[0])
-    widths = [sum(span for _, span in line) for line in headings] + [len(row) for row in rows]
-    if set(widths) != {columns}:
-        raise ValueError(f"lines of {sorted(set(widths))} columns in one table")
-    lines = [rf"\begin{{tabular}}{{l{'r' * (columns - 1)}}}", r"\toprule"]
-    for line in headings:
-        cells, rules, column = [], [], 1
-        for text, span in line:
-            wide = span > 1
-            heading = escape_latex(text)
-            cells.append(rf"\multicolumn{{{span}}}{{c}}{{{heading}}}" if wide else heading)
-            if wide:
-                rules.append(rf"\cmidrule(lr){{{column}-{column + span - 1}}}")
-            column += span
-        lines += [" & ".join(cells) + r" \\", *([" ".join(rules)] if rules else [])]
+    count = len(re.sub(r"@\{[^}]*\}", "", columns))
+    for line in [*headings, *filter(None, rows)]:
+        found = sum(cell.columns if isinstance(cell, Wide) else 1 for cell in line)
+        if found != count:
+            raise ValueError(f"a line of {found} columns in a table of {count}")
+    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    for number, line in enumerate(headings, start=1):
+        lines.append(_latex_line(line))
+        if number < len(headings):
+            lines.append(_latex_rules(line))
     lines.append(r"\midrule")
-    lines += [" & ".join(escape_latex(str(cell)) for cell in row) + r" \\" for row in rows]
+    lines += [_latex_line(row) if row else r"\addlinespace[2pt]" for row in rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _latex_line(cells: Sequence[Wide | str]) -> str:
+    texts = [
+        rf"\multicolumn{{{cell.columns}}}{{{cell.align}}}{{{cell.text}}}"
+        if isinstance(cell, Wide)
+        else cell
+        for cell in cells
+    ]
+    return " & ".join(texts) + r" \\"
+
+
+def _latex_rules(cells: Sequence[Wide | str]) -> str:
+    rules, column = [], 1
+    for cell in cells:
+        width = cell.columns if isinstance(cell, Wide) else 1
+        if isinstance(cell, Wide):
+            rules.append(rf"\cmidrule(lr){{{column}-{column + width - 1}}}")
+        column += width
+    return " ".join(rules)
 
 
 def escape_latex(text: str) -> str:

@@ -215,7 +215,8 @@ class FoldTraining:
             except torch.OutOfMemoryError:
                 # From now on: the next batch is as large. The same batch again, below.
                 self.step_mode = LOW_MEMORY
-        self._clear_gradients()
+            self._clear_gradients()
+            torch.cuda.empty_cache()  # trials beside this one can use what the attempt had taken
         return backward_low_memory(self.model, images, masks, loss_of)
 
     def _clear_gradients(self) -> None:

@@ -1,0 +1,315 @@
+"""From image files to the trunk's input: files decoded every time against a cache and byte crops.
+
+python -m benchmarks.images                            # photographs of 500 x 375 made here
+python -m benchmarks.images --data-root DIR            # a folder or zip, one folder a class
+python -m benchmarks.images --protocol small --quick   # 24 px instead of 227
+"""
+
+import argparse
+import itertools
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler
+from torchvision import transforms
+from torchvision.datasets import ImageFolder
+
+from wpm.batches import BatchMaker
+from wpm.config import Protocol, find_protocol
+from wpm.datasets import DataSource, ImageIndex, load_index
+from wpm.decoding import DecodedPart, Part, cached_size, decode_in_processes, decode_in_threads
+from wpm.model import build_model, freeze_batch_norm
+from wpm.pixels import PART_IMAGES, Pixels, build_pixels
+
+BATCH = 32
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def make_photographs(root: Path, images: int) -> Path:
+    """Write JPEG files of 500 x 375: smooth shapes and noise, about 75 kB each."""
+    rng = np.random.default_rng(0)
+    for number in range(images):
+        folder = root / f"class_{number % 8}"
+        folder.mkdir(parents=True, exist_ok=True)
+        shapes = Image.fromarray(rng.integers(0, 256, (12, 16, 3)).astype(np.uint8))
+        smooth = np.asarray(shapes.resize((500, 375), Image.Resampling.BICUBIC))
+        noisy = smooth + rng.normal(0, 12, smooth.shape)
+        picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+        picture.save(folder / f"{number}.jpg", quality=90)
+    return root
+
+
+def endless_pil_batches(root: Path, protocol: Protocol, cores: int) -> Iterator[Tensor]:
+    """Yield batches as a DataLoader makes them from files with Pillow, a worker a core."""
+    augment = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(protocol.crop, protocol.crop_scale, protocol.crop_ratio),
+            transforms.RandomHorizontalFlip(protocol.flip),
+            transforms.ToTensor(),
+            transforms.Normalize(*IMAGENET),
+        ]
+    )
+    images = ImageFolder(str(root), augment)
+    sampler = RandomSampler(images, replacement=True, num_samples=10**9)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    loader = DataLoader(images, BATCH, sampler=sampler, num_workers=cores,
+                        pin_memory=device == "cuda", persistent_workers=True)  # fmt: skip
+    for batch, _ in loader:
+        yield batch.to(device, non_blocking=True)
+
+
+def endless_cached_batches(
+    pixels: Pixels, protocol: Protocol, device: torch.device
+) -> Iterator[Tensor]:
+    """Yield batches as a training makes them from the cache."""
+    spec = build_model(protocol, pixels.channels, seed=0).trunk.input_spec
+    maker, generator = BatchMaker(pixels, protocol, spec, device), torch.Generator().manual_seed(0)
+    while True:
+        indices = torch.randint(len(pixels), (BATCH,), generator=generator)
+        yield maker.training_batch(indices, generator)[0]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Images a second, and images a second of CPU time of this process and its children."""
+
+    wall: float
+    cpu: float
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and of all it has started."""
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    total = time.process_time() + ended.ru_utime + ended.ru_stime
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def measure(run: Callable[[], int]) -> Rate:
+    """Return the rate of something that returns how many images it has dealt with."""
+    synchronize()
+    wall, cpu = time.perf_counter(), cpu_seconds()
+    count = run()
+    synchronize()
+    return Rate(count / (time.perf_counter() - wall), count / (cpu_seconds() - cpu))
+
+
+def synchronize() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def compare(what: str, ways: dict[str, Callable[[], Rate]], repeats: int) -> None:
+    """Print the rates of two ways, measured in turn, and the medians of their ratios."""
+    pairs = [tuple(way() for way in ways.values()) for _ in range(repeats)]
+    told = []
+    for name, column in zip(ways, zip(*pairs, strict=True), strict=True):
+        wall = statistics.median(rate.wall for rate in column)
+        cpu = statistics.median(rate.cpu for rate in column)
+        told.append(f"{name} {wall:.0f} images/s ({cpu:.0f} a CPU second)")
+    wall = statistics.median(b.wall / a.wall for a, b in pairs)
+    cpu = statistics.median(b.cpu / a.cpu for a, b in pairs)
+    print(f"{what}: {', '.join(told)}; ratio {wall:.2f} by the clock, {cpu:.2f} by CPU time "
+          f"(n = {repeats} pairs)", flush=True)  # fmt: skip
+
+
+def compare_batches(
+    root: Path,
+    pixels: Pixels,
+    protocol: Protocol,
+    device: torch.device,
+    cores: int,
+    seconds: float,
+    repeats: int,
+) -> None:
+    """Print the rates of both paths; a DataLoader's batches of meanwhile are not counted."""
+
+    def take(batches: Iterator[Tensor], ahead: int) -> Rate:
+        for _ in itertools.islice(batches, ahead):
+            pass
+        end = time.perf_counter() + seconds
+
+        def run() -> int:
+            count = 0
+            while time.perf_counter() < end:
+                count += len(next(batches))
+            return count
+
+        return measure(run)
+
+    pil = endless_pil_batches(root, protocol, cores)
+    ours = endless_cached_batches(pixels, protocol, device)
+    ways = {
+        "files, Pillow and DataLoader": lambda: take(pil, 3 * cores + 1),
+        f"cache, on {device}": lambda: take(ours, 1),
+    }
+    compare(f"batches of {BATCH} at {protocol.crop} px, {cores} cores", ways, repeats)
+
+
+def compare_decoding(
+    index: ImageIndex, resize: int, cores: int, folder: Path, repeats: int
+) -> None:
+    """Print the rates of threads and of processes, and what threads cannot do at once."""
+    sizes = [cached_size(index.root / path, resize) for path in index.paths]
+    starts = np.cumsum([0, *(index.channels * h * w for h, w in sizes)]).tolist()
+    file = folder / "pixels.bin"
+    file.write_bytes(bytes(starts[-1]))
+    parts = [
+        Part(number, str(file), starts[first], str(index.root),
+             index.paths[first : first + PART_IMAGES], sizes[first : first + PART_IMAGES],
+             index.channels, resize)
+        for number, first in enumerate(range(0, len(sizes), PART_IMAGES))
+    ]  # fmt: skip
+
+    def decode(way: Callable[..., Iterator[DecodedPart]]) -> Rate:
+        return measure(lambda: sum(len(parts[part.number].paths) for part in way(parts, cores)))
+
+    ways = {
+        "threads": lambda: decode(decode_in_threads),
+        "processes": lambda: decode(decode_in_processes),
+    }
+    compare(f"decoding {len(sizes)} images to {resize} px, {cores} cores", ways, repeats)
+    stages = time_stages(index, resize)
+    locked = stages["open"] + stages["copy"]
+    print("; ".join(f"{name} {1e6 * seconds:.0f} us" for name, seconds in stages.items())
+          + f" an image: {locked / sum(stages.values()):.0%} under Python's lock, so threads "
+          f"cannot use more than about {sum(stages.values()) / locked:.0f} cores")  # fmt: skip
+
+
+def time_stages(index: ImageIndex, resize: int) -> dict[str, float]:
+    """Return CPU seconds an image; Pillow drops Python's lock to decode and to resize, no more."""
+    spent = dict.fromkeys(("open", "decode", "resize", "copy"), 0.0)
+    paths = index.paths[:300]
+
+    def timed(stage: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        start = time.thread_time()
+        result = function(*arguments)
+        spent[stage] += (time.thread_time() - start) / len(paths)
+        return result
+
+    for path in paths:
+        height, width = cached_size(index.root / path, resize)
+        image = timed("open", Image.open, index.root / path)
+        colour = timed("decode", image.convert, "RGB")
+        small = timed("resize", colour.resize, (width, height), Image.Resampling.BILINEAR)
+        timed("copy", small.tobytes)
+    return spent
+
+
+def measure_waiting(
+    pixels: Pixels, protocol: Protocol, device: torch.device, seconds: float
+) -> None:
+    """Print the share of a training step that goes into waiting for its images."""
+    model = build_model(protocol, pixels.channels, seed=0).to(device)
+    model.to(memory_format=torch.channels_last).train()
+    freeze_batch_norm(model)
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=0.0)
+    batches = endless_cached_batches(pixels, protocol, device)
+
+    def step(images: Tensor) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        embeddings = nn.functional.normalize(model(images), dim=1)
+        (embeddings @ embeddings.T).square().mean().backward()
+        optimizer.step()
+
+    def take_steps(source: Iterator[Tensor], steps: int) -> tuple[float, float]:
+        """Return the seconds of some steps, and those in which the CPU made their images."""
+        synchronize()
+        making, start = 0.0, time.perf_counter()
+        for _ in range(steps):
+            before = time.perf_counter()
+            images = next(source)
+            making += time.perf_counter() - before
+            step(images)
+        synchronize()
+        return time.perf_counter() - start, making
+
+    kept, steps = itertools.repeat(next(batches)), 20 if device.type == "cuda" else 1
+    take_steps(batches, 1)
+    waits: list[tuple[float, float]] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(waits) < 3:
+        total, making = take_steps(batches, steps)
+        # A GPU works on while the CPU makes images: it waited as far as steps without are faster.
+        wait = total - take_steps(kept, steps)[0] if device.type == "cuda" else making
+        waits.append((wait / total, total / steps))
+    share, total = (statistics.median(column) for column in zip(*waits, strict=True))
+    print(f"{protocol.trunk} at {protocol.crop} px, batch {BATCH}: {1e3 * total:.0f} ms a step, "
+          f"{share:.1%} of it waiting for images (n = {len(waits)})")  # fmt: skip
+
+
+def _read_all(folder: Path, barrier: Any, answers: Any) -> None:
+    """Read a cache, and tell how much memory its mapping takes while others have read it too."""
+    pixels = Pixels(folder)
+    pixels.bytes.sum()
+    barrier.wait()
+    lines = Path("/proc/self/smaps").read_text().partition(str(folder / "pixels.bin"))[2]
+    sizes = dict(line.split(":") for line in lines.splitlines()[1:20])
+    answers.put([int(sizes[name].split()[0]) for name in ("Rss", "Pss", "Private_Dirty")])
+    barrier.wait()
+
+
+def measure_sharing(folder: Path) -> None:
+    """Print the memory of two processes that have read the same cache."""
+    context = multiprocessing.get_context("spawn")
+    barrier, answers = context.Barrier(2), context.SimpleQueue()
+    workers = [context.Process(target=_read_all, args=(folder, barrier, answers)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for number in range(2):
+        rss, pss, private = answers.get()
+        print(f"process {number} of 2 reading one cache: {rss / 1024:.1f} MiB mapped and read, "
+              f"{pss / 1024:.1f} MiB its share, {private / 1024:.1f} MiB its own")  # fmt: skip
+    for worker in workers:
+        worker.join()
+
+
+def main() -> None:
+    """Print decoding, batches, waiting and memory."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--data-root", type=Path, help="images [made here]")
+    parser.add_argument("--protocol", choices=["mlrc", "small"], default="mlrc")
+    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.cores)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    print(f"{on}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch "
+          f"{torch.__version__}, Pillow {PIL.__version__}")  # fmt: skip
+    protocol = find_protocol(args.protocol, "folder")
+    with tempfile.TemporaryDirectory() as scratch:
+        work_root = Path(scratch)
+        made, repeats, seconds = (400, 3, 2.0) if args.quick else (2000, 7, 10.0)
+        data_root = args.data_root or make_photographs(work_root / "photographs", made)
+        index = load_index(DataSource("folder", data_root, work_root))
+        if args.quick:
+            index = index.subset(range(8))
+        compare_decoding(index, protocol.resize, args.cores, work_root, repeats)
+        pixels = Pixels(build_pixels(index, protocol.resize, work_root))
+        compare_batches(index.root, pixels, protocol, device, args.cores, seconds, repeats)
+        measure_waiting(pixels, protocol, device, 3 * seconds)
+        measure_sharing(pixels.folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""A surrogate of a recorded study: what any configuration of its space would have reported."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import qmc
+from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
+from sklearn.model_selection import KFold
+
+from benchmarks.search_replay import History
+
+_CANDIDATES = 2**14
+_Array = NDArray[np.float64]
+# From (points, parameters) to (points, epochs).
+_Predict = Callable[[_Array], _Array]
+
+
+def fit_trees(points: _Array, curves: _Array) -> _Predict:
+    """Fit extremely randomised trees, which go through every recorded score."""
+    forest = ExtraTreesRegressor(50, random_state=0).fit(points, curves)
+    return partial(_ask_trees, [tree.tree_ for tree in forest.estimators_])
+
+
+def _ask_trees(trees: Sequence[Any], asked: _Array) -> _Array:
+    features = asked.astype(np.float32)  # the trees' own, without scikit-learn's checks
+    mean: _Array = np.mean([tree.value[tree.apply(features), :, 0] for tree in trees], axis=0)
+    return mean
+
+
+def fit_process(points: _Array, curves: _Array) -> _Predict:
+    """Fit a Gaussian process: its kernel on the last scores, its weights on every epoch's."""
+    kernel = ConstantKernel() * Matern(np.ones(points.shape[1]), (0.05, 20.0), nu=2.5)
+    process = GaussianProcessRegressor(
+        kernel + WhiteKernel(1e-3), normalize_y=True, n_restarts_optimizer=2, random_state=0
+    )
+    with warnings.catch_warnings():
+        # A parameter without effect is pushed to the bound of its length.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        process.fit(points, curves[:, -1])
+    mean = curves.mean(axis=0)
+    weights = np.linalg.solve(process.kernel_(points), curves - mean)
+    return partial(_ask_process, process.kernel_.k1, points, mean, weights)
+
+
+def _ask_process(
+    smooth: Kernel, points: _Array, mean: _Array, weights: _Array, asked: _Array
+) -> _Array:
+    curve: _Array = mean + smooth(asked, points) @ weights
+    return curve
+
+
+SURROGATES = {"trees": fit_trees, "process": fit_process}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A searched parameter."""
+
+    name: str
+    low: float
+    high: float
+    log: bool
+
+    def to_unit(self, value: float) -> float:
+        """Return a position between 0 and 1."""
+        if self.log:
+            return float(np.log(value / self.low) / np.log(self.high / self.low))
+        return (value - self.low) / (self.high - self.low)
+
+    def from_unit(self, position: float) -> float:
+        """Return the value at a position between 0 and 1."""
+        if self.log:
+            return float(self.low * (self.high / self.low) ** position)
+        return self.low + position * (self.high - self.low)
+
+
+class Landscape:
+    """A surrogate of a study: from parameters to the whole history.
+
+    Recorded histories that ended early keep their last value. Noise is the residual of a recorded
+    trial, drawn at random: none with `fit_trees`, whose landscape is as rugged as the recording.
+
+    Attributes:
+        best: largest noise-free score among 16,384 configurations all over the space and the
+            recorded ones.
+        noise: standard deviation of the residuals of the last scores.
+        explained: share of their variance that is explained at left-out tenths of the trials.
+    """
+
+    def __init__(self, study: Mapping[str, Any], surrogate: str) -> None:
+        """Fit, with a fixed seed.
+
+        Args:
+            study: one of `benchmarks.search_replay.read_studies`.
+            surrogate: one of `SURROGATES`.
+        """
+        self.name = study["row"]
+        self.axes = [
+            Axis(name, s["low"], s["high"], s["scale"] == "log")
+            for name, s in study["searched"].items()
+        ]
+        histories = [trial["history"] for trial in study["trials"]]
+        self._epochs = max((history.epochs for history in histories), key=len)
+        points = np.array([self._features(trial["parameters"]) for trial in study["trials"]])
+        curves = np.array([pad(history.values, len(self._epochs)) for history in histories])
+        per_report = [history.seconds[-1] / len(history.seconds) for history in histories]
+        self._seconds_per_report = float(np.median(per_report))
+
+        fit, last = SURROGATES[surrogate], curves[:, -1]
+        errors = np.concatenate([
+            fit(points[rest], curves[rest])(points[tenth])[:, -1] - last[tenth]
+            for rest, tenth in KFold(10, shuffle=True, random_state=0).split(points)
+        ])  # fmt: skip
+        self.explained = float(1 - np.mean(errors**2) / last.var())
+        self._fitted = fit(points, curves)
+        self._residuals = curves - self._predict(points)
+        self.noise = float(self._residuals[:, -1].std())
+        self.best = float(self._predict(np.concatenate([self._spread(), points]))[:, -1].max())
+
+    def _features(self, parameters: Mapping[str, float]) -> list[float]:
+        """Return positions between 0 and 1, and for a pair of margins how far they are apart."""
+        positions = [axis.to_unit(parameters[axis.name]) for axis in self.axes]
+        if {"pos_margin", "neg_margin"} <= set(parameters):
+            positions.append(parameters["neg_margin"] - parameters["pos_margin"])
+        return positions
+
+    def _spread(self) -> _Array:
+        """Return features of configurations all over the space."""
+        sobol = qmc.Sobol(len(self.axes), rng=0).random(_CANDIDATES)
+        return np.array([
+            self._features({a.name: a.from_unit(u) for a, u in zip(self.axes, point, strict=True)})
+            for point in sobol
+        ])  # fmt: skip
+
+    def _predict(self, points: _Array) -> _Array:
+        """Return (points, epochs) scores without noise: the best so far never falls."""
+        curves: _Array = np.maximum.accumulate(self._fitted(points), axis=1)
+        return curves
+
+    def score(self, parameters: Mapping[str, float]) -> float:
+        """Return the last score of a configuration, without noise."""
+        return float(self._predict(np.array([self._features(parameters)]))[0, -1])
+
+    def train(self, parameters: Mapping[str, float], rng: np.random.Generator) -> History:
+        """Return what a trial would report: the surrogate plus the residuals of a recorded trial.
+
+        Args:
+            parameters: values of all searched parameters.
+            rng: chooses the trial whose residuals are the noise.
+        """
+        curve = self._predict(np.array([self._features(parameters)]))[0]
+        noisy = np.maximum.accumulate(curve + rng.choice(self._residuals))
+        count = len(self._epochs)
+        seconds = self._seconds_per_report * rng.uniform(0.9, 1.1) * np.arange(1, count + 1)
+        return History(self._epochs, noisy.tolist(), [1.0] * count, seconds.tolist())
+
+
+def pad(values: Any, length: int) -> list[float]:
+    """Repeat the last value."""
+    return [*values, *[values[-1]] * (length - len(values))]

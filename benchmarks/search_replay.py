@@ -1,0 +1,131 @@
+"""Recorded trials, and searches that replay them: what the search benchmarks share."""
+
+import heapq
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+HISTORIES = Path(__file__).parent / "data" / "search_histories.json"
+
+
+@dataclass(frozen=True)
+class History:
+    """What a trial reported, or would report if nothing stopped it.
+
+    Attributes:
+        epochs: of each report.
+        values: of each report: mean over the folds of the best score so far.
+        folds_running: share of the folds that trained up to each report.
+        seconds: since its start, at each report.
+    """
+
+    epochs: Sequence[int]
+    values: Sequence[float]
+    folds_running: Sequence[float]
+    seconds: Sequence[float]
+
+    def cost(self, reports: int) -> float:
+        """Return the epochs trained until a report, an epoch of one fold counted as its share."""
+        starts = [0, *self.epochs[:-1]]
+        steps = [end - start for start, end in zip(starts, self.epochs, strict=True)]
+        shares = zip(steps, self.folds_running, strict=True)
+        return sum(step * share for step, share in list(shares)[:reports])
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a replayed trial ended.
+
+    Attributes:
+        number: in order of the starts.
+        history: all that it would have reported.
+        reports: how many it made.
+        complete: whether it ended by itself.
+    """
+
+    number: int
+    history: History
+    reports: int
+    complete: bool
+
+    @property
+    def cost(self) -> float:
+        """Epochs trained."""
+        return self.history.cost(self.reports)
+
+    @property
+    def value(self) -> float:
+        """Its last report."""
+        return self.history.values[self.reports - 1]
+
+
+def read_studies(path: Path = HISTORIES) -> list[dict[str, Any]]:
+    """Read what `benchmarks.search_histories` wrote, with each trial's `history`."""
+    studies: list[dict[str, Any]] = json.loads(path.read_text())
+    for study in studies:
+        for trial in study["trials"]:
+            shares = [running / study["folds"] for running in trial["folds_running"]]
+            trial["history"] = History(trial["epochs"], trial["values"], shares, trial["seconds"])
+    return studies
+
+
+def replay(
+    study: optuna.Study,
+    start: Callable[[optuna.Trial], History],
+    trials: int,
+    workers: int,
+    stopped_as: TrialState = TrialState.PRUNED,
+) -> list[Ended]:
+    """Run a search on simulated time, as `wpm.study` asks, reports and tells.
+
+    Args:
+        study: its sampler chooses, its pruner stops.
+        start: suggests the parameters of a trial, and returns what it would report.
+        trials: how many to run.
+        workers: how many run at a time.
+        stopped_as: what the study is told of a stopped trial.
+
+    Returns:
+        The trials in order of their ends.
+    """
+    ended: list[Ended] = []
+    # (time of the next report, number, reports so far, history, Optuna's trial)
+    running: list[tuple[float, int, int, History, optuna.Trial]] = []
+
+    def start_one(now: float) -> None:
+        trial = study.ask()
+        history = start(trial)
+        heapq.heappush(running, (now + history.seconds[0], trial.number, 0, history, trial))
+
+    for _ in range(min(workers, trials)):
+        start_one(0.0)
+    started = len(running)
+    while running:
+        now, number, report, history, trial = heapq.heappop(running)
+        value = history.values[report]
+        trial.report(value, step=history.epochs[report])
+        # A trial that ends by itself is not asked whether to stop: its last report ends it.
+        complete = report + 1 == len(history.epochs)
+        if complete:
+            study.tell(trial, value)
+        elif trial.should_prune():
+            tell_stopped(study, trial, value, stopped_as)
+        else:
+            wait = history.seconds[report + 1] - history.seconds[report]
+            heapq.heappush(running, (now + wait, number, report + 1, history, trial))
+            continue
+        ended.append(Ended(number, history, report + 1, complete))
+        if started < trials:
+            start_one(now)
+            started += 1
+    return ended
+
+
+def tell_stopped(study: optuna.Study, trial: optuna.Trial, value: float, state: TrialState) -> None:
+    """Tell a study of a trial that was stopped."""
+    study.tell(trial, value if state == TrialState.COMPLETE else None, state)

@@ -1,0 +1,78 @@
+"""What fits on the nodes, and how much work Tune is handed; Ray itself is not started."""
+
+import pytest
+
+from wpm import cluster
+from wpm.cluster import count_slots
+from wpm.jobs import StepResult
+from wpm.work import Work
+
+
+@pytest.mark.parametrize(
+    ("nodes", "cpus", "gpus", "slots"),
+    [
+        ([{"CPU": 2.0}], 1, 0, 2),
+        ([{"CPU": 16.0, "GPU": 4.0}], 1, 1, 4),
+        ([{"CPU": 2.0, "GPU": 4.0}], 1, 1, 2),
+        ([{"CPU": 16.0, "GPU": 1.0}, {"CPU": 16.0}], 1, 0.25, 4),
+        ([{"CPU": 1.0}, {"CPU": 1.0}], 2, 0, 0),  # no node holds it alone
+        ([{"CPU": 0.3}], 0.1, 0, 3),
+        ([], 1, 0, 0),
+    ],
+)
+def test_slots_are_counted_node_by_node(
+    nodes: list[dict[str, float]], cpus: float, gpus: float, slots: int
+) -> None:
+    assert count_slots(nodes, cpus, gpus) == slots
+
+
+class Endless:
+    """A source that never runs out."""
+
+    exhausted = False
+
+    def __init__(self) -> None:
+        self.handed_out = 0
+
+    def next_work(self) -> Work:
+        self.handed_out += 1
+        return Work(str(self.handed_out), {})
+
+    def on_step(self, work: Work, step: StepResult) -> bool:
+        return True
+
+    def on_stopped(self, work: Work, step: StepResult) -> None:
+        pass
+
+    def on_ended(self, work: Work, step: StepResult) -> None:
+        pass
+
+    def on_lost(self, work: Work, reason: str) -> None:
+        pass
+
+    def describe(self) -> str:
+        return ""
+
+
+def test_work_is_handed_out_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter more than runs at a time: Tune keeps a process only for a trial that waits."""
+    nodes = [{"CPU": 8.0}]
+    monkeypatch.setattr(cluster, "_alive_nodes", lambda: nodes)
+    source = Endless()
+    bridge = cluster._Bridge(source, cluster._Room(1, 0))
+    while bridge.suggest(f"trial {source.handed_out}"):
+        pass
+    assert source.handed_out == 8 + 2
+    bridge.hear("trial 3", {"step": '{"reports": [], "result": null}'})
+    assert bridge.suggest("another") is not None
+    assert bridge.suggest("one more") is None
+
+
+def test_room_grows_with_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"CPU": 1.0}]
+    monkeypatch.setattr(cluster, "_alive_nodes", lambda: nodes)
+    monkeypatch.setattr(cluster._Room, "_RECOUNT_S", 0.0)
+    room = cluster._Room(1, 0)
+    assert room() == 1 + 1
+    nodes.append({"CPU": 7.0})
+    assert room() == 8 + 2
