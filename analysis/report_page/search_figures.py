@@ -163,7 +163,7 @@ def timeline(search: Search) -> Figure | None:
                     "type": "bar", "orientation": "h", "name": outcome.name,
                     "base": [start.strftime("%Y-%m-%d %H:%M:%S") for _, start, _ in spans],
                     "x": [max(1000, int(1000 * span.total_seconds())) for _, _, span in spans],
-                    "y": [number for number, _, _ in spans],
+                    "y": [number for number, _, _ in spans], "width": 0.8,
                     "marker": {
                         "color": outcome.colour, "line": {"width": 0.5, "color": "white"},
                         "pattern": {"shape": outcome.pattern, "fillmode": "overlay", "size": 5,

@@ -24,6 +24,7 @@ const CONFIG = {
   toImageButtonOptions: { format: "svg" },
 };
 const PRINTED_WIDTH = 680; // px that fit a portrait page
+const EMPTY = /^(-(\s|$)|$)/; // a dash, or a dash with a published number behind it
 const NUMBER = /^[<\[(]?\s*[+\-−]?(\d+\.?\d*|\.\d+)(e[+\-]?\d+)?/i;
 
 function draw(figure) {
@@ -52,7 +53,7 @@ function sortBy(table, column, direction) {
   const body = table.tBodies[0];
   const rows = [...body.rows].map((row) => {
     const text = row.cells[column].textContent.trim();
-    return { row, text, number: readNumber(text), empty: text === "-" || text === "" };
+    return { row, text, number: readNumber(text), empty: EMPTY.test(text) };
   });
   const numeric = rows.every((r) => r.empty || !Number.isNaN(r.number));
   rows.sort((a, b) => {
@@ -67,7 +68,7 @@ document.querySelectorAll("table").forEach((table) => {
   headings.forEach((heading, column) => {
     const cells = [...table.tBodies[0].rows].map((row) => row.cells[column]);
     const texts = cells.map((cell) => cell.textContent.trim());
-    const numeric = texts.every((t) => t === "-" || t === "" || NUMBER.test(t));
+    const numeric = texts.every((t) => EMPTY.test(t) || NUMBER.test(t));
     cells.forEach((cell, i) => {
       if (numeric) cell.classList.add("number");
       if (texts[i].length > 60) cell.classList.add("long");
