@@ -1,15 +1,19 @@
-"""Nodes that lack something are found, and refused before a search starts."""
+"""Nodes that lack something are refused; nodes that vanish or join midway change no result."""
 
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.commands import ROOT, Launcher
+from tests.commands import ROOT, Launcher, study_states, wait_until
+from tests.faults.test_kills import workers_of
 from tests.ray_nodes import RayNodes
+from wpm.records import COMPLETE, PRUNED
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +47,22 @@ def ray_folder() -> Iterator[Path]:
     # Not below tmp_path: a socket's path has at most 107 bytes.
     with tempfile.TemporaryDirectory(prefix="wpm-", dir="/tmp") as folder:
         yield Path(folder)
+
+
+def node_of(worker: int) -> int | None:
+    """Return the process of the node that a worker belongs to, None once it has ended."""
+    with suppress(OSError):
+        status = Path(f"/proc/{worker}/status").read_text()
+        return int(status.split("PPid:")[1].split()[0])
+    return None
+
+
+def wait_for_training_on(launcher: Launcher, node: int, process: "subprocess.Popen[str]") -> None:
+    def training() -> bool:
+        assert process.poll() is None, "the search ended first"
+        return node in {node_of(worker) for worker in workers_of(launcher)}
+
+    wait_until(training)
 
 
 def examine(launcher: Launcher, nodes: RayNodes) -> list[str]:
@@ -90,3 +110,38 @@ def test_node_that_lacks_the_run_folder_is_refused(tmp_path: Path, ray_folder: P
     seen = [line for line in lines if f"{launcher.run_root}: " in line]
     assert [line.split(":")[0] for line in seen] == ["finding", "refused"]
     assert all("mount the same disk there" in line for line in seen)
+
+
+def test_search_goes_on_when_a_node_dies_and_uses_one_that_joins(
+    tmp_path: Path, ray_folder: Path
+) -> None:
+    launcher = Launcher(tmp_path)
+    rows = ("--rows", "contrastive", "contrastive+wpm")
+    with RayNodes(ray_folder, nodes=3) as nodes:
+        launcher.environment |= nodes.environment
+        on_cluster = (*rows, "--address", nodes.address)
+        process = launcher.start(*on_cluster, "--trials", "3", "--protocol", "small")
+        doomed = nodes.added[0]
+        wait_for_training_on(launcher, doomed, process)
+        nodes.remove(doomed)
+        wait_for_training_on(launcher, nodes.add(), process)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        launcher.run(*on_cluster, "--protocol", "small", "--best-only", "--runs", "1")
+
+    records = launcher.trials()
+    assert len(records) == 6
+    assert {record.state for record in records} <= {COMPLETE, PRUNED}
+    for record in records:
+        epochs = [report["epoch"] for report in record.reports]
+        assert epochs == list(range(1, len(epochs) + 1)), "an epoch was lost or repeated"
+    for states in study_states(launcher.run_root).values():
+        assert Counter(states)["COMPLETE"] + Counter(states)["PRUNED"] == 3
+    token = (ray_folder / "token").read_bytes()
+    files = [path for path in launcher.run_root.rglob("*") if path.is_file()]
+    assert not [path for path in files if token in path.read_bytes()], "a secret was logged"
+    table = subprocess.run(
+        [sys.executable, "-m", "analysis.table", "--run-root", str(launcher.run_root)],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "contrastive+wpm" in table.stdout
