@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 ROOT = Path(__file__).resolve().parent.parent
-START_WAIT_S = 240
+START_WAIT_S = 120
 
 
 class RayNodes:
@@ -32,13 +32,13 @@ class RayNodes:
             "RAY_TMPDIR": str(folder),
             "RAY_AUTH_MODE": "token" if token else "disabled",
             "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
-            "RAY_raylet_start_wait_time_s": str(START_WAIT_S),  # on a busy machine
         }
         self._errors = folder / "stderr.txt"
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.ray_nodes"], cwd=ROOT, env=self.environment, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors.open("w"),
-        )  # fmt: skip
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.ray_nodes"], cwd=ROOT, env=self.environment,
+                text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
+            )  # fmt: skip
         self.address = self._hear()
         self.added = [self.add() for _ in range(nodes - 1)]
 
@@ -84,7 +84,6 @@ class RayNodes:
 def _serve() -> None:
     from ray.cluster_utils import Cluster
 
-    os.nice(5)
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
     )
