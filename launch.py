@@ -404,7 +404,12 @@ def _prepare_pixels(
         f"{len(splits.trainval_classes)} of them to train and validate on, "
         f"{len(splits.test_classes)} kept for the test"
     )
-    return build_pixels(index.subset(splits.trainval_classes), protocol.resize, source.work_root)
+
+    def show(done: int, total: int) -> None:
+        console.live(lambda: f"decoding: {done} of {total} images")
+
+    trainval = index.subset(splits.trainval_classes)
+    return build_pixels(trainval, protocol.resize, source.work_root, show)
 
 
 def _look_ahead(
