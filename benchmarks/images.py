@@ -250,7 +250,8 @@ def measure_waiting(
 
     kept, steps = itertools.repeat(next(batches)), 20 if device.type == "cuda" else 1
     take_steps(batches, 1)
-    waits, end = [], time.perf_counter() + seconds
+    waits: list[tuple[float, float]] = []
+    end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(waits) < 3:
         total, making = take_steps(batches, steps)
         # A GPU works on while the CPU makes images: it waited as far as steps without are faster.
