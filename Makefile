@@ -17,7 +17,7 @@ help:
 	@echo "make format    let ruff format and fix"
 
 $(VENV)/.installed: requirements.txt
-	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info[:2] <= (3, 13), "needs Python 3.11 to 3.13, set PYTHON=..."'
+	$(PYTHON) -c 'import sys; assert (3, 11, 4) <= sys.version_info[:3] < (3, 14), "needs Python 3.11.4 to 3.13, set PYTHON=..."'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@

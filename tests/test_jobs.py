@@ -181,3 +181,12 @@ def test_records_say_which_share_of_a_gpu_was_used(tmp_path: Path) -> None:
     assert step.result["gpus"] == step.reports[-1]["gpus"] == 0.25
     assert summarise(PRUNED, "", step.reports)["gpus"] == 0.25, "as the driver writes it"
     assert summarise(FAILED, "killed", [])["gpus"] == 0.0
+
+
+def test_node_that_does_not_see_the_run_folder_says_so(tmp_path: Path) -> None:
+    payload = training_payload(
+        tmp_path / "nowhere" / "0007", tmp_path, make_config(folds=(0,)), export=False
+    )
+    with pytest.raises(UserError, match=r"0007: not visible on .*; mount the run folder there"):
+        start_job(payload)
+    assert not (tmp_path / "nowhere").exists()

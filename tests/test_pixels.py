@@ -328,7 +328,8 @@ def test_folder_without_description_is_built_again(six_images: ImageIndex, tmp_p
 # Several processes
 
 BUILDER = """
-import logging, sys
+import logging, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored below a shell's background job
 from pathlib import Path
 from wpm import decoding, pixels
 from wpm.datasets import index_class_folders

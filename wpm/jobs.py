@@ -1,5 +1,6 @@
 """Work that a worker does, a step at a time: train a configuration, resumable after any kill."""
 
+import platform
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -72,6 +73,11 @@ class TrainJob:
         Raises:
             UserError: another process trains here, or something on disk is damaged.
         """
+        if not (folder / "trial.json").exists():  # else the lock's folder would be made here
+            raise UserError(
+                f"{folder}: not visible on {platform.node()}; mount the run folder there, at the "
+                "same path"
+            )
         self._folder = TrainingFolder(folder)
         self._pixels, self._config, self._export = pixels, config, export
         self._gpus = gpus
