@@ -33,10 +33,13 @@ if TYPE_CHECKING:  # slow to import: only once the arguments are known to be goo
     from wpm.work import WorkSource
 
     # Work, its studies, and a training of its size to measure.
-    _Prepared = tuple[WorkSource, list[StudyPlace], Mapping[str, Any]]
+    _Prepared = tuple[WorkSource, list[StudyPlace], Mapping[str, Any] | None]
 
 EXIT_BAD_INPUT = 2
 NOTIFY_S = 60  # that a --notify command may take
+# How a launch ended, as `--notify` is told; a doctor's findings end one too.
+FINISHED, OVER, INTERRUPTED, FAILED, ILL = "finished", "budget", "interrupted", "failed", "ill"
+AUTO = "auto"  # in place of a number of GPUs
 DEFAULT_ROWS = ("contrastive", "contrastive+wpm")
 
 EXAMPLES = """examples:
@@ -151,7 +154,6 @@ def build_parser() -> argparse.ArgumentParser:
     budget.add_argument(
         "--allow-unfinished", action="store_true", help="--best-only on studies with trials to go"
     )
-
     budget.add_argument(
         "--max-hours", type=_positive, metavar="H", help="of this launch; then checkpoint and stop"
     )
@@ -209,9 +211,6 @@ def _positive(text: str) -> float:
     return value
 
 
-AUTO = "auto"  # in place of a number of GPUs
-
-
 def _gpus(text: str) -> float | str:
     if text == AUTO:
         return AUTO
@@ -243,10 +242,6 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         _notify(args, FAILED, f"{type(error).__name__}: {error}")
         raise
-
-
-# How a launch ended, as `--notify` is told; a doctor's findings end one too.
-FINISHED, OVER, INTERRUPTED, FAILED, ILL = "finished", "budget", "interrupted", "failed", "ill"
 
 
 def _notify(args: argparse.Namespace, event: str, message: str) -> None:
@@ -419,29 +414,33 @@ def _look_ahead(
     source: "DataSource",
 ) -> str:
     """Print what is wrong with the cluster, or what a launch would take."""
-    from wpm.cluster import Resources, ask_nodes, connect, list_nodes
+    from wpm.cluster import Resources, ask_nodes, connect, count_gpus, list_nodes
     from wpm.datasets import load_index
-    from wpm.doctor import Undertaking, count_slots, estimate_disk, examine
+    from wpm.doctor import Undertaking, estimate_disk, examine
     from wpm.forecast import forecast_finals, forecast_search, format_forecasts
+    from wpm.machine import count_slots
 
-    gpus = None if args.gpus_per_trial == AUTO else args.gpus_per_trial
     trials, runs = args.trials or protocol.trials, args.runs or protocol.runs
-    weights = Path(args.weights)
-    undertaking = Undertaking(
-        run_root=args.run_root.resolve(),
-        source=source,
-        index=load_index(source, fetch=args.fetch),
-        protocol=protocol,
-        rows=len(places),
-        trials=trials,
-        runs=runs,
-        weights=weights if weights.is_file() else None,
-        cpus=args.cpus_per_trial,
-        gpus=gpus,
-    )
-    for folder in (undertaking.run_root, source.work_root):
+    weights, run_root = Path(args.weights), args.run_root.resolve()
+    index = load_index(source, fetch=args.fetch)
+    for folder in (run_root, source.work_root):
         folder.mkdir(parents=True, exist_ok=True)
-    with connect(Resources(args.address, args.cpus_per_trial, gpus)):
+    asked = None if args.gpus_per_trial == AUTO else args.gpus_per_trial
+    resources = Resources(args.address, args.cpus_per_trial, asked)
+    with connect(resources):
+        gpus = count_gpus(resources)
+        undertaking = Undertaking(
+            run_root=run_root,
+            source=source,
+            index=index,
+            protocol=protocol,
+            rows=len(places),
+            trials=trials,
+            runs=runs * args.top,
+            weights=weights if weights.is_file() else None,
+            cpus=args.cpus_per_trial,
+            gpus=gpus,
+        )
         if args.doctor:
             grave = 0
             for finding in examine(undertaking, ask_nodes):
@@ -449,22 +448,15 @@ def _look_ahead(
                 grave += finding.grave
             print(f"{grave} to mend before a search" if grave else "nothing to mend")
             return ILL if grave else FINISHED
-        nodes = list_nodes()
         forecasts = [
-            forecast_finals(place, protocol, runs)
+            forecast_finals(place, protocol, runs, args.top)
             if args.best_only
             else forecast_search(place, trials)
             for place in places
         ]
-        most = max((node.gpus for node in nodes), default=0.0)
-        print(
-            format_forecasts(
-                forecasts,
-                sum(count_slots(node, undertaking) for node in nodes),
-                min(1.0, most) if gpus is None else gpus,
-                estimate_disk(undertaking, nodes),
-            )
-        )
+        nodes = list_nodes()
+        slots = count_slots(nodes, args.cpus_per_trial, gpus)
+        print(format_forecasts(forecasts, slots, gpus, estimate_disk(undertaking, nodes)))
     return FINISHED
 
 
@@ -492,7 +484,8 @@ def _prepare_search(
         plan.space.row: plan.space.complete({n: r.low for n, r in plan.space.searched.items()})
         for plan in plans
     }
-    return work, places, _describe_probe(args, protocol, parameters, pixels)
+    folds = tuple(range(protocol.folds))
+    return work, places, _describe_probe(args, protocol, parameters, folds, pixels)
 
 
 def _plan_study(
@@ -581,23 +574,28 @@ def _prepare_retraining(
     if work.exhausted:
         return None
     by_row = {Row.parse(plan.place.row): plan.parameters for plan in plans}
-    return work, places, _describe_probe(args, protocol, by_row, pixels)
+    return work, places, _describe_probe(args, protocol, by_row, (0,), pixels)
 
 
 def _describe_probe(
     args: argparse.Namespace,
     protocol: Protocol,
     parameters: Mapping[Row, Mapping[str, float]],
+    folds: tuple[int, ...],
     pixels: Path,
-) -> Mapping[str, Any]:
-    """Describe a training as large as any of the rows': one with mining, if one has it."""
+) -> Mapping[str, Any] | None:
+    """Describe a training as large as any of the rows': one with mining, if one has it.
+
+    Returns:
+        Its payload, None where nothing is trained.
+    """
     from wpm.config import TrainingConfig
     from wpm.jobs import training_payload
 
     row = max(parameters, key=lambda row: (row.mined, row.trained))
-    config = TrainingConfig(
-        str(row), protocol, parameters[row], args.seed, tuple(range(protocol.folds)), args.weights
-    )
+    if not row.trained:
+        return None
+    config = TrainingConfig(str(row), protocol, parameters[row], args.seed, folds, args.weights)
     return training_payload(Path(), pixels, config, export=False)
 
 
@@ -629,7 +627,7 @@ def _run(
     args: argparse.Namespace,
     work: "WorkSource",
     places: "list[StudyPlace]",
-    probe: Mapping[str, Any],
+    probe: Mapping[str, Any] | None,
     console: "Console",
 ) -> bool:
     """Run work on Ray, with everything that libraries print in a log file.
@@ -639,7 +637,7 @@ def _run(
     """
     from wpm.budget import Budget, MeteredWork
     from wpm.console import log_to_file
-    from wpm.records import log_path, spent_seconds
+    from wpm.records import gpu_seconds, log_path, read_all_reports
 
     log = log_path(args.run_root.resolve())
     console.line(f"log: {log}")
@@ -656,27 +654,31 @@ def _run(
         )
         from wpm.doctor import check_shared
 
-        resources = Resources(args.address, args.cpus_per_trial, None)
+        asked = None if args.gpus_per_trial == AUTO else args.gpus_per_trial
+        resources = Resources(args.address, args.cpus_per_trial, asked)
         try:
             with connect(resources):
                 if args.address != "local":
                     check_shared([args.run_root.resolve(), args.work_root.resolve()], ask_nodes)
-                gpus = measure_gpus(probe) if args.gpus_per_trial == AUTO else args.gpus_per_trial
-                if args.gpus_per_trial == AUTO:
-                    console.line(f"GPUs a trial, measured: {gpus:.3g}")
-                resources = dataclasses.replace(resources, gpus=gpus)
-                budget = Budget(args.max_hours, args.max_gpu_hours, count_gpus(resources))
-                if budget.gpu_hours is not None and budget.gpus == 0:
+                if args.gpus_per_trial == AUTO and probe is not None:
+                    resources = dataclasses.replace(resources, gpus=measure_gpus(probe))
+                    console.line(f"GPUs a trial, measured: {resources.gpus:.3g}")
+                if args.max_gpu_hours is not None and count_gpus(resources) == 0:
                     raise UserError(
                         "--max-gpu-hours has no meaning where trials take no GPU; use --max-hours"
                     )
-                spent = {f: s for place in places for f, s in spent_seconds(place).items()}
-                metered = MeteredWork(work, budget, spent)
+                # Read for this budget only: it takes as long as a ranking.
+                spent = {
+                    folder: gpu_seconds(reports)
+                    for place in (places if args.max_gpu_hours is not None else [])
+                    for folder, reports in read_all_reports(place).items()
+                }
+                metered = MeteredWork(work, Budget(args.max_hours, args.max_gpu_hours), spent)
                 run_work(metered, resources, args.run_root.resolve(), console.live, metered.over)
         except StoppedBySignalError:
             raise KeyboardInterrupt from None
     console.clear()
-    if not work.exhausted and metered.over():
+    if work.remaining and metered.over():
         console.line(f"stopped at {metered.over()}; the same command with more goes on")
         return False
     return True

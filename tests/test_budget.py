@@ -1,19 +1,26 @@
 """Budgets of hours: what is counted, when work stops, what is said."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import launch
+from tests.tiny import make_image_folder, make_plan
 from wpm.budget import Budget, MeteredWork
 from wpm.jobs import StepResult
-from wpm.records import StudyPlace, TrainingFolder, spent_seconds
-from wpm.work import Work
+from wpm.records import StudyPlace, TrainingFolder, gpu_seconds, read_all_reports
+from wpm.search import SearchWork
+from wpm.study import Study
+from wpm.work import Work, WorkSource
 
 
 class Endless:
     """A source of work without end that remembers what it heard."""
 
     exhausted = False
+    remaining = 1
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -38,13 +45,13 @@ class Endless:
         return "endless"
 
 
-def step(hours: float) -> StepResult:
+def step(hours: float, gpus: float = 0.5) -> StepResult:
     fold = {"training_seconds": hours * 3000, "validation_seconds": hours * 600}
-    return StepResult([{"folds": [fold]}], None)
+    return StepResult([{"folds": [fold], "gpus": gpus}], None)
 
 
 def test_gpu_hours_are_those_of_all_trainings_and_of_earlier_launches() -> None:
-    metered = MeteredWork(Endless(), Budget(gpu_hours=4.0, gpus=0.5), {"/a": 3600.0, "/b": 7200.0})
+    metered = MeteredWork(Endless(), Budget(gpu_hours=4.0), {"/a": 1800.0, "/b": 3600.0})
     work = metered.next_work()
     assert work is not None
     assert metered.on_step(work, step(5.9)), "what the source decides is passed on"
@@ -65,13 +72,13 @@ def test_hours_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_limit_is_never_over() -> None:
-    metered = MeteredWork(Endless(), Budget(gpus=1.0), {"/b": 1e9})
+    metered = MeteredWork(Endless(), Budget(), {"/b": 1e9})
     assert metered.over() == ""
 
 
 def test_everything_is_passed_on() -> None:
     source = Endless()
-    metered = MeteredWork(source, Budget(gpu_hours=1.0, gpus=1.0), {})
+    metered = MeteredWork(source, Budget(gpu_hours=1.0), {})
     work = Work("a", {"folder": "/a"})
     metered.on_step(work, StepResult([], None))
     metered.on_stopped(work, step(0.1))
@@ -81,11 +88,51 @@ def test_everything_is_passed_on() -> None:
     assert (metered.describe(), metered.exhausted) == ("endless", False)
 
 
-def test_spent_seconds_are_read_from_search_and_final_runs(tmp_path: Path) -> None:
+def test_all_reports_are_read_and_counted_in_proportion(tmp_path: Path) -> None:
     place = StudyPlace(tmp_path, "glyphs", "small", "triplet")
     trial = place.trial_folder(3)
     fold = place.folder / "finals" / "0123" / "seed-1000" / "fold-2"
-    for folder, hours in ((trial, 0.5), (fold, 2.0)):
-        TrainingFolder(folder).write_progress(step(hours).reports, {"epoch": 1})
+    for folder, hours, gpus in ((trial, 0.5, 1.0), (fold, 2.0, 0.25)):
+        TrainingFolder(folder).write_progress(step(hours, gpus).reports, {"epoch": 1})
     TrainingFolder(place.trial_folder(4)).write_identity({})  # not begun
-    assert spent_seconds(place) == {str(trial): 1800.0, str(fold): 7200.0}
+    found = {folder: gpu_seconds(reports) for folder, reports in read_all_reports(place).items()}
+    assert found == {str(trial): 1800.0, str(fold): 1800.0}
+    assert gpu_seconds([]) == gpu_seconds([{"folds": []}]) == 0.0, "earlier records hold no share"
+
+
+def test_a_budget_that_ends_the_last_trials_is_said(tmp_path: Path) -> None:
+    """Handing out the last trial does not finish a study: what runs when the hours end remains."""
+    plan = make_plan(tmp_path, trials=1)
+    with Study(plan) as study:
+        work = SearchWork([study], lambda line: None)
+        assert work.next_work() is not None
+        metered = MeteredWork(work, Budget(hours=0.0), {})
+        assert metered.exhausted
+        assert metered.over()
+        assert metered.remaining == 1
+
+
+def test_a_budget_stops_a_launch_before_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """`run_work` is given what stops it; that the trial is left is told."""
+
+    def leave_the_trial(source: WorkSource, *rest: Any) -> None:
+        assert source.next_work() is not None
+        now.append(now[-1] + 3601)
+        assert rest[-1]() == "1 hours (--max-hours)"
+
+    now = [0.0]
+    monkeypatch.setattr("wpm.budget.time.monotonic", lambda: now[-1])
+    monkeypatch.setattr("wpm.cluster.connect", lambda resources: nullcontext())
+    monkeypatch.setattr("wpm.cluster.run_work", leave_the_trial)
+    images = make_image_folder(tmp_path / "images")
+    code = launch.main(
+        ["--dataset", "folder", "--data-root", str(images), "--protocol", "smoke",
+         "--rows", "contrastive", "--trials", "1", "--max-hours", "1",
+         "--run-root", str(tmp_path / "runs"), "--work-root", str(tmp_path / "work")]
+    )  # fmt: skip
+    assert code == 0
+    out = capfd.readouterr().out
+    assert "stopped at 1 hours (--max-hours); the same command with more goes on" in out
+    assert "done; next" not in out

@@ -3,33 +3,39 @@
 import pytest
 
 from wpm import cluster
-from wpm.cluster import count_slots
 from wpm.jobs import StepResult
+from wpm.machine import Node, count_slots
 from wpm.work import Work
+
+
+def make_nodes(*resources: tuple[float, float]) -> list[Node]:
+    return [Node(str(i), f"node {i}", cpus, gpus) for i, (cpus, gpus) in enumerate(resources)]
 
 
 @pytest.mark.parametrize(
     ("nodes", "cpus", "gpus", "slots"),
     [
-        ([{"CPU": 2.0}], 1, 0, 2),
-        ([{"CPU": 16.0, "GPU": 4.0}], 1, 1, 4),
-        ([{"CPU": 2.0, "GPU": 4.0}], 1, 1, 2),
-        ([{"CPU": 16.0, "GPU": 1.0}, {"CPU": 16.0}], 1, 0.25, 4),
-        ([{"CPU": 1.0}, {"CPU": 1.0}], 2, 0, 0),  # no node holds it alone
-        ([{"CPU": 0.3}], 0.1, 0, 3),
+        ([(2, 0)], 1, 0, 2),
+        ([(16, 4)], 1, 1, 4),
+        ([(2, 4)], 1, 1, 2),
+        ([(16, 1), (16, 0)], 1, 0.25, 4),
+        ([(1, 0), (1, 0)], 2, 0, 0),  # no node holds it alone
+        ([(0.3, 0)], 0.1, 0, 3),
+        ([(4, 0)], 1, 0.25, 0),
         ([], 1, 0, 0),
     ],
 )
 def test_slots_are_counted_node_by_node(
-    nodes: list[dict[str, float]], cpus: float, gpus: float, slots: int
+    nodes: list[tuple[float, float]], cpus: float, gpus: float, slots: int
 ) -> None:
-    assert count_slots(nodes, cpus, gpus) == slots
+    assert count_slots(make_nodes(*nodes), cpus, gpus) == slots
 
 
 class Endless:
     """A source that never runs out."""
 
     exhausted = False
+    remaining = 1
 
     def __init__(self) -> None:
         self.handed_out = 0
@@ -56,8 +62,7 @@ class Endless:
 
 def test_work_is_handed_out_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """A quarter more than runs at a time: Tune keeps a process only for a trial that waits."""
-    nodes = [{"CPU": 8.0}]
-    monkeypatch.setattr(cluster, "_alive_nodes", lambda: nodes)
+    monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((8, 0)))
     source = Endless()
     bridge = cluster._Bridge(source, cluster._Room(1, 0))
     while bridge.suggest(f"trial {source.handed_out}"):
@@ -69,10 +74,10 @@ def test_work_is_handed_out_while_there_is_room(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_room_grows_with_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = [{"CPU": 1.0}]
-    monkeypatch.setattr(cluster, "_alive_nodes", lambda: nodes)
+    nodes = make_nodes((1, 0))
+    monkeypatch.setattr(cluster, "list_nodes", lambda: nodes)
     monkeypatch.setattr(cluster._Room, "_RECOUNT_S", 0.0)
     room = cluster._Room(1, 0)
     assert room() == 1 + 1
-    nodes.append({"CPU": 7.0})
+    nodes += make_nodes((7, 0))
     assert room() == 8 + 2

@@ -248,8 +248,11 @@ def test_processes_are_for_many_images(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(decoding, "decode_in_threads", lambda parts, cores: "threads")
     monkeypatch.setattr(decoding, "decode_in_processes", lambda parts, cores: "processes")
     monkeypatch.setattr(decoding, "PROCESS_IMAGES", 12)
+    monkeypatch.setattr(decoding, "PROCESS_CORES", 1)
     chosen = [str(decode_parts(some)) for some in ([], parts[:3], parts)]
     assert chosen == ["threads", "threads", "processes"]
+    monkeypatch.setattr(decoding, "PROCESS_CORES", 10_000)  # on fewer cores threads are faster
+    assert str(decode_parts(parts)) == "threads"
 
 
 # Processes

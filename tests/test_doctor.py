@@ -47,7 +47,7 @@ def undertaking(tmp_path: Path) -> Undertaking:
         runs=2,
         weights=None,
         cpus=1.0,
-        gpus=None,
+        gpus=0.0,
     )
 
 
@@ -275,15 +275,6 @@ def test_estimate_of_pixels_leaves_out_what_lies_there(
     built = (make_pixels(tmp_path).folder / "pixels.bin").stat().st_size
     assert before == 64 * 20 * 20 * 3 * 1.5
     assert doctor.estimate_disk(undertaking, [NODE])[work_root] == before - built
-
-
-def test_slots_follow_the_scarcer_resource(undertaking: Undertaking) -> None:
-    gpu_node = dataclasses.replace(NODE, gpus=1.0)
-    quarter = dataclasses.replace(undertaking, gpus=0.25)
-    assert doctor.count_slots(NODE, undertaking) == 4
-    assert doctor.count_slots(gpu_node, undertaking) == 1
-    assert doctor.count_slots(gpu_node, quarter) == 4
-    assert doctor.count_slots(NODE, quarter) == 0
 
 
 @pytest.mark.parametrize(("shift", "what"), [(60.0, "60 s ahead"), (-60.0, "60 s behind")])

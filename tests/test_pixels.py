@@ -334,7 +334,7 @@ from pathlib import Path
 from wpm import decoding, pixels
 from wpm.datasets import index_class_folders
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
-decoding.PROCESS_IMAGES, pixels.PART_IMAGES = int(sys.argv[3]), 8
+decoding.PROCESS_IMAGES, decoding.PROCESS_CORES, pixels.PART_IMAGES = int(sys.argv[3]), 1, 8
 index = index_class_folders("folder", Path(sys.argv[1]), 1)
 print("ready", flush=True)
 sys.stdin.readline()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wpm.jobs import StepResult
-from wpm.records import worker_seconds
+from wpm.records import gpu_seconds
 from wpm.work import Work, WorkSource
 
 
@@ -17,12 +17,10 @@ class Budget:
     Attributes:
         hours: on the clock, of this launch.
         gpu_hours: of all selected studies together, earlier launches included.
-        gpus: GPUs, or the share of one, that a piece of work takes.
     """
 
     hours: float | None = None
     gpu_hours: float | None = None
-    gpus: float = 0.0
 
 
 class MeteredWork:
@@ -36,7 +34,7 @@ class MeteredWork:
         Args:
             source: of the work.
             budget: limits.
-            spent_seconds: worker seconds by folder of a training, of earlier launches.
+            spent_seconds: GPU seconds by folder of a training, of earlier launches.
         """
         self._source, self._budget = source, budget
         self._seconds = dict(spent_seconds)
@@ -47,14 +45,14 @@ class MeteredWork:
         hours = (time.monotonic() - self._started) / 3600
         if self._budget.hours is not None and hours >= self._budget.hours:
             return f"{self._budget.hours:g} hours (--max-hours)"
-        used = sum(self._seconds.values()) / 3600 * self._budget.gpus
+        used = sum(self._seconds.values()) / 3600
         if self._budget.gpu_hours is not None and used >= self._budget.gpu_hours:
             return f"{used:.2f} of {self._budget.gpu_hours:g} GPU-hours (--max-gpu-hours)"
         return ""
 
     def _meter(self, work: Work, reports: list[dict[str, Any]]) -> None:
         if reports:
-            self._seconds[str(work.payload["folder"])] = worker_seconds(reports)
+            self._seconds[str(work.payload["folder"])] = gpu_seconds(reports)
 
     def next_work(self) -> Work | None:
         """Return the source's next work, none once a limit is reached."""
@@ -64,6 +62,11 @@ class MeteredWork:
     def exhausted(self) -> bool:
         """Whether the source is."""
         return self._source.exhausted
+
+    @property
+    def remaining(self) -> int:
+        """What remains of the source."""
+        return self._source.remaining
 
     def on_step(self, work: Work, step: StepResult) -> bool:
         """Meter, and pass on."""

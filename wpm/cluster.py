@@ -9,7 +9,7 @@ import signal
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -41,7 +41,7 @@ from wpm.doctor import Answer
 from wpm.errors import UserError
 from wpm.gpus import limit_memory, measure_share
 from wpm.jobs import Job, StepResult, start_job
-from wpm.machine import Node
+from wpm.machine import Node, count_slots
 from wpm.watchdog import Watchdog
 from wpm.work import Work, WorkSource
 
@@ -184,35 +184,14 @@ def _measure_gpus(payload: str) -> float:
 
 def _check_capacity(cpus: float, gpus: float) -> None:
     """Refuse work that would wait for ever."""
-    nodes = _alive_nodes()
+    nodes = list_nodes()
     if count_slots(nodes, cpus, gpus):
         return
-    best = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in nodes)
+    best = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes)
     raise UserError(
         f"a trial wants {cpus:g} CPUs and {gpus:g} GPUs, but the nodes have {best}; lower "
         "--cpus-per-trial or --gpus-per-trial"
     )
-
-
-def _alive_nodes() -> list[dict[str, float]]:
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def count_slots(nodes: Sequence[Mapping[str, float]], cpus: float, gpus: float) -> int:
-    """Return how many pieces of work run at a time.
-
-    Args:
-        nodes: CPU and GPU of each node.
-        cpus: cores a piece of work.
-        gpus: GPUs a piece of work.
-    """
-    wanted = {"CPU": cpus, "GPU": gpus}
-    # A little more than there is: 3 x 0.1 must fit 0.3.
-    fits = [
-        min(int(node.get(kind, 0) / amount + 1e-6) for kind, amount in wanted.items() if amount)
-        for node in nodes
-    ]
-    return sum(fits)
 
 
 class _Room:
@@ -232,7 +211,7 @@ class _Room:
     def __call__(self) -> int:
         now = time.monotonic()
         if now - self._counted_at >= self._RECOUNT_S:
-            self._slots = count_slots(_alive_nodes(), self._cpus, self._gpus)
+            self._slots = count_slots(list_nodes(), self._cpus, self._gpus)
             self._counted_at = now
         return self._slots + max(1, self._slots // 4)
 

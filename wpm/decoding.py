@@ -25,8 +25,10 @@ from PIL import Image
 
 from wpm.errors import UserError
 
-# From here on processes: threads share Python's lock, which an image holds for about a tenth of
-# its time (benchmarks/images.py), and small sets are decoded before a process has started.
+# From here on processes: threads share Python's lock, which an image holds for about 6% of its
+# time, so that no more than this many cores are kept busy (benchmarks/images.py; on few cores
+# threads are faster); and small sets are decoded before a process has started.
+PROCESS_CORES = 17
 PROCESS_IMAGES = 2048
 # What Pillow raises on files that it cannot read.
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -145,7 +147,7 @@ def decode_part(part: Part) -> DecodedPart:
 
 
 def decode_parts(parts: Sequence[Part]) -> Iterator[DecodedPart]:
-    """Decode parts on all cores, in processes where there are many images.
+    """Decode parts on all cores, in processes where there are many images and many cores.
 
     Yields:
         Parts as they are done, in any order.
@@ -155,7 +157,7 @@ def decode_parts(parts: Sequence[Part]) -> Iterator[DecodedPart]:
         UserError: a decoding process was killed.
     """
     cores = len(os.sched_getaffinity(0))
-    if sum(len(part.paths) for part in parts) < PROCESS_IMAGES:
+    if cores < PROCESS_CORES or sum(len(part.paths) for part in parts) < PROCESS_IMAGES:
         return decode_in_threads(parts, cores)
     return decode_in_processes(parts, cores)
 

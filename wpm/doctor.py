@@ -19,6 +19,7 @@ from wpm.machine import (
     MARK,
     Facts,
     Node,
+    count_slots,
     digest_of,
     gather_facts,
     read_clock,
@@ -87,7 +88,7 @@ class Undertaking:
         runs: final runs of each.
         weights: file of the trunk's weights, None for none.
         cpus: of a trial.
-        gpus: of a trial, None for one where there are GPUs.
+        gpus: of a trial.
     """
 
     run_root: Path
@@ -99,7 +100,7 @@ class Undertaking:
     runs: int
     weights: Path | None
     cpus: float
-    gpus: float | None
+    gpus: float
 
 
 def examine(undertaking: Undertaking, ask: AskNodes) -> Iterator[Finding]:
@@ -287,7 +288,7 @@ def estimate_disk(undertaking: Undertaking, nodes: Sequence[Node]) -> dict[Path,
     protocol, index = undertaking.protocol, undertaking.index
     model = build_model(protocol, index.channels, seed=0)
     model_bytes = _FLOAT * sum(p.numel() for p in (*model.parameters(), *model.buffers()))
-    slots = sum(count_slots(node, undertaking) for node in nodes)
+    slots = count_slots(nodes, undertaking.cpus, undertaking.gpus)
     records = undertaking.rows * undertaking.trials * 2**20
     checkpoints = slots * 2 * protocol.folds * model_bytes * 4
     finals = undertaking.rows * undertaking.runs * protocol.folds * model_bytes
@@ -299,13 +300,6 @@ def estimate_disk(undertaking: Undertaking, nodes: Sequence[Node]) -> dict[Path,
         undertaking.run_root: records + checkpoints + finals,
         work_root: max(0, len(index.paths) * image_bytes - have),
     }
-
-
-def count_slots(node: Node, undertaking: Undertaking) -> int:
-    """Return how many trials a node runs at a time."""
-    gpus = undertaking.gpus if undertaking.gpus is not None else min(1.0, node.gpus)
-    by_cpu = int(node.cpus / undertaking.cpus)
-    return min(by_cpu, int(node.gpus / gpus)) if gpus else by_cpu
 
 
 def find_wrong_clocks(ask: AskNodes) -> Iterator[Finding]:

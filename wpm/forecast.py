@@ -11,8 +11,8 @@ from wpm.records import (
     RUNNING,
     StudyPlace,
     find_studies,
+    read_all_reports,
     read_trials,
-    spent_seconds,
     worker_seconds,
 )
 from wpm.tables import format_table
@@ -54,20 +54,24 @@ def forecast_search(place: StudyPlace, trials: int) -> Forecast:
     return Forecast(place, max(0, trials - ended), None, "no records of this row")
 
 
-def forecast_finals(place: StudyPlace, protocol: Protocol, runs: int) -> Forecast:
+def forecast_finals(
+    place: StudyPlace, protocol: Protocol, runs: int, configurations: int = 1
+) -> Forecast:
     """Return the trainings of final runs to go, and what one takes by those that have ended.
 
     Args:
         place: the study.
         protocol: of the study.
-        runs: seeds.
+        runs: seeds of a configuration.
+        configurations: how many are trained again.
     """
     if not Row.parse(place.row).trained:
         return Forecast(place, 0, None, "one test, no training")
     done = len(list(place.folder.glob("finals/*/seed-*/fold-*/result.json")))
-    to_go = max(0, runs * protocol.folds - done)
+    to_go = max(0, configurations * runs * protocol.folds - done)
     for other in _alike(place):
-        seconds = [s for folder, s in spent_seconds(other).items() if "/finals/" in folder]
+        reports = read_all_reports(other)
+        seconds = [worker_seconds(r) for folder, r in reports.items() if "/finals/" in folder]
         if seconds:
             source = f"{len(seconds)} trainings of {other.name}"
             return Forecast(place, to_go, sum(seconds) / len(seconds), source)

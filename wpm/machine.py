@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,25 @@ class Node:
     name: str
     cpus: float
     gpus: float
+
+
+def count_slots(nodes: Iterable[Node], cpus: float, gpus: float) -> int:
+    """Return how many pieces of work run at a time.
+
+    Args:
+        nodes: of the cluster.
+        cpus: cores a piece of work, above 0.
+        gpus: GPUs a piece of work; 0 for none.
+    """
+    # A little more than there is: 3 x 0.1 must fit 0.3.
+    return sum(
+        min(
+            int(have / wanted + 1e-6)
+            for have, wanted in ((node.cpus, cpus), (node.gpus, gpus))
+            if wanted
+        )
+        for node in nodes
+    )
 
 
 @dataclass(frozen=True)

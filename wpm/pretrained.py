@@ -1,7 +1,5 @@
 """The row without training: the trunk's own features, reduced by PCA to the table's two sizes."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -40,7 +38,7 @@ def score_pretrained(
     if most < dims[1]:
         raise UserError(
             f"row pretrained: PCA to {dims[1]} dimensions needs as many trainval images and trunk "
-            f"features; there are {len(trainval)} images of {Path(trainval.folder).name} and "
+            f"features; there are {len(trainval)} images of {trainval.folder.name} and "
             f"{model.trunk.feature_dim} features of {protocol.trunk}; leave the row out"
         )
     model.embedder = nn.Identity()  # type: ignore[assignment]

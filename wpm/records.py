@@ -245,8 +245,9 @@ def read_study(place: StudyPlace) -> dict[str, Any] | None:
     content: dict[str, Any] = read_json(path)
     check_format(content, path)
     # A study of an earlier version was run under the defaults of what has been added since.
-    identity = content["identity"]
+    identity = {"sampler": "tpe", **content["identity"]}
     identity["protocol"] = {**_PROTOCOL_DEFAULTS, **identity.get("protocol", {})}
+    content["identity"] = identity
     return content
 
 
@@ -360,15 +361,21 @@ def worker_seconds(reports: list[dict[str, Any]]) -> float:
     return float(sum(fold["training_seconds"] + fold["validation_seconds"] for fold in folds))
 
 
-def spent_seconds(place: StudyPlace) -> dict[str, float]:
-    """Return the worker seconds of all trainings of a study, search and final runs, by folder.
+def gpu_seconds(reports: list[dict[str, Any]]) -> float:
+    """Return the same, of a GPU: each in proportion to the share of one that it had."""
+    share: float = reports[-1].get("gpus", 0.0) if reports else 0.0
+    return worker_seconds(reports) * share
+
+
+def read_all_reports(place: StudyPlace) -> dict[str, list[dict[str, Any]]]:
+    """Return the reports of all trainings of a study, search and final runs, by folder.
 
     Raises:
         UserError: a record is damaged.
     """
     folders = [*place.folder.glob("trials/*"), *place.folder.glob("finals/*/*/fold-*")]
     return {
-        str(folder): worker_seconds(read_json(folder / "reports.json")["reports"])
+        str(folder): read_json(folder / "reports.json")["reports"]
         for folder in folders
         if (folder / "reports.json").exists()
     }

@@ -131,9 +131,8 @@ def record_plan(plan: StudyPlan, trials: int) -> None:
                 f"{place.folder} has a study.journal but no study.json; restore study.json, or "
                 "start a new study with another --run-root"
             )
-    # Studies from before there was a choice were sampled by TPE.
-    elif (started_with := {"sampler": "tpe", **before["identity"]}) != identity:
-        difference = _first_difference(started_with, identity)
+    elif before["identity"] != identity:
+        difference = _first_difference(before["identity"], identity)
         raise UserError(
             f"study {place.name} was started with {difference}; start a new one with another "
             f"--run-root, or move {place.folder} away"

@@ -30,6 +30,10 @@ class WorkSource(Protocol):
     def exhausted(self) -> bool:
         """Whether no work will be handed out any more."""
 
+    @property
+    def remaining(self) -> int:
+        """Pieces of work that have not ended yet, handed out or not."""
+
     def on_step(self, work: Work, step: StepResult) -> bool:
         """Hear of a step; return whether to stop the work."""
 
