@@ -5,25 +5,21 @@ python -m benchmarks.evaluation --dataset omniglot --data-root DIR --work-root D
 """
 
 import argparse
-import platform
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import astuple
-from pathlib import Path
 
 import torch
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from benchmarks.common import add_image_flags, find_device, open_trainval
 from wpm import retrieval
 from wpm.config import TrainingConfig, find_protocol
-from wpm.datasets import DataSource, load_index
-from wpm.pixels import Pixels, build_pixels
+from wpm.pixels import Pixels
 from wpm.retrieval import RetrievalScores, retrieval_scores
-from wpm.splits import class_disjoint_splits
 from wpm.train import Training
 
 IMAGES, CLASSES, DIM = 5_900, 100, 512
@@ -105,9 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--dataset", default="glyphs")
-    parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--work-root", type=Path, help="for decoded images [a temporary folder]")
+    add_image_flags(parser)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
@@ -115,18 +109,12 @@ def main() -> None:
     import faiss
 
     faiss.omp_set_num_threads(args.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    on = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    device, on = find_device()
     print(f"{on}, {args.threads} threads, torch {torch.__version__}, faiss {faiss.__version__}")
     compare_scoring(device, repeats=3 if args.quick else 15)
-    with tempfile.TemporaryDirectory() as scratch:
-        work_root = args.work_root or Path(scratch)
-        index = load_index(DataSource(args.dataset, args.data_root, work_root))
-        protocol = find_protocol("small", args.dataset)
-        trainval = class_disjoint_splits(index.labels, protocol.folds).trainval_classes
-        pixels = Pixels(build_pixels(index.subset(trainval), protocol.resize, work_root))
-        for row in ("contrastive", "contrastive+wpm"):
-            print_split(pixels, row, device, args.dataset, epochs=1 if args.quick else 8)
+    pixels = open_trainval(args, find_protocol("small", args.dataset))
+    for row in ("contrastive", "contrastive+wpm"):
+        print_split(pixels, row, device, args.dataset, epochs=1 if args.quick else 8)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ python -m benchmarks.folds --quick    # convnet at 24 px, under a minute on two 
 import argparse
 import multiprocessing
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from pytorch_metric_learning.losses import ContrastiveLoss
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
+from benchmarks.common import find_device
 from wpm.config import Protocol, find_protocol
 from wpm.model import EmbeddingModel, build_model, freeze_batch_norm
 
@@ -199,10 +199,9 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device, on = find_device()
     protocol = find_protocol("small" if args.quick else "mlrc", "cub200")
     cores = os.cpu_count() or 1
-    on = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     print(f"{on}, {cores} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, "
           f"trunk {protocol.trunk}, {FOLDS} folds of {protocol.batch_size()} images of "
           f"{protocol.crop} px")  # fmt: skip

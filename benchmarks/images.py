@@ -9,7 +9,6 @@ import argparse
 import itertools
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import tempfile
@@ -28,6 +27,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from benchmarks.common import find_device
 from wpm.batches import BatchMaker
 from wpm.config import Protocol, find_protocol
 from wpm.datasets import DataSource, ImageIndex, load_index
@@ -299,8 +299,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.cores)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    on = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    device, on = find_device()
     print(f"{on}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch "
           f"{torch.__version__}, Pillow {PIL.__version__}")  # fmt: skip
     protocol = find_protocol(args.protocol, "folder")

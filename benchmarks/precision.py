@@ -6,16 +6,12 @@ python -m benchmarks.precision --dataset folder --data-root DIR --protocol mlrc 
 
 import argparse
 import dataclasses
-import platform
 import statistics
-from pathlib import Path
 
 import torch
 
+from benchmarks.common import add_image_flags, find_device, open_trainval
 from wpm.config import PRECISIONS, PROTOCOL_NAMES, TrainingConfig, find_protocol
-from wpm.datasets import DataSource, load_index
-from wpm.pixels import Pixels, build_pixels
-from wpm.splits import class_disjoint_splits
 from wpm.train import Training
 
 PARAMETERS = {"pos_margin": 0.1, "neg_margin": 0.8}
@@ -26,24 +22,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--dataset", default="glyphs")
-    parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--work-root", type=Path, default=Path("data"))
+    add_image_flags(parser)
     parser.add_argument("--protocol", choices=PROTOCOL_NAMES, default="small")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="torch threads [1]")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    on = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    device, on = find_device()
     print(f"{on}, {torch.get_num_threads()} threads, torch {torch.__version__}, protocol "
           f"{args.protocol}, {args.epochs} epochs of fold 0, {args.seeds} seeds")  # fmt: skip
-    folds = find_protocol(args.protocol, args.dataset).folds
-    index = load_index(DataSource(args.dataset, args.data_root, args.work_root))
-    splits = class_disjoint_splits(index.labels, folds)
-    resize = find_protocol(args.protocol, args.dataset).resize
-    pixels = Pixels(build_pixels(index.subset(splits.trainval_classes), resize, args.work_root))
+    pixels = open_trainval(args, find_protocol(args.protocol, args.dataset))
     base = None
     for precision in PRECISIONS if device.type == "cuda" else ("float32", "bf16"):
         protocol = find_protocol(args.protocol, args.dataset, precision=precision)

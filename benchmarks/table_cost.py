@@ -10,7 +10,6 @@ halving saves, from recorded trials (benchmarks/search_halving.py), in benchmark
 import argparse
 import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from PIL import Image
 from pytorch_metric_learning.losses import ContrastiveLoss
 from torchvision import transforms
 
+from benchmarks.common import find_device
 from benchmarks.folds import measure_processes
 from benchmarks.within_pair_step import SHARPNESS, LoopedLoss, backward_baseline
 from wpm.batches import BatchMaker
@@ -137,8 +137,7 @@ def main() -> None:
     protocol = find_protocol("mlrc", "cub200")
     if args.quick:
         protocol = replace(protocol, resize=110, crop=96, classes_per_batch=4, images_per_class=2)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    on = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    device, on = find_device()
     print(f"measured on {on}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch "
           f"{torch.__version__}: bninception, batch {protocol.batch_size()} at {protocol.crop} px"
           )  # fmt: skip

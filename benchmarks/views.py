@@ -16,11 +16,10 @@ from typing import Any
 
 import torch
 
+from benchmarks.common import add_image_flags, find_device, open_trainval
 from wpm.atomic import read_json, write_json
 from wpm.config import TrainingConfig, find_protocol
-from wpm.datasets import DataSource, load_index
-from wpm.pixels import Pixels, build_pixels
-from wpm.splits import class_disjoint_splits
+from wpm.pixels import Pixels
 from wpm.train import Training
 
 PASSES, MASKS = (1, 2, 4, 8), (1, 8, 64)
@@ -38,8 +37,7 @@ def train(pixels: Pixels, row: str, passes: int, masks: int, seed: int, epochs: 
         trunk_passes=passes, embedding_masks=masks, max_epochs=epochs,
     )  # fmt: skip
     own = PARAMETERS if row.endswith("+wpm") else {k: PARAMETERS[k] for k in list(PARAMETERS)[:2]}
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    training = Training(TrainingConfig(row, protocol, own, seed, (0,)), pixels, device)
+    training = Training(TrainingConfig(row, protocol, own, seed, (0,)), pixels, find_device()[0])
     start = time.process_time()  # of this process: other work on the machine does not count
     while not training.finished:
         report = training.run_epoch()
@@ -70,9 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--dataset", default="glyphs")
-    parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--work-root", type=Path, default=Path("data"))
+    add_image_flags(parser)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12)
@@ -81,11 +77,7 @@ def main() -> None:
     torch.set_num_threads(1)
     outcomes = read_json(args.out) if args.out.exists() else {}
     if not args.show:
-        index = load_index(DataSource(args.dataset, args.data_root, args.work_root))
-        protocol = find_protocol("small", args.dataset)
-        splits = class_disjoint_splits(index.labels, protocol.folds)
-        trainval = index.subset(splits.trainval_classes)
-        pixels = Pixels(build_pixels(trainval, protocol.resize, args.work_root))
+        pixels = open_trainval(args, find_protocol("small", args.dataset))
         settings = [("plain", "contrastive", 1, 1)]
         settings += [(f"{t} x {k}", "contrastive+wpm", t, k) for t in PASSES for k in MASKS]
         for seed in range(args.seeds):

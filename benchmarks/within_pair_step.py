@@ -5,7 +5,6 @@ python -m benchmarks.within_pair_step --quick    # batch 8 at 96 px
 """
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from benchmarks.common import find_device
 from wpm.config import find_protocol
 from wpm.model import EmbeddingModel, ViewMasks, build_model, freeze_batch_norm
 from wpm.precision import float32_products
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seconds", type=float, help="to spend on all steps [40 quick, 400 full]")
     args = parser.parse_args()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device, on = find_device()
     protocol = find_protocol("mlrc", "cub200")
     classes, per_class, side = (4, 2, 96) if args.quick else (8, 4, protocol.crop)
     labels = torch.arange(classes).repeat_interleave(per_class).to(device)
@@ -195,7 +195,6 @@ def main() -> None:
         "low_memory": lambda: backward_low_memory(model, images, masks, of_mined),
         "plain": run_plain,
     }
-    on = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     print(f"{on}, {torch.get_num_threads()} threads, torch {torch.__version__}, bninception, batch "
           f"{len(labels)} at {side} px, {protocol.trunk_passes} x {protocol.embedding_masks} views "
           "(plain: one pass, no views)")  # fmt: skip

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
 import torch
 from torch import Tensor
@@ -110,6 +109,8 @@ class _NearestReferences:
         self._unit = unit
         self._index = None
         if unit.device.type in FAISS_DEVICES:
+            import faiss  # here: where neighbours are found on a GPU, nobody needs it
+
             self._index = faiss.IndexFlatL2(unit.shape[1])
             self._index.add(np.ascontiguousarray(unit.numpy()))
 
