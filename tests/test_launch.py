@@ -9,6 +9,7 @@ import pytest
 
 from tests.test_datasets import Server, serve
 from tests.tiny import make_image_folder
+from wpm.arguments import build_parser
 from wpm.config import find_protocol
 from wpm.errors import UserError
 from wpm.records import StudyPlace, write_study
@@ -187,7 +188,7 @@ def test_weights_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.Mon
             kind = dataclasses.replace(model._TRUNKS["bninception"], weights=lambda _: archive)
             monkeypatch.setitem(model._TRUNKS, "bninception", kind)
 
-        args = program.build_parser().parse_args([*arguments, "--fetch"])
+        args = build_parser(None).parse_args([*arguments, "--fetch"])
         serve_with("sha256:0123")
         with pytest.raises(UserError, match=r"SHA-256 .* but .* has 0123.*give --weights FILE"):
             program._find_weights(args, protocol)
@@ -195,7 +196,7 @@ def test_weights_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.Mon
         found = Path(program._find_weights(args, protocol))
     assert found == (tmp_path / "weights" / "trunk.pth").resolve()
     assert found.read_bytes() == data
-    args = program.build_parser().parse_args(arguments)  # another day, without --fetch or network
+    args = build_parser(None).parse_args(arguments)  # another day, without --fetch or network
     assert Path(program._find_weights(args, protocol)) == found
 
 

@@ -10,7 +10,7 @@ LAYERS = [
     {"errors", "trunk", "precision", "watchdog"},
     {"atomic", "splits", "tables", "decoding"},
     {"config", "retrieval", "glyphs"},
-    {"datasets", "spaces"},
+    {"datasets", "spaces", "arguments"},
     {"published_sets", "pixels", "within_pair", "bninception", "zoo_trunks"},
     {"model", "losses", "crops"},
     {"batches", "steps"},

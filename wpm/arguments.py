@@ -1,0 +1,195 @@
+"""The flags of launch.py."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from wpm import __version__
+from wpm.config import PRECISIONS, PROTOCOL_NAMES
+
+EXIT_BAD_INPUT = 2
+DEFAULT_ROWS = ("contrastive", "contrastive+wpm")
+AUTO = "auto"  # in place of a number of GPUs
+
+EXAMPLES = """examples:
+  python launch.py                                    search the default rows on the embedded images
+  python launch.py --best-only                        retrain and test the best configurations
+  python launch.py --status                           how far every study is
+  python launch.py --dataset cub200 --fetch           download images and weights, no more
+  python launch.py --dataset cub200 --rows all        the published table under its protocol
+  python launch.py --dataset omniglot --data-root DIR --rows contrastive contrastive+wpm --trials 12
+  python launch.py --dataset folder --data-root DIR --rows triplet triplet+wpm
+
+Give an interrupted command again to continue it.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"launch.py: error: {message} (see python launch.py --help)\n")
+        raise SystemExit(EXIT_BAD_INPUT)
+
+
+def build_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return the parser of all flags, which says what is wrong in one line.
+
+    Args:
+        description: of the command.
+    """
+    parser = _Parser(
+        prog="launch.py",
+        description=description,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"wpm {__version__}")
+    what = parser.add_argument_group("what to do (default: search)").add_mutually_exclusive_group()
+    what.add_argument(
+        "--best-only",
+        action="store_true",
+        help="retrain each study's best configuration and test it",
+    )
+    what.add_argument(
+        "--doctor",
+        action="store_true",
+        help="look the cluster over: disks, versions, GPUs, clocks, ports; exit code 2 if ill",
+    )
+    what.add_argument(
+        "--status", action="store_true", help="print the progress of all studies and exit"
+    )
+
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print studies, trials, expected hours and disk; start nothing",
+    )
+    parser.add_argument(
+        "--notify", metavar="CMD",
+        help="command to run when the launch ends: WPM_EVENT is finished, budget, "
+        "interrupted or failed; WPM_STUDIES, WPM_MESSAGE and WPM_RUN_ROOT say more",
+    )  # fmt: skip
+
+    which = parser.add_argument_group("which studies")
+    which.add_argument(
+        "--dataset",
+        default="glyphs",
+        help="glyphs, omniglot, folder, cub200, cars196 or sop [glyphs]",
+    )
+    which.add_argument(
+        "--data-root", type=Path, metavar="DIR", help="the images: a folder or a zip"
+    )
+    which.add_argument(
+        "--fetch", action="store_true",
+        help="download images and weights where possible; without --rows, no more than that",
+    )  # fmt: skip
+    which.add_argument(
+        "--rows", nargs="+", metavar="ROW",
+        help=f"LOSS or LOSS+wpm, or: all (the published table) [{' '.join(DEFAULT_ROWS)}]",
+    )  # fmt: skip
+    which.add_argument(
+        "--protocol",
+        help=f"{' or '.join(PROTOCOL_NAMES)} [mlrc for cub200, cars196 and sop, else small]",
+    )
+    which.add_argument(
+        "--trunk", metavar="NAME", help="another trunk than the protocol's: docs/protocol.md"
+    )
+    which.add_argument(
+        "--precision", choices=PRECISIONS, help="of trunk and embedder [float32, as published]"
+    )
+    which.add_argument(
+        "--search-spaces", type=Path, metavar="DIR", help="TOML files of the rows [search_spaces]"
+    )
+    which.add_argument("--weights", metavar="FILE", help="the trunk's ImageNet weights, or: random")
+    which.add_argument("--seed", type=_at_least(0), default=0, help="of sampler and trainings [0]")
+
+    budget = parser.add_argument_group("budget")
+    budget.add_argument("--trials", type=_at_least(1), help="trials a study, however they end")
+    budget.add_argument("--runs", type=_at_least(1), help="final runs (seeds) a configuration")
+    budget.add_argument(
+        "--top", type=_at_least(1), default=1, metavar="N",
+        help="--best-only with the N best configurations; the table shows the best [1]",
+    )  # fmt: skip
+    budget.add_argument(
+        "--no-early-stopping", action="store_true", help="let every trial run to its patience"
+    )
+    budget.add_argument(
+        "--sampler", metavar="NAME", help="what chooses configurations: docs/search.md [tpe]"
+    )
+    budget.add_argument(
+        "--warm-start", choices=["published"], help="try the published configurations first"
+    )
+    budget.add_argument(
+        "--published", action="store_true", help="--best-only with the published configurations"
+    )
+    budget.add_argument(
+        "--allow-unfinished", action="store_true", help="--best-only on studies with trials to go"
+    )
+    budget.add_argument(
+        "--max-hours", type=_positive, metavar="H", help="of this launch; then checkpoint and stop"
+    )
+    budget.add_argument(
+        "--max-gpu-hours", type=_positive, metavar="H",
+        help="of all selected studies, earlier launches included; then checkpoint and stop",
+    )  # fmt: skip
+
+    where = parser.add_argument_group("where")
+    where.add_argument("--run-root", type=Path, default=Path("runs"), help="records [runs]")
+    where.add_argument(
+        "--work-root", type=Path, default=Path("data"), help="decoded and unpacked images [data]"
+    )
+    where.add_argument(
+        "--address", default="local", help="local, or auto or HOST:PORT for a Ray cluster [local]"
+    )
+    where.add_argument(
+        "--cpus-per-trial", type=_positive, default=1.0, help="cores and torch threads [1]"
+    )
+    where.add_argument(
+        "--gpus-per-trial", type=_gpus, metavar="N",
+        help="fractions allowed; auto: measure one step [1 where there are GPUs]",
+    )  # fmt: skip
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _at_least(low: int) -> Callable[[str], int]:
+    def whole_number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < low:
+            raise argparse.ArgumentTypeError(f"{value} is too small, must be at least {low}")
+        return value
+
+    return whole_number
+
+
+def _not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = _not_negative(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("0 must be above 0")
+    return value
+
+
+def _gpus(text: str) -> float | str:
+    if text == AUTO:
+        return AUTO
+    value = _not_negative(text)
+    if value > 1 and value != int(value):
+        raise argparse.ArgumentTypeError(f"{text} must be a fraction below 1 or a whole number")
+    return value
