@@ -146,10 +146,12 @@ def main() -> None:
     for part in parts:
         print(f"  {part.name:18} published {part.published:8.4f} s, ours {part.ours:8.4f} s, "
               f"{part.published / part.ours:5.2f} x")  # fmt: skip
-    counts = (1, 4) if device.type == "cuda" else (1, os.cpu_count() or 1)
-    rates = [measure_processes(protocol, device, n, 1, seconds) for n in counts]
-    together = rates[1] / rates[0]
-    print(f"  {counts[1]} trials at once on a device: {together:.2f} x the trials of one")
+    # The same cores either way: one trial has them all, or each trial one.
+    cores = os.cpu_count() or 1
+    shapes = ((1, 1), (4, 1)) if device.type == "cuda" else ((1, cores), (cores, 1))
+    alone, beside = (measure_processes(protocol, device, *shape, seconds) for shape in shapes)
+    together = beside / alone
+    print(f"  {shapes[1][0]} trials at once on a device: {together:.2f} x the trials of one")
     halving = json.loads(HALVING.read_text(encoding="utf-8"))
     print(f"  halving: {halving['factor']:.2f} x fewer epochs ({halving['measured']})")
 

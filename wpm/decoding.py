@@ -25,10 +25,10 @@ from PIL import Image
 
 from wpm.errors import UserError
 
-# From here on processes: threads share Python's lock, which an image holds for about 6% of its
+# From here on processes: threads share Python's lock, which an image holds for about 4% of its
 # time, so that no more than this many cores are kept busy (benchmarks/images.py; on few cores
 # threads are faster); and small sets are decoded before a process has started.
-PROCESS_CORES = 17
+PROCESS_CORES = 25
 PROCESS_IMAGES = 2048
 # What Pillow raises on files that it cannot read.
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
