@@ -2,9 +2,11 @@
 
 python -m benchmarks.within_pair_step            # bninception, batch 32 at 227 px, 8 x 8 views
 python -m benchmarks.within_pair_step --quick    # batch 8 at 96 px
+python -m benchmarks.within_pair_step --compile default --quick    # beside: torch.compile
 """
 
 import argparse
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -158,6 +160,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument(
+        "--compile", choices=["default", "reduce-overhead", "max-autotune"],
+        help="also time fast steps through torch.compile, in this mode",
+    )  # fmt: skip
     parser.add_argument("--seconds", type=float, help="to spend on all steps [40 quick, 400 full]")
     args = parser.parse_args()
     device, on = find_device()
@@ -172,13 +178,15 @@ def main() -> None:
     baseline, contiguous = deepcopy(model), images
     model.to(memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)
+    compiled = deepcopy(model)
+    owners = {"baseline": baseline, "compiled": compiled}  # of the weights; else `model`
     masks = model.sample_masks(
         images, trunk_passes=protocol.trunk_passes, embedding_masks=protocol.embedding_masks,
         channel_dropout=CHANNEL_DROPOUT, embedding_dropout=EMBEDDING_DROPOUT, generator=generator,
     )  # fmt: skip
     optimizer_of = {
         owner: torch.optim.RMSprop(owner.parameters(), lr=0.0, momentum=0.9)  # weights stay
-        for owner in (model, baseline)
+        for owner in (model, baseline, compiled)
     }
     mined = WithinPairLoss(ContrastiveLoss(pos_margin=0.1, neg_margin=0.8), sharpness=SHARPNESS)
     plain, looped = ContrastiveLoss(pos_margin=0.1, neg_margin=0.8), LoopedLoss(labels)
@@ -195,19 +203,26 @@ def main() -> None:
         "low_memory": lambda: backward_low_memory(model, images, masks, of_mined),
         "plain": run_plain,
     }
+    if args.compile:
+        compiled.embed_passes = torch.compile(compiled.embed_passes, mode=args.compile)  # type: ignore[method-assign]
+        ways["compiled"] = lambda: backward_fast(compiled, images, masks, of_mined)
     print(f"{on}, {torch.get_num_threads()} threads, torch {torch.__version__}, bninception, batch "
           f"{len(labels)} at {side} px, {protocol.trunk_passes} x {protocol.embedding_masks} views "
           "(plain: one pass, no views)")  # fmt: skip
-    gradients, memory = {}, {}
+    gradients: dict[str, list[Tensor]] = {}
+    memory: dict[str, float] = {}
     begin = time.perf_counter()
     for name, way in ways.items():
-        owner = baseline if name == "baseline" else model
+        owner = owners.get(name, model)
         owner.zero_grad(set_to_none=True)
         if device.type == "cuda":
             held = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
             way()
             memory[name] = torch.cuda.max_memory_allocated() - held
+        elif name == "compiled":
+            way()
+            memory[name] = math.nan  # what compiled code allocates is not seen
         else:
             with LiveBytes() as counted:
                 way()
@@ -224,7 +239,7 @@ def main() -> None:
     while not times["plain"] or time.perf_counter() + last < end:
         round_start = time.perf_counter()
         for name, way in ways.items():
-            optimizer = optimizer_of[baseline if name == "baseline" else model]
+            optimizer = optimizer_of[owners.get(name, model)]
             start = time.perf_counter()
             optimizer.zero_grad(set_to_none=True)
             way()
@@ -243,7 +258,7 @@ def main() -> None:
             f"{name:10} {median:8.3f} s, {ratio:5.2f} of baseline; {memory[name] / 2**20:7.0f} MiB "
         )
         line += f"{what}, {memory[name] / memory['plain']:5.2f} of plain"
-        if name in ("fast", "low_memory"):
+        if name in ("fast", "low_memory", "compiled"):
             pairs = zip(gradients[name], reference, strict=True)
             error = max(float((g - b).norm() / b.norm()) for g, b in pairs)
             line += f"; gradient off by {error:.1e}"

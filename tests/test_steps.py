@@ -16,6 +16,7 @@ from wpm.losses import build_loss
 from wpm.model import EmbeddingModel, ViewMasks, build_model
 from wpm.steps import FAST, LOW_MEMORY, PLAIN, backward_fast, backward_low_memory
 from wpm.train import Training
+from wpm.trunk import ConvNet
 
 CPU = torch.device("cpu")
 MINED = {"embedding_dropout": 0.1, "channel_dropout": 0.2, "sharpness": 32.0}
@@ -83,6 +84,26 @@ def test_gradient_is_the_baselines_in_float64(row: str, backward: Backward) -> N
 @pytest.mark.parametrize("row", ROWS)
 def test_gradient_is_the_baselines_on_bninception(row: str, backward: Backward) -> None:
     check(backward, row, make_batch("bninception", 64, torch.float32, passes=2), tolerance=1e-3)
+
+
+@pytest.mark.parametrize(("passes", "groups"), [(1, [6, 6, 6]), (2, [12, 6]), (3, [18])])
+def test_passes_in_groups_have_the_same_gradient(
+    passes: int, groups: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images, masks = make_batch("convnet", 16, torch.float64)
+    monkeypatch.setattr("wpm.model._CPU_ELEMENTS", passes * model.run_stem(images).numel())
+    sizes: list[int] = []
+    body = ConvNet.body
+
+    def count(trunk: ConvNet, features: Tensor) -> Tensor:
+        sizes.append(len(features))
+        return body(trunk, features)
+
+    with monkeypatch.context() as counted:
+        counted.setattr(ConvNet, "body", count)
+        gradients_of(backward_fast, "contrastive", model, images, masks)
+    assert sizes == groups
+    check(backward_fast, "contrastive", (model, images, masks), tolerance=1e-10)
 
 
 def test_images_without_a_gradient_are_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:

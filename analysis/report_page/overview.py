@@ -12,7 +12,7 @@ from analysis.comparison_text import lay_out_finals
 from analysis.costs import format_hours
 from analysis.layout import NotedTable, format_percent, format_points
 from analysis.reference import PUBLISHED, read_scores
-from analysis.report_page import runs_figures
+from analysis.report_page import runs_figures, search_figures
 from analysis.report_page.study_section import StudySection
 from analysis.report_page.theme import Figure
 from analysis.rows import METRICS, VIEWS, RowRecord
@@ -139,6 +139,13 @@ def headline(comparisons: Sequence[Comparison]) -> Part:
         [lay_out_finals(comparisons)],
         [figure] if figure else [],
     )
+
+
+def progress(comparisons: Sequence[Comparison]) -> list[Part]:
+    """Return what the searches of both rows had found after so many device-hours."""
+    figures = [search_figures.progress_by_hours(comparison) for comparison in comparisons]
+    shown = [figure for figure in figures if figure]
+    return [Part("What a device-hour of search found", figures=shown)] if shown else []
 
 
 def tell_difference(comparison: Comparison) -> str:

@@ -89,6 +89,7 @@ def _lay_out_page(collected: Collected, selection: str) -> str:
     for make in (overview.results, overview.validity):
         parts += _attempt(partial(make, rows), collected.problems)
     comparisons = _attempt(partial(overview.compare_twins, rows), collected.problems)
+    parts += _attempt(partial(overview.progress, comparisons), collected.problems)
     return _render(
         "page.html",
         title=_title(rows[0].place, len(rows)),

@@ -4,17 +4,22 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
+from analysis.comparison import Comparison
 from analysis.histories import Search, TrialHistory
 from analysis.report_page.theme import (
     BLACK,
+    BLUE,
     EDGE_LINE,
     MAP_AT_R,
+    ORANGE,
     OUTCOMES,
     PUBLISHED_LINE,
     Figure,
     axis,
     beside,
     percent,
+    plain,
+    shorten,
     vertical,
 )
 from wpm.records import COMPLETE, FAILED, PRUNED
@@ -65,7 +70,33 @@ def best_so_far(search: Search, published: Sequence[float] | None) -> Figure:
     return Figure("Best so far", caption, data, layout)
 
 
-def _line(name: str, x: Sequence[int], fractions: Sequence[float], **style: Any) -> dict[str, Any]:
+def progress_by_hours(comparison: Comparison) -> Figure | None:
+    """Return the best so far of two searches against the device-hours that they had spent."""
+    data: list[dict[str, Any]] = []
+    for row, curve, colour, dash in zip(
+        (comparison.first, comparison.second), comparison.curves, (BLUE, ORANGE), ("solid", "dash"),
+        strict=True,
+    ):  # fmt: skip
+        found = [(h, b) for h, b in zip(curve.hours, curve.best, strict=True) if b > 0]
+        if found:
+            hours, best = zip(*found, strict=True)
+            line = _line(
+                plain(row.name), [shorten(h) for h in hours], best, color=colour, dash=dash
+            )
+            data.append({**line, "hovertemplate": "%{x} device-hours<br>%{y:.2f} %"})
+    if not data:
+        return None
+    layout = {"xaxis": axis("device-hours", rangemode="tozero"), "yaxis": axis(MAP_AT_R)}
+    caption = (
+        "Best validation MAP@R that could be chosen, against the device-hours of all trials up to "
+        "it, failed and stopped ones included, in the order in which they were started."
+    )
+    return Figure(comparison.name, caption, data, layout, height=320)
+
+
+def _line(
+    name: str, x: Sequence[float], fractions: Sequence[float], **style: Any
+) -> dict[str, Any]:
     """Return a stair of percent."""
     return {
         "type": "scatter", "mode": "lines", "name": name, "x": list(x),

@@ -1,0 +1,124 @@
+"""Which trunk passes could go without a backward: shares of the gradient in a real training.
+
+python -m benchmarks.gradient_shares --dataset omniglot --data-root DIR
+
+Trains `contrastive+wpm` on fold 0. Every `--every` steps: the share that each image of each pass
+has of the gradient's norm (at the embeddings), how many are at most a threshold, and by how much
+the weights' gradient would be off without these.
+"""
+
+import argparse
+import dataclasses
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+from benchmarks.common import add_image_flags, find_device, open_trainval
+from benchmarks.views import PARAMETERS
+from wpm import train
+from wpm.config import TrainingConfig, find_protocol
+from wpm.model import EmbeddingModel, ViewMasks
+from wpm.steps import LossOfViews, backward_fast
+
+THRESHOLDS = (0.0, 1e-6, 1e-4, 1e-3, 1e-2)
+# Of an image in a pass, of a whole pass; each a share in percent, and a relative error.
+Shares = dict[float, list[tuple[float, float, float]]]
+
+
+def flatten_gradient(model: EmbeddingModel) -> Tensor:
+    """Return the gradient of all weights as one vector."""
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def measure(
+    model: EmbeddingModel, images: Tensor, masks: ViewMasks, loss_of: LossOfViews
+) -> dict[float, tuple[float, float, float]]:
+    """Measure one batch; gradients are left as they were found, none.
+
+    Args:
+        model: as it is in training.
+        images: (B, C, H, W) float.
+        masks: of the batch.
+        loss_of: from (V, B, D) views to a scalar.
+
+    Returns:
+        By threshold: percent of the images in passes, percent of the passes, at or below it; and
+        the relative error of the weights' gradient without these images in passes.
+    """
+    with torch.no_grad():
+        held = model.embed_passes(model.run_stem(images), masks.channel)
+    held.requires_grad_()
+    (gradient,) = torch.autograd.grad(loss_of(model.mask_embeddings(held, masks)), held)
+    total = gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny)
+    of_images = gradient.norm(dim=2) / total
+    of_passes = gradient.flatten(1).norm(dim=1) / total
+
+    def backward(wanted: Tensor) -> Tensor:
+        model.zero_grad(set_to_none=True)
+        model.embed_passes(model.run_stem(images), masks.channel).backward(wanted)
+        return flatten_gradient(model)
+
+    exact = backward(gradient)
+    found = {}
+    for threshold in THRESHOLDS:
+        without = backward(gradient * (of_images > threshold)[:, :, None])
+        error = (without - exact).norm() / exact.norm().clamp(min=torch.finfo(exact.dtype).tiny)
+        small = [100 * float((of <= threshold).float().mean()) for of in (of_images, of_passes)]
+        found[threshold] = (small[0], small[1], float(error))
+    model.zero_grad(set_to_none=True)
+    return found
+
+
+def watch(found: Shares, every: int) -> Callable[..., Tensor]:
+    """Return a `backward_fast` that measures every so many steps."""
+    steps = 0
+
+    def backward(
+        model: EmbeddingModel, images: Tensor, masks: ViewMasks, loss_of: LossOfViews
+    ) -> Tensor:
+        nonlocal steps
+        if steps % every == 0:
+            for threshold, values in measure(model, images, masks, loss_of).items():
+                found[threshold].append(values)
+        steps += 1
+        return backward_fast(model, images, masks, loss_of)
+
+    return backward
+
+
+def main() -> None:
+    """Print a line for each epoch and threshold."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    add_image_flags(parser)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--every", type=int, default=5, help="steps between measurements [5]")
+    parser.add_argument("--sharpness", type=float, default=PARAMETERS["sharpness"])
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    protocol = dataclasses.replace(find_protocol("small", args.dataset), max_epochs=args.epochs)
+    parameters = {**PARAMETERS, "sharpness": args.sharpness}
+    config = TrainingConfig("contrastive+wpm", protocol, parameters, 0, (0,))
+    training = train.Training(config, open_trainval(args, protocol), find_device()[0])
+    print(f"{protocol.trunk_passes} x {protocol.embedding_masks} views, sharpness "
+          f"{args.sharpness:g}, {protocol.iterations_per_epoch} steps an epoch\n"
+          "epoch  share <=  images in passes  whole passes  error of the gradient (largest)"
+          )  # fmt: skip
+    while not training.finished:
+        found: Shares = defaultdict(list)
+        with patch.object(train, "backward_fast", watch(found, args.every)):
+            training.run_epoch()
+        for threshold, values in found.items():
+            images, passes, errors = zip(*values, strict=True)
+            print(f"{training.epoch:>5}  {threshold:>8g}  {statistics.mean(images):>15.1f}%"
+                  f"  {statistics.mean(passes):>11.1f}%  {statistics.mean(errors):.1e} "
+                  f"({max(errors):.1e}, n = {len(errors)})", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
