@@ -98,10 +98,13 @@ def main() -> None:
     add_image_flags(parser)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--every", type=int, default=5, help="steps between measurements [5]")
+    parser.add_argument("--passes", type=int, default=8, help="of the trunk, T [8]")
     parser.add_argument("--sharpness", type=float, default=PARAMETERS["sharpness"])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    protocol = dataclasses.replace(find_protocol("small", args.dataset), max_epochs=args.epochs)
+    protocol = dataclasses.replace(
+        find_protocol("small", args.dataset), max_epochs=args.epochs, trunk_passes=args.passes
+    )
     parameters = {**PARAMETERS, "sharpness": args.sharpness}
     config = TrainingConfig("contrastive+wpm", protocol, parameters, 0, (0,))
     training = train.Training(config, open_trainval(args, protocol), find_device()[0])

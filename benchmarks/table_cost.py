@@ -13,7 +13,8 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from copy import deepcopy
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,27 +48,29 @@ class Part:
     ours: float
 
 
-def measure(step: Callable[[], object], seconds: float) -> float:
-    """Return the least seconds of a call: what other work on the machine adds is left out."""
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(times) < 2 or time.perf_counter() < end:
-        start = time.perf_counter()
-        step()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def measure(steps: Sequence[Callable[[], object]], seconds: float) -> list[float]:
+    """Return the least seconds of each, taken in turns: what other work adds is left out."""
+    times: list[list[float]] = [[] for _ in steps]
+    end = time.perf_counter() + seconds * len(steps)
+    while len(times[0]) < 3 or time.perf_counter() < end:
+        for step, own in zip(steps, times, strict=True):
+            start = time.perf_counter()
+            step()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            own.append(time.perf_counter() - start)
+    return [min(own) for own in times]
 
 
 def measure_steps(protocol: Protocol, device: torch.device, seconds: float) -> tuple[Part, Part]:
-    """Return a plain step, which is the same in both, and a step with mining."""
-    model = build_model(protocol, 3, seed=0).to(device).to(memory_format=torch.channels_last)
-    model.train()
+    """Return a plain step and a step with mining; published ones in torch's own memory layout."""
+    model = build_model(protocol, 3, seed=0).to(device).train()
     freeze_batch_norm(model)
+    ours = deepcopy(model).to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(0)
     size = (protocol.batch_size(), 3, protocol.crop, protocol.crop)
     images = torch.randn(size, generator=generator).to(device)
+    last = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(protocol.classes_per_batch).repeat_interleave(protocol.images_per_class)
     labels = labels.to(device)
     masks = model.sample_masks(
@@ -76,10 +79,16 @@ def measure_steps(protocol: Protocol, device: torch.device, seconds: float) -> t
     )  # fmt: skip
     loss = ContrastiveLoss(pos_margin=0.1, neg_margin=0.8)
     mined, looped = WithinPairLoss(loss, sharpness=SHARPNESS), LoopedLoss(labels)
-    plain = measure(lambda: loss(model(images), labels).backward(), seconds)
-    baseline = measure(lambda: backward_baseline(model, images, masks, looped), seconds)
-    fast = measure(lambda: backward_fast(model, images, masks, lambda v: mined(v, labels)), seconds)
-    return Part("plain step", plain, plain), Part("step with mining", baseline, fast)
+    times = measure(
+        [
+            lambda: loss(model(images), labels).backward(),
+            lambda: loss(ours(last), labels).backward(),
+            lambda: backward_baseline(model, images, masks, looped),
+            lambda: backward_fast(ours, last, masks, lambda v: mined(v, labels)),
+        ],
+        seconds,
+    )
+    return Part("plain step", *times[:2]), Part("step with mining", *times[2:])
 
 
 def measure_images(protocol: Protocol, device: torch.device, seconds: float) -> Part:
@@ -115,15 +124,53 @@ def measure_images(protocol: Protocol, device: torch.device, seconds: float) -> 
                 with Image.open(file) as image:
                     pillow(image.convert("RGB"))
 
-        published = measure(decode, seconds) / (os.cpu_count() or 1)
-        ours = measure(lambda: maker.training_batch(torch.arange(batch), generator), seconds)
-    return Part("images of a batch", published, ours)
+        published, ours = measure(
+            [decode, lambda: maker.training_batch(torch.arange(batch), generator)], seconds
+        )
+    return Part("images of a batch", published / (os.cpu_count() or 1), ours)
 
 
-def step_seconds(parts: Sequence[Part], ours: bool, row: str) -> float:
-    """Return the seconds of a row's step: images are made while the GPU works, or it waits."""
-    images, plain, mined = (part.ours if ours else part.published for part in parts)
-    return max(images, mined if row.endswith("+wpm") else plain)
+@dataclass(frozen=True)
+class Procedure:
+    """What filling a table costs.
+
+    Attributes:
+        images: seconds to make a batch; they are made while the device works, or it waits.
+        plain: seconds of a step.
+        mined: seconds of a step with mining.
+        together: trainings that a device ends while it would end one alone.
+        halving: by how much fewer epochs the trials of a search take.
+    """
+
+    images: float
+    plain: float
+    mined: float
+    together: float = 1.0
+    halving: float = 1.0
+
+    def hours(self, protocol: Protocol, epochs: float) -> dict[str, float]:
+        """Return device-hours of the searches, and of the final runs, at so many epochs each."""
+        rows = [row for row in TABLE_ROWS if row != "pretrained"]
+        steps = DATASETS * protocol.folds * epochs * protocol.iterations_per_epoch
+        seconds = sum(
+            steps * max(self.images, self.mined if row.endswith("+wpm") else self.plain)
+            for row in rows
+        )
+        hours = seconds / 3600 / self.together
+        return {"search": protocol.trials * hours / self.halving, "final": protocol.runs * hours}
+
+
+def print_factors(published: Procedure, ours: Procedure, protocol: Protocol, epochs: float) -> None:
+    """Print what each part brings: alone to the published procedure, and last to ours."""
+
+    def total(procedure: Procedure) -> float:
+        return sum(procedure.hours(protocol, epochs).values())
+
+    for name in (field.name for field in fields(Procedure)):
+        alone = replace(published, **{name: getattr(ours, name)})
+        without = replace(ours, **{name: getattr(published, name)})
+        print(f"  {name:10} alone {total(published) / total(alone):5.2f} x, added to the others "
+              f"{total(without) / total(ours):5.2f} x")  # fmt: skip
 
 
 def main() -> None:
@@ -155,25 +202,19 @@ def main() -> None:
     halving = json.loads(HALVING.read_text(encoding="utf-8"))
     print(f"  halving: {halving['factor']:.2f} x fewer epochs ({halving['measured']})")
 
-    rows = [row for row in TABLE_ROWS if row != "pretrained"]
-    trainings = {
-        "search": protocol.trials * protocol.folds,
-        "final": protocol.runs * protocol.folds,
-    }
-    hours = {}
-    for ours in (False, True):
-        for phase, count in trainings.items():
-            epochs = args.epochs / (halving["factor"] if ours and phase == "search" else 1)
-            a_row = count * epochs * protocol.iterations_per_epoch / 3600
-            total = DATASETS * a_row * sum(step_seconds(parts, ours, row) for row in rows)
-            hours[ours, phase] = total / (together if ours else 1)
-    for ours, name in ((False, "published"), (True, "ours")):
-        search, final = hours[ours, "search"], hours[ours, "final"]
-        spent = f"search {search:.1f}, final runs {final:.1f}"
-        print(f"{name:10} {search + final:10.1f} device-hours: {spent}")
-    factor = sum(hours[False, p] for p in trainings) / sum(hours[True, p] for p in trainings)
-    what = f"{len(rows)} rows, {DATASETS} data sets, {args.epochs:g} epochs a trial (assumed)"
-    print(f"{what}: {factor:.1f} x cheaper")
+    published = Procedure(parts[0].published, parts[1].published, parts[2].published)
+    ours = Procedure(
+        parts[0].ours, parts[1].ours, parts[2].ours, together, float(halving["factor"])
+    )
+    spent = {name: p.hours(protocol, args.epochs) for name, p in
+             (("published", published), ("ours", ours))}  # fmt: skip
+    for name, hours in spent.items():
+        print(f"{name:10} {sum(hours.values()):10.1f} device-hours: search {hours['search']:.1f}, "
+              f"final runs {hours['final']:.1f}")  # fmt: skip
+    factor = sum(spent["published"].values()) / sum(spent["ours"].values())
+    print(f"{len(TABLE_ROWS) - 1} rows, {DATASETS} data sets, {args.epochs:g} epochs a trial "
+          f"(assumed): {factor:.1f} x cheaper; of this")  # fmt: skip
+    print_factors(published, ours, protocol, args.epochs)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def test_page_is_light(whole: Path) -> None:
     page = page_of(whole)
     assert len(page) < 700_000  # beside plotly.js
     figures = re.findall(r'<script type="application/json">(.*?)</script>', page, re.S)
-    assert len(figures) == 4 + 2 * (3 + 3 + 3) + 1  # of all rows, of each, of the embeddings
+    assert len(figures) == 5 + 2 * (3 + 3 + 3) + 1  # of all rows, of each, of the embeddings
     for text in figures:
         json.loads(text)
 

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CARRIED = ["within_pair_step", "folds", "precision", "views", "images", "table_cost"]
+CARRIED = [
+    "within_pair_step",
+    "gradient_shares",
+    "folds",
+    "precision",
+    "views",
+    "images",
+    "table_cost",
+]
 ABSENT = ["ray", "optuna", "faiss", "pandas", "plotly", "safetensors"]
 
 

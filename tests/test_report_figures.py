@@ -179,6 +179,22 @@ def test_difference_shows_zero_pairs_and_interval(tmp_path: Path) -> None:
     assert runs_figures.differences([]) is None
 
 
+def test_progress_counts_the_hours_of_every_trial(tmp_path: Path) -> None:
+    first, second = (
+        read_row(write_search(tmp_path, row, states, hours=hours, scores=(0.2, 0.9, 0.4, 0.3)))[0]
+        for row, states, hours in (("triplet", "cpcf", 2.0), ("triplet+wpm", "fccc", 5.0))
+    )
+    figure = search_figures.progress_by_hours(compare_rows(first, second))
+    check(figure)
+    plain, mined = trace(figure, "triplet"), trace(figure, "triplet+wpm")
+    # What was stopped cannot be chosen, but its hours are spent; before a choice no point.
+    assert (plain["x"], plain["y"]) == ([2, 4, 6, 8], [20, 20, 40, 40])
+    assert (mined["x"], mined["y"]) == ([10, 15, 20], [90, 90, 90])
+    assert plain["line"]["dash"] != mined["line"]["dash"]
+    nothing = read_row(write_search(tmp_path, "margin", "ff"))[0]
+    assert search_figures.progress_by_hours(compare_rows(nothing, nothing)) is None
+
+
 def test_validation_against_test_has_a_symbol_a_row(tmp_path: Path) -> None:
     rows = [row_with_runs(tmp_path, name, (0.5, 0.6)) for name in ("margin", "triplet")]
     (validation,) = validate_rows(rows, "concatenated", "map_at_r")
