@@ -6,6 +6,7 @@ python -m benchmarks.analysis_scale [--quick]
 import argparse
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "runs"
         start = time.perf_counter()
-        write_studies(root, studies, trials, runs=5)
+        write_studies(root, studies, trials, runs=5, with_reports=True)
         files = sum(len(names) for _, _, names in os.walk(root))
         print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python "
               f"{platform.python_version()}, n = {REPEATS}; {studies * trials} trials in {studies} "
@@ -48,8 +49,15 @@ def main() -> None:
             for name, (module, *flags) in COMMANDS.items():
                 where = [] if "--help" in flags else ["--run-root", str(root)]
                 seconds[name].append(measure([sys.executable, "-m", module, *flags, *where]))
+        page = Path(folder) / "report.html"
+        report = [sys.executable, "-m", "analysis.report", "--run-root", str(root)]
+        reported = measure([*report, "--out", str(page)])
+        size = page.stat().st_size / 1e6
     for name, times in seconds.items():
         print(f"{name}: {statistics.median(times):.2f} s (longest {max(times):.2f} s)")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"report, once: {reported:.1f} s, {size:.1f} MB; the largest of all scripts held "
+          f"{used.ru_maxrss / 1024:.0f} MiB")  # fmt: skip
 
 
 def measure(command: list[str]) -> float:

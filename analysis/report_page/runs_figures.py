@@ -131,7 +131,7 @@ def differences(comparisons: Sequence[Comparison]) -> Figure | None:
     space = 0.06 * (max(ends) - min(ends)) or 1.0
     layout = {
         "xaxis": axis(
-            "difference in test MAP@R, percentage points",
+            "difference in test MAP@R, points",
             range=[min(ends) - space, max(ends) + space],
         ),
         "yaxis": {

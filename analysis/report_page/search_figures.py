@@ -88,8 +88,8 @@ def progress_by_hours(comparison: Comparison) -> Figure | None:
         return None
     layout = {"xaxis": axis("device-hours", rangemode="tozero"), "yaxis": axis(MAP_AT_R)}
     caption = (
-        "Best validation MAP@R that could be chosen, against the device-hours of all trials up to "
-        "it, failed and stopped ones included, in the order in which they were started."
+        "Best validation MAP@R to choose from, against the device-hours of all trials up to then, "
+        "failed and stopped ones included."
     )
     return Figure(comparison.name, caption, data, layout, height=320)
 
