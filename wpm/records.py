@@ -119,6 +119,17 @@ class TrainingFolder:
         """Say what is trained here, before it starts."""
         write_json(self.folder / "trial.json", {"format": FORMAT, **identity})
 
+    def read_identity(self) -> dict[str, Any]:
+        """Return what is trained here.
+
+        Raises:
+            UserError: no such training, damaged, or of another record format.
+        """
+        path = self.folder / "trial.json"
+        identity: dict[str, Any] = read_json(path)
+        check_format(identity, path)
+        return identity
+
     def write_progress(self, reports: list[dict[str, Any]], state: Mapping[str, Any]) -> None:
         """Save a checkpoint and the history that belongs to it, as one step.
 
@@ -210,8 +221,7 @@ class TrainingFolder:
         reports = (
             read_json(reports_path)["reports"] if with_reports and reports_path.exists() else []
         )
-        identity = read_json(self.folder / "trial.json")
-        return TrainingRecord(self.folder, identity, reports, self.read_result())
+        return TrainingRecord(self.folder, self.read_identity(), reports, self.read_result())
 
     def _drop_checkpoints(self, keep: str | None) -> None:
         for path in self.folder.glob("checkpoint-*.pt"):
@@ -268,6 +278,12 @@ def find_studies(
         if wanted and all(_NAME.fullmatch(name) for name in names):
             places.append(StudyPlace(run_root, *names))
     return sorted(places, key=lambda place: place.folder)
+
+
+def trial_numbers(place: StudyPlace) -> list[int]:
+    """Return the numbers of the trials that have a record, in order."""
+    names = [p.parent.name for p in place.folder.glob("trials/*/trial.json")]
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def read_trials(

@@ -24,14 +24,13 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
-from wpm.atomic import hold_lock
+from wpm.atomic import DamagedFileError, hold_lock
 from wpm.config import Protocol, TrainingConfig
 from wpm.errors import UserError
 from wpm.jobs import identify, summarise, training_payload
+from wpm.journal import open_journal
 from wpm.records import (
     COMPLETE,
     FAILED,
@@ -40,6 +39,7 @@ from wpm.records import (
     TrainingFolder,
     provenance,
     read_study,
+    trial_numbers,
     write_study,
 )
 from wpm.spaces import Range, SearchSpace
@@ -296,35 +296,45 @@ class Study:
     def _open_study(self) -> optuna.Study:
         plan, place = self.plan, self.plan.place
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        # We hold the study's lock, so a lock on the journal is a dead writer's.
-        place.journal.with_name(place.journal.name + ".lock").unlink(missing_ok=True)
-        _drop_torn_line(place.journal)
-        try:
-            storage = JournalStorage(JournalFileBackend(str(place.journal)))
-            study = optuna.create_study(
-                storage=storage,
-                study_name=place.name,
-                direction="maximize",
-                load_if_exists=True,
-                pruner=build_pruner(plan.protocol, early_stopping=plan.early_stopping),
-            )
-            trials = study.get_trials(deepcopy=False)
-        except (ValueError, KeyError, AssertionError) as error:
-            raise UserError(
-                f"{place.journal}: study file is damaged ({error}); restore it from a backup, or "
-                f"move {place.folder} away to start again"
-            ) from error
+        study = optuna.create_study(
+            storage=open_journal(place.journal),
+            study_name=place.name,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=build_pruner(plan.protocol, early_stopping=plan.early_stopping),
+        )
+        trials = study.get_trials(deepcopy=False)
+        lost = [n for n in trial_numbers(place) if n >= len(trials)]
+        if lost:
+            raise self._outdated(f"it has no trial {lost[0]}", lost[0])
         study.sampler = build_sampler(plan.sampler, plan.seed, len(trials))
         if not trials:
             for point in plan.first_points:
                 study.enqueue_trial(dict(point))
         return study
 
+    def _outdated(self, what: str, number: int) -> DamagedFileError:
+        """Return what tells that the journal is older than the records: its end was lost."""
+        place = self.plan.place
+        return DamagedFileError(
+            f"{place.journal}: study file is older than {place.trial_folder(number)} ({what}); "
+            f"restore it from a backup, or move {place.folder} away to start again"
+        )
+
     def _find_orphans(self) -> list[Trial]:
         """Return trials that were running when their launch died, as objects to go on with."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        recorded = trial_numbers(self.plan.place)
         for trial in running:
-            TrainingFolder(self.plan.place.trial_folder(trial.number)).check_progress()
+            folder = TrainingFolder(self.plan.place.trial_folder(trial.number))
+            folder.check_progress()
+            # The record is written once the study knows all parameters.
+            known = folder.read_identity()["parameters"] if trial.number in recorded else {}
+            if any(
+                known[name] != trial.params.get(name)
+                for name in known.keys() & self.plan.space.searched.keys()
+            ):
+                raise self._outdated("other parameters", trial.number)
         # Optuna has no public way to continue a trial; `Trial` is pinned by the lock file.
         return [Trial(self._study, trial._trial_id) for trial in running]
 
@@ -363,20 +373,6 @@ def build_sampler(name: str, seed: int, trials: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return _SAMPLERS[name](seed)
-
-
-def _drop_torn_line(journal: Path) -> None:
-    """Cut off the half line that a writer leaves when it is killed while appending.
-
-    Optuna would append to it, and could read neither line again. The write was never
-    acknowledged, so nothing that anybody relied on is lost.
-    """
-    if not journal.exists():
-        return
-    with journal.open("rb+") as file:
-        data = file.read()
-        if not data.endswith(b"\n"):
-            file.truncate(data.rfind(b"\n") + 1)
 
 
 def _suggest(trial: Trial, name: str, searched: Range) -> float:
