@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, and that tell when they were damaged."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -62,6 +63,23 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+        raise storage_error(path, error) from error
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add a line to a file, whole or not at all.
+
+    Raises:
+        StorageError: the file cannot be written; it is as before.
+    """
+    try:
+        with path.open("ab", buffering=0) as file:
+            size = file.tell()
+            data = f"{text}\n".encode()
+            if file.write(data) != len(data):
+                file.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
         raise storage_error(path, error) from error
 
 
