@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,35 @@ def open_journal(path: Path) -> JournalStorage:
         raise storage_error(path, error) from error
     except _NOT_REPLAYED as error:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
+
+
+def check_end(
+    path: Path,
+    storage: JournalStorage,
+    recorded: Iterable[int],
+    parameters_of: Callable[[int], Mapping[str, float]],
+) -> None:
+    """Refuse a journal that has lost whole lines at its end: they leave no gap in the numbers.
+
+    Args:
+        path: the file.
+        storage: what it holds.
+        recorded: numbers of the trials that have a record.
+        parameters_of: returns the parameters in a trial's record; it was written once the study
+            knew them. Later lines are not missed: the records hold what they said.
+
+    Raises:
+        DamagedFileError: the journal knows less than the records.
+    """
+    studies = storage.get_all_studies()
+    trials = [t for s in studies for t in storage.get_all_trials(s._study_id, deepcopy=False)]
+    for number in recorded:
+        trial = trials[number] if number < len(trials) else None
+        if trial is not None and trial.state.is_finished():
+            continue
+        parameters = parameters_of(number)
+        if trial is None or any(trial.params.get(n) != v for n, v in parameters.items()):
+            raise _damaged(path, f"it is older than the record of trial {number}")
 
 
 class CheckedJournal(BaseJournalBackend):

@@ -4,7 +4,7 @@ import json
 import logging
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -26,11 +26,11 @@ from optuna.samplers import (
 )
 from optuna.trial import Trial, TrialState
 
-from wpm.atomic import DamagedFileError, hold_lock
+from wpm.atomic import hold_lock
 from wpm.config import Protocol, TrainingConfig
 from wpm.errors import UserError
 from wpm.jobs import identify, summarise, training_payload
-from wpm.journal import open_journal
+from wpm.journal import check_end, open_journal
 from wpm.records import (
     COMPLETE,
     FAILED,
@@ -79,6 +79,7 @@ class StudyPlan:
         early_stopping: whether ASHA stops trials.
         weights: file of the trunk's weights, or "random".
         sampler: what chooses configurations, one of `SAMPLER_NAMES`.
+        left_out: path and reason of images that could not be read, for the record.
     """
 
     place: StudyPlace
@@ -92,6 +93,7 @@ class StudyPlan:
     early_stopping: bool = True
     weights: str = "random"
     sampler: str = DEFAULT_SAMPLER
+    left_out: Sequence[tuple[str, str]] = ()
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change under a study, in JSON types."""
@@ -138,7 +140,8 @@ def record_plan(plan: StudyPlan, trials: int) -> None:
             f"--run-root, or move {place.folder} away"
         )
     if before is None or trials > before["trials"]:
-        first = before["provenance"] if before else provenance()
+        now = {**provenance(), "left_out": list(plan.left_out)}
+        first = before["provenance"] if before else now
         write_study(place, {"identity": identity, "trials": trials, "provenance": first})
 
 
@@ -296,45 +299,33 @@ class Study:
     def _open_study(self) -> optuna.Study:
         plan, place = self.plan, self.plan.place
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        storage = open_journal(place.journal)
+        check_end(place.journal, storage, trial_numbers(place), self._recorded_parameters)
         study = optuna.create_study(
-            storage=open_journal(place.journal),
+            storage=storage,
             study_name=place.name,
             direction="maximize",
             load_if_exists=True,
             pruner=build_pruner(plan.protocol, early_stopping=plan.early_stopping),
         )
         trials = study.get_trials(deepcopy=False)
-        lost = [n for n in trial_numbers(place) if n >= len(trials)]
-        if lost:
-            raise self._outdated(f"it has no trial {lost[0]}", lost[0])
         study.sampler = build_sampler(plan.sampler, plan.seed, len(trials))
         if not trials:
             for point in plan.first_points:
                 study.enqueue_trial(dict(point))
         return study
 
-    def _outdated(self, what: str, number: int) -> DamagedFileError:
-        """Return what tells that the journal is older than the records: its end was lost."""
-        place = self.plan.place
-        return DamagedFileError(
-            f"{place.journal}: study file is older than {place.trial_folder(number)} ({what}); "
-            f"restore it from a backup, or move {place.folder} away to start again"
-        )
+    def _recorded_parameters(self, number: int) -> dict[str, float]:
+        """Return what a trial's record says of the parameters that are searched."""
+        identity = TrainingFolder(self.plan.place.trial_folder(number)).read_identity()
+        searched = self.plan.space.searched
+        return {n: value for n, value in identity["parameters"].items() if n in searched}
 
     def _find_orphans(self) -> list[Trial]:
         """Return trials that were running when their launch died, as objects to go on with."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        recorded = trial_numbers(self.plan.place)
         for trial in running:
-            folder = TrainingFolder(self.plan.place.trial_folder(trial.number))
-            folder.check_progress()
-            # The record is written once the study knows all parameters.
-            known = folder.read_identity()["parameters"] if trial.number in recorded else {}
-            if any(
-                known[name] != trial.params.get(name)
-                for name in known.keys() & self.plan.space.searched.keys()
-            ):
-                raise self._outdated("other parameters", trial.number)
+            TrainingFolder(self.plan.place.trial_folder(trial.number)).check_progress()
         # Optuna has no public way to continue a trial; `Trial` is pinned by the lock file.
         return [Trial(self._study, trial._trial_id) for trial in running]
 
