@@ -23,6 +23,10 @@ class DamagedFileError(UserError):
     """A file does not match the checksum that was written with it."""
 
 
+class FormatError(UserError):
+    """A file was written by another version, in another layout."""
+
+
 class StorageError(UserError):
     """A file cannot be read or written: the disk is full, read-only, or gone."""
 

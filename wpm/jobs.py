@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import save
 
-from wpm.atomic import DamagedFileError, StorageError, hold_lock, storage_error
+from wpm.atomic import DamagedFileError, FormatError, StorageError, hold_lock, storage_error
 from wpm.config import TrainingConfig
 from wpm.errors import UserError
 from wpm.pixels import Pixels
-from wpm.records import COMPLETE, FAILED, FormatError, TrainingFolder, provenance, timestamp
+from wpm.records import COMPLETE, FAILED, TrainingFolder, provenance, timestamp
 from wpm.train import DivergedError, Training
 
 # A worker that outlived its launch ends within one step; its successor waits that long for it.

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wpm.atomic import DamagedFileError, StorageError, hold_lock, read_json, write_json
+from wpm.atomic import DamagedFileError, FormatError, StorageError, hold_lock, read_json, write_json
 from wpm.contents import (
     UnreadableImagesError,
     digest_contents,
@@ -71,7 +71,7 @@ class Pixels:
         self.folder = folder
         meta = read_json(folder / "meta.json")
         if meta["format"] != FORMAT:
-            raise UserError(
+            raise FormatError(
                 f"{folder}: pixel cache of format {meta['format']}, this version reads {FORMAT}; "
                 "give the launch command again, it builds another"
             )

@@ -36,6 +36,7 @@ from typing import Any
 from wpm import __version__
 from wpm.atomic import (
     DamagedFileError,
+    FormatError,
     append_line,
     is_locked,
     read_json,
@@ -52,10 +53,6 @@ _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 RUNNING, COMPLETE, PRUNED, FAILED = "running", "complete", "pruned", "failed"
 _PROTOCOL_DEFAULTS = {f.name: f.default for f in fields(Protocol) if f.default is not MISSING}
-
-
-class FormatError(UserError):
-    """Records were written by another version, in another layout."""
 
 
 @dataclass(frozen=True)

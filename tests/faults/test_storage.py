@@ -13,7 +13,7 @@ import pytest
 from tests.test_jobs import finish as finish_job
 from tests.test_jobs import make_job, scores
 from tests.test_retrain import finish, retrain_plan
-from tests.tiny import make_plan
+from tests.tiny import make_image_folder, make_plan, smoke_protocol, trainval_pixels
 from wpm.atomic import StorageError, append_line, hold_lock, write_json
 from wpm.console import log_to_file
 from wpm.jobs import start_job
@@ -78,6 +78,20 @@ def test_full_disk_when_a_training_ends(tmp_path: Path, monkeypatch: pytest.Monk
     assert last.result is not None
     assert last.result["state"] == COMPLETE
     assert len(last.result["models"]) == 4
+
+
+@pytest.mark.parametrize("size", [0, 1_000, 6_000, 12_800])
+def test_full_disk_while_pixels_are_built(tmp_path: Path, size: int) -> None:
+    """First the memory of digests has no place, then the pixels, then their description."""
+    make_image_folder(tmp_path / "images")
+    whole = trainval_pixels(tmp_path / "images", tmp_path / "whole", smoke_protocol())
+    work = tmp_path / "work"
+    with largest_file(size), pytest.raises(StorageError, match=r"cannot be written \(File too l"):
+        trainval_pixels(tmp_path / "images", work, smoke_protocol())
+    assert not list(work.glob("pixels/folder-*/meta.json"))
+    assert leftovers(work) == []
+    folder = trainval_pixels(tmp_path / "images", work, smoke_protocol())
+    assert (folder / "pixels.bin").read_bytes() == (whole / "pixels.bin").read_bytes()
 
 
 def test_error_of_the_system_is_not_the_trials(
