@@ -155,9 +155,9 @@ def run_work(
             raise StoppedBySignalError
         if bridge.error is not None:
             raise bridge.error
-    except (
-        OSError
-    ) as error:  # of Tune's own files, which it keeps there; ours may have failed first
+    except OSError as error:
+        if bridge.error is None and isinstance(error, ConnectionError):
+            raise  # of Ray's network, not of the files that Tune keeps for itself
         raise bridge.error or storage_error(ray_files, error) from error
     finally:
         shutil.rmtree(ray_files, ignore_errors=True)
