@@ -119,6 +119,7 @@ def _launch(args: argparse.Namespace) -> str:
         args.dataset,
         None if args.data_root is None else args.data_root.resolve(),
         args.work_root.resolve(),
+        args.skip_unreadable,
     )
     places = [
         StudyPlace(args.run_root.resolve(), args.dataset, protocol.name, str(row)) for row in rows
@@ -200,8 +201,9 @@ def _prepare_pixels(
     args: argparse.Namespace, protocol: Protocol, source: "DataSource", console: "Console"
 ) -> Path:
     """Index the images, check that they can be split, decode the trainval half."""
+    from wpm.contents import name_first
     from wpm.datasets import load_index
-    from wpm.pixels import build_pixels
+    from wpm.pixels import build_pixels, read_left_out
     from wpm.splits import check_splits, class_disjoint_splits
 
     index = load_index(source, fetch=args.fetch)
@@ -217,7 +219,16 @@ def _prepare_pixels(
         console.live(lambda: f"decoding: {done} of {total} images")
 
     trainval = index.subset(splits.trainval_classes)
-    return build_pixels(trainval, protocol.resize, source.work_root, show)
+    folder = build_pixels(
+        trainval, protocol.resize, source.work_root, show, skip_unreadable=source.skip_unreadable
+    )
+    left_out = read_left_out(folder)
+    if left_out:
+        console.line(
+            f"left out: {len(left_out)} of {len(trainval.paths)} images to train and validate on "
+            f"cannot be read: {name_first(left_out)} (all in {folder / 'meta.json'})"
+        )
+    return folder
 
 
 def _look_ahead(
@@ -304,6 +315,7 @@ def _prepare_search(
 def _plan_study(
     args: argparse.Namespace, protocol: Protocol, place: "StudyPlace", pixels: Path
 ) -> "StudyPlan":
+    from wpm.pixels import read_left_out
     from wpm.spaces import load_space
     from wpm.study import DEFAULT_SAMPLER, StudyPlan
 
@@ -320,6 +332,7 @@ def _plan_study(
         early_stopping=not args.no_early_stopping,
         weights=args.weights,
         sampler=args.sampler or DEFAULT_SAMPLER,
+        left_out=read_left_out(pixels),
     )
 
 

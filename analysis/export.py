@@ -1,13 +1,14 @@
 """Copy a final run's models out of the records: safetensors, and a small JSON beside each."""
 
 import argparse
-import shutil
+import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from analysis.options import build_parser, parse_count, require_study, run_main, select_studies
-from wpm.atomic import write_json
+from wpm.atomic import write_bytes, write_json
 from wpm.config import Row
 from wpm.errors import UserError
 from wpm.records import COMPLETE, StudyPlace, TrainingFolder
@@ -53,11 +54,12 @@ def export_run(place: StudyPlace, run: int, out: Path) -> list[Path]:
     folder = tested[run - 1]
     result = TrainingFolder(folder).read_result() or {}
     protocol = require_study(place)["identity"]["protocol"]
-    files = []
-    out.mkdir(parents=True, exist_ok=True)
+    models: list[tuple[Path, bytes, dict[str, Any]]] = []  # all are read before one is written
     for fold in range(protocol["folds"]):
-        (source,) = (folder / f"fold-{fold}").glob("*.safetensors")
-        identity = TrainingFolder(folder / f"fold-{fold}").read(with_reports=False).identity
+        training = TrainingFolder(folder / f"fold-{fold}")
+        (source,) = training.folder.glob("*.safetensors")
+        weights = training.read_model(source.name)
+        identity = training.read_identity()
         target = out / f"fold-{fold}.safetensors"
         content = {
             "dataset": place.dataset,
@@ -69,11 +71,13 @@ def export_run(place: StudyPlace, run: int, out: Path) -> list[Path]:
             "parameters": identity["parameters"],
             "test_scores": {key: result[key] for key in ("separated", "concatenated")},
             "provenance": identity["provenance"],
+            "sha256": hashlib.sha256(weights).hexdigest(),
         }
+        models.append((target, weights, content))
+    for target, weights, content in models:
+        write_bytes(target, weights)
         write_json(target.with_suffix(".json"), content)
-        shutil.copyfile(source, target)
-        files.append(target)
-    return files
+    return [target for target, _, _ in models]
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -144,6 +144,9 @@ def describe_runs(row: RowRecord, most: int) -> list[str]:
         lines.append(f"{row.name}: {_count(finals.failed, 'final run')} failed, left out")
     if finals.pending:
         lines.append(f"{row.name}: {_count(finals.pending, 'final run')} not ended yet")
+    if finals.left_out:
+        images = _count(finals.left_out, "image")
+        lines.append(f"{row.name}: tested without {images} that could not be read")
     # Without training there is nothing to repeat.
     if len(finals.tested) < most and finals.trial != "none":
         lines.append(

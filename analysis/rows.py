@@ -59,6 +59,7 @@ class FinalRuns:
         pending: how many runs have begun and not ended.
         validation: mean over the folds of the best validation MAP@R, of every tested run by seed.
         hours: device-hours of the folds that have ended.
+        left_out: how many test images could not be read, of the tested run that lacks most.
     """
 
     trial: int | str
@@ -68,6 +69,7 @@ class FinalRuns:
     pending: int
     validation: Mapping[int, float]
     hours: float
+    left_out: int = 0
 
     def scores(self, view: str, metric: str) -> list[float]:
         """Return a score of every tested run."""
@@ -239,6 +241,7 @@ def _describe_finals(record: FinalRecord) -> FinalRuns:
             run["seed"]: mean([fold["score"] for fold in folds]) for run, folds in complete if folds
         },
         hours=math.fsum(device_hours(fold) for _, folds in runs for fold in folds),
+        left_out=max((len(run.get("left_out", ())) for run, _ in complete), default=0),
     )
 
 

@@ -22,6 +22,7 @@ class Launcher:
         self.run_root = tmp_path / "runs"
         self.work_root = tmp_path / "work"
         self.environment = dict(os.environ)
+        self.preexec: Callable[[], None] | None = None  # run in the new process before it begins
 
     def arguments(self, *more: str) -> list[str]:
         return [
@@ -34,7 +35,7 @@ class Launcher:
         """Start in a process group of its own, as a shell does."""
         return subprocess.Popen(
             self.arguments(*more), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, env=self.environment, start_new_session=True,
+            text=True, env=self.environment, start_new_session=True, preexec_fn=self.preexec,
         )  # fmt: skip
 
     def run(self, *more: str, code: int = 0) -> str:

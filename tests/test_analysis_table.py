@@ -17,7 +17,7 @@ import pytest
 from analysis import table
 from analysis.reference import read_scores
 from tests.stored import PROTOCOL, bytes_under, write_final, write_run, write_search
-from wpm.atomic import write_json
+from wpm.atomic import read_json, write_json
 from wpm.config import find_protocol
 from wpm.records import FORMAT, StudyPlace, TrainingFolder
 
@@ -66,6 +66,18 @@ note: [3] triplet: 1 tested run, other rows have up to 3
 note: [4] unequal search budgets: triplet 4/4 trials, triplet+wpm 2/4 trials
 note: [5] triplet+wpm: unfinished search, 2/4 trials ended
 """  # noqa: E501
+
+
+def test_images_that_were_left_out_of_the_test_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_final(write_search(tmp_path, "triplet"), "aa", trial=2, score=0.2)
+    for seed, lost in ((1000, []), (1001, [["a/1.png", "truncated"], ["b/2.png", "gone"]])):
+        write_run(folder, seed, 0.5)
+        path = folder / f"seed-{seed}" / "result.json"
+        write_json(path, {**read_json(path), "left_out": lost})
+    assert show(tmp_path) == 0
+    assert "triplet: tested without 2 images that could not be read" in capsys.readouterr().out
 
 
 def squeeze(text: str) -> list[list[str]]:

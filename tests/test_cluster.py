@@ -1,8 +1,11 @@
 """What fits on the nodes, and how much work Tune is handed; Ray itself is not started."""
 
 import pytest
+from ray.tune.search import Searcher
 
 from wpm import cluster
+from wpm.atomic import StorageError
+from wpm.errors import UserError
 from wpm.jobs import StepResult
 from wpm.machine import Node, count_slots
 from wpm.work import Work
@@ -81,3 +84,71 @@ def test_room_grows_with_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     assert room() == 1 + 1
     nodes += make_nodes((7, 0))
     assert room() == 8 + 2
+
+
+class Scripted(Endless):
+    """Remembers what it hears."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[str] = []
+
+    def on_step(self, work: Work, step: StepResult) -> bool:
+        self.heard.append(f"step of {work.key}")
+        return False
+
+    def on_stopped(self, work: Work, step: StepResult) -> None:
+        self.heard.append(f"stop of {work.key}")
+
+    def on_lost(self, work: Work, reason: str) -> None:
+        self.heard.append(f"loss of {work.key}: {reason}")
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_refusal_of_a_worker_ends_the_launch_and_fails_no_work(
+    monkeypatch: pytest.MonkeyPatch, last: bool
+) -> None:
+    """A full disk, say: the source hears of no end, so the next launch goes on with the work."""
+    monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((8, 0)))
+    source = Scripted()
+    bridge = cluster._Bridge(source, cluster._Room(1, 0))
+    for trial in ("a", "b"):
+        assert isinstance(bridge.suggest(trial), dict)
+    refusal = {"refused": "checkpoint-1.pt: cannot be written (No space left on device)"}
+    if last:  # as Tune ends: with the last result of each
+        bridge.on_trial_complete("a", {**refusal, "done": True})
+    else:
+        assert bridge.hear("a", refusal), "the worker is stopped"
+    assert isinstance(bridge.error, UserError)
+    assert str(bridge.error) == refusal["refused"]
+    assert bridge.suggest("c") == Searcher.FINISHED
+    # The other work ends after its step, and is not told as stopped or lost either.
+    assert bridge.hear("b", {"step": '{"reports": [], "result": null}'})
+    bridge.on_trial_complete("b", None, error=True)
+    assert source.heard == []
+
+
+def test_worker_says_what_is_wrong_and_lets_its_work_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed = []
+
+    class FullDisk:
+        def step(self) -> StepResult:
+            raise StorageError("checkpoint-1.pt: cannot be written (No space left on device)")
+
+        def close(self) -> None:
+            closed.append(self)
+
+    def refuse(payload: object) -> FullDisk:
+        raise UserError("trials/0007: not visible on node 2")
+
+    worker = cluster._Worker.__new__(cluster._Worker)
+    config = {"threads": 1, "gpus": 0.0, "payload": "{}"}
+    monkeypatch.setattr(cluster, "start_job", lambda payload: FullDisk())
+    worker.setup(config)
+    assert worker.step()["refused"].startswith("checkpoint-1.pt: cannot be written")
+    assert len(closed) == 1
+    monkeypatch.setattr(cluster, "start_job", refuse)
+    assert worker.reset_config(config)
+    assert worker.step() == {"refused": "trials/0007: not visible on node 2"}

@@ -1,8 +1,10 @@
 """Image sets on disk: trees, zips and downloads, whole or refused with one line."""
 
+import errno
 import hashlib
 import io
 import os
+import shutil
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -10,12 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from wpm import datasets
+from wpm.atomic import StorageError
 from wpm.datasets import (
     DATASETS,
     Archive,
@@ -291,6 +295,46 @@ def test_zip_that_would_write_outside_is_refused(tmp_path: Path, member: str) ->
     assert "evil.png" in error_line(caught)
     assert not list(tmp_path.rglob("evil.png"))
     assert not list((tmp_path / "work" / "unpacked").iterdir())
+
+
+@pytest.mark.parametrize(
+    "members", [("a", "a/1.png"), ("a/1.png", "a/1.png/2.png"), ("a/1.png", "a"), ("a" * 300,)]
+)
+def test_zip_whose_member_lies_in_a_file_is_refused_by_name(
+    tmp_path: Path, members: tuple[str, ...]
+) -> None:
+    archive = make_zip(tmp_path / "images.zip", *members)
+    with pytest.raises(UserError, match=r"member '.*' cannot be unpacked \(") as caught:
+        unpack_zip(archive, tmp_path / "unpacked")
+    assert str(archive) in error_line(caught)
+    assert repr(members[-1]) in error_line(caught)
+    assert list((tmp_path / "unpacked").iterdir()) == []
+
+
+def test_zip_that_the_disk_does_not_hold_is_a_storage_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = make_zip(tmp_path / "images.zip", "a/1.png", "a/2.png")
+    copy = shutil.copyfileobj
+
+    def fill_up(source: IO[bytes], target: IO[bytes], *more: int) -> None:
+        if "2.png" in target.name:
+            target.write(source.read(1))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        copy(source, target, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copyfileobj", fill_up)
+        with pytest.raises(StorageError, match=r"unpacked: cannot be written \(No space left"):
+            unpack_zip(archive, tmp_path / "unpacked")
+    assert list((tmp_path / "unpacked").iterdir()) == []
+    assert (unpack_zip(archive, tmp_path / "unpacked") / "a" / "2.png").exists()
+
+
+def test_place_to_unpack_that_cannot_be_written_is_a_storage_error(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "images.zip", "a/1.png")
+    with pytest.raises(StorageError, match=r"cannot be written \(Not a directory\)"):
+        unpack_zip(archive, archive / "unpacked")
 
 
 def assert_refused_as_damaged(archive: Path, into: Path) -> None:

@@ -1,6 +1,8 @@
 """Rendered glyphs: what is declared, what is drawn, and that a folder is whole or refused."""
 
+import errno
 import inspect
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wpm import glyphs
+from wpm.atomic import StorageError
 from wpm.errors import UserError
 from wpm.glyphs import (
     MARKER,
@@ -190,6 +193,24 @@ def test_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="U\\+6C34"):
         render_glyphs(tmp_path / "glyphs", images_per_class=1, scripts=(*FEW, ("han", "水")))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_is_a_storage_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Image.Image.save
+
+    def fill_up(image: Image.Image, path: Path) -> None:
+        if path.name == "01.png":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(image, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", fill_up)
+        with pytest.raises(StorageError, match=r"glyphs: cannot be written \(No space left"):
+            render_glyphs(tmp_path / "glyphs", images_per_class=2, scripts=FEW)
+    assert list(tmp_path.iterdir()) == []
+    render_glyphs(tmp_path / "glyphs", images_per_class=2, scripts=FEW)
 
 
 def test_renderings_at_once_leave_one_complete_folder(tmp_path: Path) -> None:

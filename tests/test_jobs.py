@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.tiny import make_config, make_pixels
-from wpm.atomic import LockedError
+from wpm import __version__
+from wpm.atomic import DamagedFileError, LockedError, read_json, write_json
 from wpm.config import TrainingConfig
 from wpm.errors import UserError
 from wpm.jobs import (
@@ -89,6 +92,8 @@ def test_leftovers_of_a_kill_while_saving_do_no_harm(tmp_path: Path) -> None:
     (folder / ".checkpoint-2.pt.1.2").write_bytes(b"half")  # killed while writing
     (folder / "checkpoint-2.pt").write_bytes(b"whole, but its history was not written yet")
     assert len(finish(make_job(tmp_path))[0].reports) == 1
+    assert not list(folder.glob("*checkpoint-*"))
+    assert not list(folder.glob(".checkpoint-*"))
 
 
 def test_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
@@ -102,6 +107,78 @@ def test_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"checkpoint-1.pt: checkpoint is damaged .* delete"):
         make_job(tmp_path).step()
     assert TrainingFolder(tmp_path / "training").read_result() is None, "nothing was lost"
+
+
+def test_checkpoint_of_another_format_is_refused_with_its_version(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    job.step()
+    job.close()
+    path = tmp_path / "training" / "reports.json"
+    write_json(path, {**read_json(path), "format": 99, "wpm": "7.0"})
+    with pytest.raises(UserError, match=r"reports\.json: written by wpm 7\.0 in record format 99"):
+        make_job(tmp_path).step()
+    assert TrainingFolder(tmp_path / "training").read_result() is None, "the trial has not failed"
+
+
+def test_checkpoint_without_a_format_is_of_the_first(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    job.step()
+    job.close()
+    path = tmp_path / "training" / "reports.json"
+    content = read_json(path)
+    assert content["format"] == 1
+    del content["format"], content["wpm"]
+    write_json(path, content)
+    assert finish(make_job(tmp_path))[-1].result is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state["folds"][0].pop("batch_generator"),
+        lambda state: state["folds"].pop(),
+        lambda state: state["folds"][0]["model"].popitem(),
+        lambda state: state["folds"][0]["report"].update(loudness=1.0),
+    ],
+    ids=["without_a_part", "of_other_folds", "of_another_model", "with_more"],
+)
+def test_checkpoint_that_does_not_fit_is_refused_with_its_version(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    """Whole, but of code that keeps other things: the trial has not failed for that."""
+    job = make_job(tmp_path)
+    job.step()
+    job.close()
+    folder = TrainingFolder(tmp_path / "training")
+    reports, state = folder.read_progress()
+    assert state is not None
+    assert state["wpm"] == __version__
+    change(state)
+    folder.write_progress(reports, state)
+    job = make_job(tmp_path)
+    match = rf"written by wpm {__version__}, does not fit wpm .*; use that version, or delete rep"
+    with pytest.raises(DamagedFileError, match=match) as caught:
+        job.step()
+    job.close()
+    assert "\n" not in str(caught.value)
+    assert folder.read_result() is None, "the trial has not failed"
+    (tmp_path / "training" / "reports.json").unlink()  # as the message says
+    assert finish(make_job(tmp_path))[-1].result is not None
+
+
+def test_models_are_compared_with_the_result(tmp_path: Path) -> None:
+    result = finish(make_job(tmp_path, export=True))[-1].result
+    assert result is not None
+    folder = TrainingFolder(tmp_path / "training")
+    assert set(result["models"]) == {model_file(k) for k in range(4)}
+    data = folder.read_model(model_file(0))
+    (folder.folder / model_file(0)).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(DamagedFileError, match=r"fold-0\.safetensors: model is damaged"):
+        folder.read_model(model_file(0))
+    # Results of the first versions say nothing of models.
+    path = folder.folder / "result.json"
+    write_json(path, {k: v for k, v in read_json(path).items() if k != "models"})
+    assert len(folder.read_model(model_file(0))) == len(data)
 
 
 def test_divergence_fails_by_name(tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_every_truncation_is_unreadable_or_decoded(tmp_path: Path, suffix: str) 
 
 def test_image_that_is_gone_is_named(six_images: ImageIndex, tmp_path: Path) -> None:
     (six_images.root / "b/1.bmp").unlink()
-    with pytest.raises(UserError, match=r"b/1.bmp: cannot be read"):
+    with pytest.raises(UserError, match=r"1 of 6 images .* cannot be read: b/1.bmp \(No such"):
         build(six_images, tmp_path)
 
 
@@ -535,6 +535,32 @@ def test_disk_that_is_too_small_is_noticed_before_decoding(
         build(slow_images, tmp_path)
     assert decoded_parts == []
     assert [p for p in (tmp_path / "work" / "pixels").iterdir() if p.is_dir()] == []
+
+
+def test_disk_that_fills_up_while_decoding_keeps_what_is_done(
+    slow_images: ImageIndex,
+    tmp_path: Path,
+    decoded_parts: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pixels have their space by then, the list of parts has not."""
+
+    def fill_up(parts: Sequence[Part]) -> Iterator[DecodedPart]:
+        for count, part in enumerate(decode_parts(parts)):
+            if count == 4:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            yield part
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pixels, "decode_parts", fill_up)
+        with pytest.raises(StorageError, match=r"cannot be written \(No space left") as caught:
+            build(slow_images, tmp_path)
+    assert "then give the same command again" in str(caught.value)
+    assert not [p for p in (tmp_path / "work" / "pixels").iterdir() if p.name.startswith("folder-")
+                and p.is_dir()]  # fmt: skip
+    decoded_parts.clear()
+    Pixels(build(slow_images, tmp_path)).verify()
+    assert len(decoded_parts) == 12 - 4
 
 
 # Memory

@@ -467,6 +467,51 @@ def test_member_that_would_escape_is_refused_by_name(
     assert not list(tmp_path.rglob("evil"))
 
 
+def odd_tar(*members: tuple[str, str]) -> bytes:
+    """Pack members, each a file or a link to what is given."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, link in members:
+            entry = tarfile.TarInfo(name)
+            if link:
+                entry.type, entry.linkname = tarfile.SYMTYPE, link
+            tar.addfile(entry)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [("CUB_200_2011/a", ""), ("CUB_200_2011/a/evil", "")],
+        [("CUB_200_2011/a", ""), ("CUB_200_2011/b", "a"), ("CUB_200_2011/b/evil", "")],
+        [("CUB_200_2011/a", "nowhere"), ("CUB_200_2011/a/evil", "")],
+        [("CUB_200_2011/round", "round"), ("CUB_200_2011/round/evil", "")],
+    ],
+    ids=["in_a_file", "through_a_link_to_a_file", "through_a_dead_link", "through_a_round_link"],
+)
+def test_member_that_lies_in_no_folder_is_refused_by_name(
+    members: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    with serve(Server(odd_tar(*members))) as server:
+        part = served_part(CUB200.parts[0], server)
+        with pytest.raises(UserError, match=r"member 'CUB_200_2011/.*' ") as caught:
+            CUB.open(None, tmp_path, fetch=True, parts=(part,))
+    assert "CUB_200_2011.tgz" in error_line(caught)
+    assert [path.name for path in (tmp_path / "cub2011").iterdir()] == ["CUB_200_2011.tgz"]
+
+
+def test_missing_images_are_listed_where_unreadable_ones_are_left_out(tmp_path: Path) -> None:
+    """Decoding will find them gone, and record it."""
+    make_cub(tmp_path / "cub2011")
+    whole = CUB.open(None, tmp_path, fetch=False)
+    (whole.root / whole.paths[1]).unlink()
+    with pytest.raises(UserError, match=r"1 of the .* are missing: .*or add --skip-unreadable"):
+        CUB.open(None, tmp_path, fetch=False)
+    source = DataSource("cub200", None, tmp_path, skip_unreadable=True)
+    miniature = replace(CUB.published, images=4, classes=3)
+    assert load_cub200(source, fetch=False, published=miniature).paths == whole.paths
+
+
 def test_damaged_archives_leave_nothing_behind(tmp_path: Path) -> None:
     (whole,) = fetched_data(CUB, tmp_path)
     # The last bytes come after the content: a tar is whole without them.
@@ -495,5 +540,5 @@ def test_incomplete_tree_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_place_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot be used"):
+    with pytest.raises(UserError, match=r"below/.* cannot be written \(Not a directory\)"):
         CUB.open(tmp_path / "file" / "below", tmp_path, fetch=True)

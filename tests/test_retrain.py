@@ -8,9 +8,10 @@ import pytest
 
 from tests.test_study import run_trial
 from tests.tiny import make_plan, smoke_protocol
-from wpm.atomic import read_json
+from wpm.atomic import read_json, write_json
 from wpm.datasets import DataSource
 from wpm.errors import UserError
+from wpm.final_embeddings import embed_test_images
 from wpm.jobs import StepResult, start_job, summarise
 from wpm.records import COMPLETE, FAILED, TrainingFolder, read_finals
 from wpm.retrain import (
@@ -127,6 +128,43 @@ def test_test_images_leave_a_line_in_the_record(study_plan: StudyPlan, tmp_path:
         assert not log.exists(), "training opened test images"
         drain(source)
     assert len(log.read_text().splitlines()) == 1
+
+
+def test_unreadable_test_images_are_named_or_left_out(
+    study_plan: StudyPlan, tmp_path: Path
+) -> None:
+    (tmp_path / "images" / "class_09" / "1.png").write_bytes(b"")
+    plan = retrain_plan(study_plan, tmp_path, runs=1)
+    match = r"1 of 32 images .*class_09/1.png .*--skip-unreadable"
+    with RetrainWork([plan], lambda line: None) as source, pytest.raises(UserError, match=match):
+        drain(source)
+    skipping = dataclasses.replace(
+        plan, source=dataclasses.replace(plan.source, skip_unreadable=True)
+    )
+    with RetrainWork([skipping], lambda line: None) as again:
+        assert [p["kind"] for p in drain(again)] == ["test"], "the folds were trained already"
+    (final,), _ = read_finals(study_plan.place)
+    (result,) = final.with_state(COMPLETE)
+    assert result["test_images"] == 31
+    assert [path for path, _ in result["left_out"]] == ["class_09/1.png"]
+    embedded = embed_test_images(
+        plan.place, plan.source, plan.protocol, plan.seed_folder(0), result
+    )
+    assert len(embedded.labels) == 31
+
+
+def test_final_record_of_another_format_is_refused_with_its_version(
+    study_plan: StudyPlan, tmp_path: Path
+) -> None:
+    plan = retrain_plan(study_plan, tmp_path)
+    with RetrainWork([plan], lambda line: None):
+        pass
+    path = plan.folder / "final.json"
+    write_json(path, {**read_json(path), "format": 99, "provenance": {"wpm": "7.0"}})
+    with pytest.raises(UserError, match=r"final\.json: written by wpm 7\.0 in record format 99"):
+        RetrainWork([plan], lambda line: None)
+    assert read_finals(study_plan.place)[0] == []
+    assert "wpm 7.0" in read_finals(study_plan.place)[1][0]
 
 
 def test_finished_work_is_not_repeated(study_plan: StudyPlan, tmp_path: Path) -> None:

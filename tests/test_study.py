@@ -346,6 +346,37 @@ def test_records_of_another_format_are_refused_with_their_version(tmp_path: Path
         Study(plan)
 
 
+@pytest.mark.parametrize("told", ["7.0", None])
+def test_trial_of_another_format_is_refused_with_its_version(
+    tmp_path: Path, told: str | None
+) -> None:
+    from wpm.atomic import read_json, write_json
+
+    plan = make_plan(tmp_path)
+    with killed_launch(plan) as study:
+        study.ask()
+    path = plan.place.trial_folder(0) / "trial.json"
+    provenance = {} if told is None else {"wpm": told}
+    write_json(path, {**read_json(path), "format": 99, "provenance": provenance})
+    match = rf"trial\.json: written by wpm {told or 'another version'} in record format 99, this is"
+    with pytest.raises(UserError, match=match):
+        Study(plan)
+    records, problems = read_trials(plan.place)
+    assert records == []
+    assert "record format 99" in problems[0]
+
+
+def test_images_that_were_left_out_are_in_the_record(tmp_path: Path) -> None:
+    plan = dataclasses.replace(make_plan(tmp_path), left_out=[("a/1.png", "truncated")])
+    for trials in (4, 5):
+        with Study(dataclasses.replace(plan, trials=trials)):
+            pass
+        content = read_study(plan.place)
+        assert content is not None
+        assert content["trials"] == trials
+        assert content["provenance"]["left_out"] == [["a/1.png", "truncated"]]
+
+
 def test_damaged_checkpoint_of_an_orphan_is_refused(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     with killed_launch(plan) as study:

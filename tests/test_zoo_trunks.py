@@ -14,6 +14,7 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
 from tests.tiny import MINED, make_config, make_pixels, smoke_protocol
+from wpm.atomic import DamagedFileError
 from wpm.config import Protocol
 from wpm.errors import UserError
 from wpm.model import (
@@ -188,7 +189,7 @@ def test_another_networks_weights_are_refused(
 
 def test_a_file_that_is_no_weights_is_refused(tmp_path: Path) -> None:
     (tmp_path / "w.pth").write_text("<html>not found</html>")
-    with pytest.raises(UserError, match="is not a weights file"):
+    with pytest.raises(DamagedFileError, match="is not a weights file"):
         build_model(protocol_with("torchvision:resnet18"), 3, 0, str(tmp_path / "w.pth"))
 
 

@@ -88,6 +88,10 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         help="download images and weights where possible; without --rows, no more than that",
     )  # fmt: skip
     which.add_argument(
+        "--skip-unreadable", action="store_true",
+        help="go on without images that are damaged or gone, and record which",
+    )  # fmt: skip
+    which.add_argument(
         "--rows", nargs="+", metavar="ROW",
         help=f"LOSS or LOSS+wpm, or: all (the published table) [{' '.join(DEFAULT_ROWS)}]",
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """Files that are there whole or not at all, and that tell when they were damaged."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,12 +23,31 @@ class DamagedFileError(UserError):
     """A file does not match the checksum that was written with it."""
 
 
+class FormatError(UserError):
+    """A file was written by another version, in another layout."""
+
+
 class StorageError(UserError):
-    """A file cannot be written: the disk is full, or read-only."""
+    """A file cannot be read or written: the disk is full, read-only, or gone."""
 
 
 class LockedError(UserError):
     """Another process holds a lock."""
+
+
+def storage_error(path: Path, error: Exception, done: str = "written") -> StorageError:
+    """Return what tells the user that the system refused a file.
+
+    Args:
+        path: the file.
+        error: of the system.
+        done: what could not be done with it.
+    """
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return StorageError(
+        f"{path}: cannot be {done} ({reason}); free space or fix permissions, then give the same "
+        "command again"
+    )
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -47,10 +67,24 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise StorageError(
-            f"{path}: cannot be written ({error.strerror}); free space or fix permissions, "
-            "then give the same command again"
-        ) from error
+        raise storage_error(path, error) from error
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add a line to a file, whole or not at all.
+
+    Raises:
+        StorageError: the file cannot be written; it is as before.
+    """
+    try:
+        with path.open("ab", buffering=0) as file:
+            size = file.tell()
+            data = f"{text}\n".encode()
+            if file.write(data) != len(data):
+                file.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise storage_error(path, error) from error
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -70,7 +104,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         DamagedFileError: truncated or changed.
-        UserError: the file cannot be read.
+        StorageError: the file cannot be read.
     """
     try:
         data = path.read_bytes()
@@ -82,7 +116,7 @@ def read_json(path: Path) -> Any:
         body = json.dumps(wrapped["content"], sort_keys=True)
         intact = hashlib.sha256(body.encode()).hexdigest() == wrapped["sha256"]
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+        raise storage_error(path, error, "read") from error
     except (ValueError, KeyError, TypeError):
         intact = False
     if not intact:
@@ -108,9 +142,9 @@ def hold_lock(path: Path, *, wait_s: float, what: str) -> Iterator[None]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
+        file = path.open("a+b", buffering=0)
     except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
+        raise storage_error(path, error) from error
     with file:
         deadline = time.monotonic() + wait_s
         while True:
@@ -120,14 +154,14 @@ def hold_lock(path: Path, *, wait_s: float, what: str) -> Iterator[None]:
             except BlockingIOError as error:
                 if time.monotonic() >= deadline:
                     file.seek(0)
-                    holder = file.read().strip() or "another process"
+                    holder = file.read().decode(errors="replace").strip() or "another process"
                     raise LockedError(
                         f"{what} is in use by {holder}; wait for it or stop it ({path})"
                     ) from error
                 time.sleep(min(0.2, max(wait_s, 0.01)))
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}")
-        file.flush()
+        with contextlib.suppress(OSError):  # it is held, whether its holder can be named or not
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename}".encode())
         yield
 
 

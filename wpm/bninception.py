@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wpm.errors import UserError
+from wpm.atomic import DamagedFileError, StorageError
 from wpm.trunk import InputSpec, Trunk
 
 # What the public weights expect of an image: (value in 0..255 - MEAN) / STD, blue channel first.
@@ -167,21 +167,24 @@ def load_bninception_weights(
         expected_sha256_prefix: hexadecimal start of the file's SHA-256; None skips the check.
 
     Raises:
-        UserError: the file is missing, is another file than expected, or does not fit the trunk.
+        StorageError: the file is missing.
+        DamagedFileError: it is another file than expected, or does not fit the trunk.
     """
     mend = f"download {WEIGHTS_URL} to that path"
     if not path.is_file():
-        raise UserError(f"no BN-Inception weights file at {path}: {mend}")
+        raise StorageError(f"no BN-Inception weights file at {path}: {mend}")
     if expected_sha256_prefix is not None:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         if not digest.startswith(expected_sha256_prefix):
             rule = f"starts with {digest[:9]}, not {expected_sha256_prefix}"
-            raise UserError(f"SHA-256 of {path} {rule} (cut short or another file): {mend}")
+            raise DamagedFileError(f"SHA-256 of {path} {rule} (cut short or another file): {mend}")
     try:
         _load_strictly(trunk, torch.load(path, map_location="cpu", weights_only=True))
     except (ValueError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} does not hold the trunk's weights: {reason}: {mend}") from error
+        raise DamagedFileError(
+            f"{path} does not hold the trunk's weights: {reason}: {mend}"
+        ) from error
 
 
 def _load_strictly(trunk: BNInception, state: object) -> None:

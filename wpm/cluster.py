@@ -36,6 +36,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from wpm.atomic import storage_error
 from wpm.config import TrainingConfig
 from wpm.doctor import Answer
 from wpm.errors import UserError
@@ -112,13 +113,17 @@ def run_work(
             after its checkpoint, and the call returns.
 
     Raises:
-        UserError: no node can ever hold a piece of work.
+        UserError: no node can ever hold a piece of work; or the disk, images or another version
+            stand in the way of it: no work was failed for that.
         StoppedBySignalError: stopped by a signal; the same call goes on later.
     """
     gpus = count_gpus(resources)
     _check_capacity(resources.cpus, gpus)
-    run_root.mkdir(parents=True, exist_ok=True)
-    ray_files = Path(tempfile.mkdtemp(dir=run_root, prefix=".ray-"))
+    try:
+        run_root.mkdir(parents=True, exist_ok=True)
+        ray_files = Path(tempfile.mkdtemp(dir=run_root, prefix=".ray-"))
+    except OSError as error:
+        raise storage_error(run_root, error) from error
     bridge = _Bridge(source, _Room(resources.cpus, gpus))
     try:
         with (
@@ -150,6 +155,10 @@ def run_work(
             raise StoppedBySignalError
         if bridge.error is not None:
             raise bridge.error
+    except OSError as error:
+        if bridge.error is None and isinstance(error, ConnectionError):
+            raise  # of Ray's network, not of the files that Tune keeps for itself
+        raise bridge.error or storage_error(ray_files, error) from error
     finally:
         shutil.rmtree(ray_files, ignore_errors=True)
 
@@ -225,12 +234,19 @@ class _Worker(tune.Trainable):
         torch.set_num_threads(config["threads"])
         limit_memory(config["gpus"])
         self._watchdog = Watchdog()
-        self._job = start_job({**json.loads(config["payload"]), "gpus": config["gpus"]})
+        self._payload = {**json.loads(config["payload"]), "gpus": config["gpus"]}
 
     def step(self) -> dict[str, Any]:
-        assert self._job is not None
-        with self._watchdog.watch():
-            result = self._job.step()
+        try:
+            if self._job is None:
+                self._job = start_job(self._payload)
+            with self._watchdog.watch():
+                result = self._job.step()
+        except UserError as error:
+            # Not of this work: of a disk, images or another version. A dead process would be
+            # started again, and the work failed in the end: so say it, and end the launch.
+            self.cleanup()
+            return {"refused": str(error)}
         ended = result.result is not None
         if ended:
             self._job.close()
@@ -286,6 +302,10 @@ class _Bridge(_Unsaved, Searcher):
 
     def hear(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Pass a step on; return whether Tune must stop the trial."""
+        if "refused" in result:
+            del self._running[trial_id]  # it has not ended: the next launch goes on with it
+            self._give_up(UserError(result["refused"]))
+            return True
         work, step = self._running[trial_id], StepResult(**json.loads(result["step"]))
         try:
             if step.result is not None:
@@ -315,7 +335,7 @@ class _Bridge(_Unsaved, Searcher):
                 self._source.on_lost(self._running.pop(trial_id), reason)
             except Exception as failure:
                 self._give_up(failure)
-        elif result is not None and result.get("done") and json.loads(result["step"])["result"]:
+        elif result is not None and ("refused" in result or _has_ended(result)):
             self.hear(trial_id, result)
 
     def _give_up(self, error: Exception) -> str:
@@ -331,6 +351,10 @@ class _Bridge(_Unsaved, Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Never used: every launch starts a new Tune run."""
+
+
+def _has_ended(result: Mapping[str, Any]) -> bool:
+    return bool(result.get("done") and json.loads(result["step"])["result"])
 
 
 class _Listener(_Unsaved, FIFOScheduler):

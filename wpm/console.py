@@ -1,13 +1,20 @@
 """What a person sees: events as lines, one live line below them; everything else in a log file."""
 
+import io
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
+
+from wpm.atomic import storage_error
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 _REFRESH_S = 0.5
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -67,9 +74,17 @@ def log_to_file(path: Path) -> Iterator[None]:
     """Send logging, and whatever is printed to stdout and stderr, to a file.
 
     Libraries print past `logging`, some from C: the file descriptors themselves are redirected.
+    What a disk that fills up later does not take of it is dropped.
+
+    Raises:
+        StorageError: the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        raw = _LossyFile(path, "a")
+    except OSError as error:
+        raise storage_error(path, error) from error
+    with io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", line_buffering=True) as file:
         handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter(_LOG_FORMAT))
         root = logging.getLogger()
@@ -80,17 +95,25 @@ def log_to_file(path: Path) -> Iterator[None]:
         sys.stderr.flush()
         saved = [(fd, os.dup(fd)) for fd in (1, 2)]
         for fd, _ in saved:
-            os.dup2(file.fileno(), fd)
+            os.dup2(raw.fileno(), fd)
         try:
-            yield
+            with redirect_stdout(file), redirect_stderr(file):
+                yield
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
             for fd, copy in saved:
                 os.dup2(copy, fd)
                 os.close(copy)
             root.removeHandler(handler)
             root.setLevel(level)
+
+
+class _LossyFile(io.FileIO):
+    """A file that drops what the disk does not take: no library may fail for a line in a log."""
+
+    def write(self, data: "Buffer", /) -> int:
+        with suppress(OSError):
+            super().write(data)
+        return memoryview(data).nbytes
 
 
 def format_duration(seconds: float) -> str:

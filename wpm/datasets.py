@@ -1,5 +1,6 @@
 """Image sets on disk: which files there are and what class each is of; fetching and unpacking."""
 
+import errno
 import gzip
 import hashlib
 import os
@@ -11,7 +12,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from wpm.atomic import storage_error
 from wpm.errors import UserError
 from wpm.glyphs import render_glyphs
 
@@ -50,7 +52,13 @@ class ImageIndex:
 
     def subset(self, classes: Iterable[int]) -> "ImageIndex":
         """Keep the images of some classes, in order, with their labels unchanged."""
-        keep = np.flatnonzero(np.isin(self.labels, list(classes)))
+        return self._keep(np.flatnonzero(np.isin(self.labels, list(classes))))
+
+    def without(self, paths: Collection[str]) -> "ImageIndex":
+        """Leave some images out."""
+        return self._keep(np.flatnonzero([path not in paths for path in self.paths]))
+
+    def _keep(self, keep: NDArray[np.int64]) -> "ImageIndex":
         return ImageIndex(
             self.dataset,
             self.root,
@@ -97,11 +105,13 @@ class DataSource:
         dataset: a name from `DATASETS`.
         data_root: the user's images (a folder or a zip), or None for the default place.
         work_root: folder for rendered, unpacked and cached files.
+        skip_unreadable: whether images that cannot be read are left out, and recorded.
     """
 
     dataset: str
     data_root: Path | None
     work_root: Path
+    skip_unreadable: bool = False
 
 
 def load_index(source: DataSource, *, fetch: bool = False) -> ImageIndex:
@@ -275,8 +285,7 @@ def unpack_zip(archive: Path, into: Path) -> Path:
     target = into / f"{archive.stem}-{_digest_of(archive, 'sha256')[:12]}"
     if target.is_dir():
         return target
-    into.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=into, prefix=".partial-"))
+    partial = _make_partial(into)
     try:
         _extract_zip(archive, partial)
         _move_into_place(partial, target)
@@ -300,8 +309,7 @@ def unpack_folder(archive: Path, name: str, into: Path) -> Path:
         UserError: not such an archive, damaged, without that folder, or a member would leave it.
     """
     extract = _extract_zip if archive.suffix.lower() == ".zip" else _extract_tar
-    into.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=into, prefix=".partial-"))
+    partial = _make_partial(into)
     try:
         extract(archive, partial)
         if not (partial / name).is_dir():
@@ -312,18 +320,34 @@ def unpack_folder(archive: Path, name: str, into: Path) -> Path:
     return into / name
 
 
+def _make_partial(into: Path) -> Path:
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=into, prefix=".partial-"))
+    except OSError as error:
+        raise storage_error(into, error) from error
+
+
 def _extract_zip(archive: Path, folder: Path) -> None:
+    member = ""
     try:
         with zipfile.ZipFile(archive) as zipped:
-            for member in zipped.infolist():
-                _refuse_outside(archive, member.filename, folder)
-            zipped.extractall(folder)  # verifies every member's CRC
+            for name in zipped.namelist():
+                _refuse_outside(archive, name, folder)
+            for entry in zipped.infolist():
+                member = entry.filename
+                zipped.extract(entry, folder)  # verifies its CRC
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise UserError(f"{archive}: damaged or not a zip ({error}); download it again") from error
+    except OSError as error:
+        raise _refused_member(archive, member, folder, error) from error
 
 
 def _extract_tar(archive: Path, folder: Path) -> None:
+    members = [""]  # in the order in which they are written
+
     def check(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
+        members.append(member.name)
         _refuse_outside(archive, member.name, folder)
         return tarfile.data_filter(member, path)  # links, devices, modes
 
@@ -337,10 +361,27 @@ def _extract_tar(archive: Path, folder: Path) -> None:
         ) from error
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise UserError(f"{archive}: damaged or not a tgz ({error}); download it again") from error
+    except OSError as error:
+        raise _refused_member(archive, members[-1], folder, error) from error
+
+
+# What the system says of a disk; everything else it says of the name of a member.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES)
+
+
+def _refused_member(archive: Path, member: str, folder: Path, error: OSError) -> UserError:
+    """Return what tells that a member cannot be written: for lack of space, or for its name."""
+    if error.errno in _DISK_ERRORS:
+        return storage_error(folder.parent, error)
+    return UserError(
+        f"{archive}: member {member!r} cannot be unpacked ({error.strerror or error}): it lies in "
+        "something that is no folder, or has an impossible name; get the archive from its own site"
+    )
 
 
 def _refuse_outside(archive: Path, member: str, folder: Path) -> None:
-    if not (folder / member).resolve().is_relative_to(folder.resolve()):
+    # Not Path.resolve, which raises where links lead in a circle.
+    if not Path(os.path.realpath(folder / member)).is_relative_to(os.path.realpath(folder)):
         raise UserError(
             f"{archive}: member {member!r} would be written outside the folder; refused, get the "
             "archive from its own site"
@@ -376,13 +417,15 @@ def fetch_archive(archive: Archive, folder: Path) -> Path:
     if target.exists():
         _verify(target, archive, by_hand)
         return target
-    folder.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         _download(archive.url, partial)
     except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError) as error:
         reason = str(getattr(error, "reason", error)).strip() or type(error).__name__
         raise UserError(f"{archive.url} does not answer ({reason}); {by_hand}") from error
+    except OSError as error:
+        raise storage_error(partial, error) from error
     try:
         _verify(partial, archive, by_hand)
     except UserError:

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,8 @@ def examine(undertaking: Undertaking, ask: AskNodes) -> Iterator[Finding]:
         ask: runs a function on every node.
     """
     yield from find_unshared([undertaking.run_root, undertaking.source.work_root], ask)
-    samples = {undertaking.index.root / undertaking.index.paths[0]}
+    images = (undertaking.index.root / path for path in undertaking.index.paths)
+    samples = set(islice((path for path in images if path.is_file()), 1))
     if undertaking.weights is not None:
         samples.add(undertaking.weights)
     answers = ask(gather_facts, {path: digest_of(path) for path in samples})

@@ -1,5 +1,6 @@
 """Trained models outside the house: files that `analysis.export` wrote become embeddings."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -41,7 +42,10 @@ class ExportedModels:
         content = [read_json(file.with_suffix(".json")) for file in files]
         self.channels: int = content[0]["channels"]
         self.protocol: Protocol = protocol_from_json(content[0]["protocol"])
-        self.models = [_load(file, self.protocol, self.channels) for file in files]
+        self.models = [
+            _load(file, self.protocol, self.channels, about.get("sha256"))
+            for file, about in zip(files, content, strict=True)
+        ]
 
     def __call__(self, images: Sequence[Path | str | Image.Image]) -> Tensor:
         """Embed images.
@@ -72,10 +76,13 @@ class ExportedModels:
         return resize_crop(pixels, box, self.protocol.crop).permute(2, 0, 1)[None]
 
 
-def _load(file: Path, protocol: Protocol, channels: int) -> EmbeddingModel:
+def _load(file: Path, protocol: Protocol, channels: int, sha256: str | None) -> EmbeddingModel:
     model = build_model(protocol, channels, seed=0)
     try:
-        model.load_state_dict(load_file(file))
+        data = file.read_bytes()
+        if sha256 not in (None, hashlib.sha256(data).hexdigest()):  # None: of the first versions
+            raise ValueError("it does not match its checksum")
+        model.load_state_dict(load(data))
     except Exception as error:
         raise UserError(f"{file}: model cannot be loaded ({error}); export it again") from error
     return model.eval()

@@ -1,5 +1,6 @@
 """Embeddings and thumbnails of the test images, made with the models of a tested run."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,8 @@ def embed_test_images(
     Raises:
         UserError: a model is missing, or the images are not those that the run was tested on.
     """
+    # Results of before --skip-unreadable say nothing of it.
+    source = dataclasses.replace(source, skip_unreadable=bool(result.get("left_out")))
     pixels = open_test_images(source, protocol, place, reason=f"embeddings of {folder}")
     device = choose_device()
     models = load_models(folder, protocol, pixels.channels, device)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 
 from wpm.atomic import write_json
 from wpm.batches import BatchMaker
@@ -19,7 +19,14 @@ from wpm.model import EmbeddingModel, build_model
 from wpm.pixels import Pixels, build_pixels
 from wpm.precision import float32_products
 from wpm.pretrained import score_pretrained
-from wpm.records import COMPLETE, StudyPlace, note_test_access, provenance, timestamp
+from wpm.records import (
+    COMPLETE,
+    StudyPlace,
+    TrainingFolder,
+    note_test_access,
+    provenance,
+    timestamp,
+)
 from wpm.retrieval import RetrievalScores
 from wpm.splits import class_disjoint_splits
 
@@ -41,7 +48,12 @@ def open_test_images(
     note_test_access(place, reason)
     index = load_index(source)
     splits = class_disjoint_splits(index.labels, protocol.folds)
-    folder = build_pixels(index.subset(splits.test_classes), protocol.resize, source.work_root)
+    folder = build_pixels(
+        index.subset(splits.test_classes),
+        protocol.resize,
+        source.work_root,
+        skip_unreadable=source.skip_unreadable,
+    )
     return Pixels(folder)
 
 
@@ -64,6 +76,7 @@ class TestJob:
             payload["dataset"],
             None if data_root is None else Path(data_root),
             Path(payload["work_root"]),
+            payload["skip_unreadable"],
         )
         place = StudyPlace(Path(payload["run_root"]), *payload["study"])
         pixels = open_test_images(source, protocol, place, reason=f"test of {folder}")
@@ -77,6 +90,7 @@ class TestJob:
             "channels": pixels.channels,
             "test_images": len(pixels),
             "test_classes": len(set(pixels.labels.tolist())),
+            "left_out": pixels.left_out,
             "provenance": provenance(),
             "ended": timestamp(),
         }
@@ -108,24 +122,27 @@ def load_models(
         UserError: one is missing, or does not fit the protocol.
     """
     return [
-        load_model(folder / f"fold-{k}" / model_file(k), protocol, channels, device)
+        load_model(folder / f"fold-{k}", model_file(k), protocol, channels, device)
         for k in range(protocol.folds)
     ]
 
 
 def load_model(
-    path: Path, protocol: Protocol, channels: int, device: torch.device
+    folder: Path, name: str, protocol: Protocol, channels: int, device: torch.device
 ) -> EmbeddingModel:
     """Build a model and load the weights that a training kept.
 
     Raises:
-        UserError: no such file, or it does not fit the model.
+        UserError: no such file, it is damaged, or it does not fit the model.
     """
     model = build_model(protocol, channels, seed=0)
+    data = TrainingFolder(folder).read_model(name)
     try:
-        model.load_state_dict(load_file(path))
+        model.load_state_dict(load(data))
     except Exception as error:
-        raise UserError(f"{path}: model cannot be loaded ({error}); train it again") from error
+        raise UserError(
+            f"{folder / name}: model cannot be loaded ({error}); delete {folder} to train it again"
+        ) from error
     model.to(memory_format=torch.channels_last)
     return model.to(device)
 
@@ -160,6 +177,7 @@ def test_payload(
         "dataset": source.dataset,
         "data_root": None if source.data_root is None else str(source.data_root),
         "work_root": str(source.work_root),
+        "skip_unreadable": source.skip_unreadable,
         "protocol": asdict(protocol),
         "pixels": str(pixels),
         "weights": weights,

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from wpm.atomic import storage_error
 from wpm.errors import UserError
 
 VERSION = 1  # raise it with any change that changes pixels: folders of another version are refused
@@ -117,6 +118,7 @@ def render_glyphs(
     Raises:
         UserError: a number is too small, `root` holds anything but this very data set, or the
             installed fonts lack a character.
+        StorageError: the images cannot be written; nothing is left behind.
     """
     if seed < 0 or images_per_class < 1:
         raise UserError(
@@ -133,7 +135,6 @@ def render_glyphs(
     }
     if _is_rendered(root, recipe):
         return
-    root.parent.mkdir(parents=True, exist_ok=True)
     draft = root.parent / f".{root.name}.{uuid.uuid4().hex}"  # a sibling: rename is atomic
     try:
         for script, characters in scripts:
@@ -146,6 +147,8 @@ def render_glyphs(
                     Image.fromarray(pixels).save(folder / f"{number:02d}.png")
         (draft / MARKER).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
         _publish(draft, root, recipe)
+    except OSError as error:
+        raise storage_error(root, error) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)  # gone already unless we failed or came second
 

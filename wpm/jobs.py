@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import save
 
-from wpm.atomic import DamagedFileError, StorageError, hold_lock, write_bytes
+from wpm.atomic import DamagedFileError, FormatError, StorageError, hold_lock, storage_error
 from wpm.config import TrainingConfig
 from wpm.errors import UserError
 from wpm.pixels import Pixels
@@ -95,15 +95,18 @@ class TrainJob:
         name.
 
         Raises:
-            DamagedFileError: the checkpoint or the history was damaged.
-            StorageError: the folder cannot be written.
+            UserError: of the disk, not of the configuration: something on it cannot be read or
+                written, is damaged, or was written by another version. The training has not
+                ended, and goes on when that is mended.
         """
         result: Mapping[str, Any] | None = self._folder.read_result()
         if result is None:
             try:
                 result = self._advance()
-            except (DamagedFileError, StorageError):
-                raise  # of the disk, not of the configuration: another try may do
+            except (DamagedFileError, StorageError, FormatError):
+                raise
+            except OSError as error:
+                raise storage_error(Path(error.filename or self._folder.folder), error) from error
             except DivergedError as error:
                 result = self._end(FAILED, reason=f"diverged: {error}")
             except torch.OutOfMemoryError as error:
@@ -118,7 +121,7 @@ class TrainJob:
             self._training = Training(self._config, Pixels(self._pixels), choose_device())
             self._reports, state = self._folder.read_progress()
             if state is not None:
-                self._training.load_state_dict(state)
+                self._load(self._training, state)
                 if self._reports and not self._training.finished:
                     return None
         training = self._training
@@ -129,14 +132,28 @@ class TrainJob:
             self._folder.write_progress(self._reports, training.state_dict())
             if report is not None and not training.finished:
                 return None
-        if self._export:
-            for fold in training.folds:
-                path = self._folder.folder / model_file(fold.position)
-                write_bytes(path, save({k: v.contiguous() for k, v in fold.best_model.items()}))
-        return self._end(COMPLETE, reason="")
+        return self._end(COMPLETE, reason="", **self._keep_models(training))
 
-    def _end(self, state: str, reason: str) -> Mapping[str, Any]:
-        result = summarise(state, reason, self._reports)
+    def _load(self, training: Training, state: Mapping[str, Any]) -> None:
+        try:
+            training.load_state_dict(state)
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            writer = state.get("wpm", "another version")
+            raise self._folder.unusable_checkpoint(writer, error) from error
+
+    def _keep_models(self, training: Training) -> dict[str, Any]:
+        """Write the best models, if they are wanted; return what the result says of them."""
+        if not self._export:
+            return {}
+        digests = {}
+        for fold in training.folds:
+            data = save({k: v.contiguous() for k, v in fold.best_model.items()})
+            name = model_file(fold.position)
+            digests[name] = self._folder.write_model(name, data)
+        return {"models": digests}
+
+    def _end(self, state: str, reason: str, **more: Any) -> Mapping[str, Any]:
+        result = {**summarise(state, reason, self._reports), **more}
         self._folder.write_result(result)
         return result
 

@@ -7,7 +7,7 @@ import mmap
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wpm.atomic import DamagedFileError, StorageError, hold_lock, read_json, write_json
+from wpm.atomic import DamagedFileError, FormatError, StorageError, hold_lock, read_json, write_json
+from wpm.contents import (
+    UnreadableImagesError,
+    digest_contents,
+    leave_out,
+    recall_unreadable,
+    remember_unreadable,
+)
 from wpm.datasets import ImageIndex
 from wpm.decoding import Part, cached_size, decode_parts
 from wpm.errors import UserError
@@ -49,6 +56,7 @@ class Pixels:
         channels: 1 or 3 (RGB).
         starts: (N + 1,) int64, where an image's bytes begin among those of all.
         bytes: all bytes: image after image, row after row, channels last.
+        left_out: as `read_left_out` returns it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -63,12 +71,13 @@ class Pixels:
         self.folder = folder
         meta = read_json(folder / "meta.json")
         if meta["format"] != FORMAT:
-            raise UserError(
+            raise FormatError(
                 f"{folder}: pixel cache of format {meta['format']}, this version reads {FORMAT}; "
                 "give the launch command again, it builds another"
             )
         self.class_names: tuple[str, ...] = tuple(meta["class_names"])
         self.channels: int = meta["channels"]
+        self.left_out = _left_out(meta)
         self.labels = torch.tensor(meta["labels"], dtype=torch.int64)
         self.sizes = torch.tensor(meta["sizes"], dtype=torch.int64).view(-1, 2)
         self.starts = torch.from_numpy(_starts_of(self.sizes.numpy(), self.channels))
@@ -119,37 +128,80 @@ class Pixels:
 
 
 def build_pixels(
-    index: ImageIndex, resize: int, work_root: Path, progress: Progress | None = None
+    index: ImageIndex,
+    resize: int,
+    work_root: Path,
+    progress: Progress | None = None,
+    *,
+    skip_unreadable: bool = False,
 ) -> Path:
     """Decode the images of an index into a cache, unless that was done before.
 
-    The cache's name is a digest of the images' content, classes and decoding settings. Several
-    processes may call this at once: one decodes, the others wait for it. What a killed one had
-    decoded is kept: the next goes on from there.
+    The cache's name is a digest of the images' content, classes and decoding settings, and of
+    what was left out. Several processes may call this at once: one decodes, the others wait for
+    it. What a killed one had decoded is kept: the next goes on from there.
 
     Args:
         index: images to decode; a search passes trainval images only.
         resize: length of the shorter side in pixels.
         work_root: caches go to `work_root/pixels`.
         progress: told after every part; not called where nothing is left to decode.
+        skip_unreadable: whether to go on without images that cannot be read.
 
     Returns:
         The cache's folder, complete and verified.
 
     Raises:
-        UserError: unreadable images, all named by number and the first by path; a damaged cache.
+        UnreadableImagesError: some images cannot be read.
+        UserError: a damaged cache; with `skip_unreadable`, too few images left of a class.
+        StorageError: the cache cannot be written.
     """
     if not index.paths:
         raise UserError(f"no images to decode in {index.root}")
-    name = f"{index.dataset}-{resize}px-{_key_of(index, resize, work_root)}"
-    folder = work_root / "pixels" / name
+    left_out: list[tuple[str, str]] = []
+    while True:
+        rest = leave_out(index, left_out)
+        contents: dict[str, str] = {}
+        try:
+            contents = digest_contents(rest, work_root)
+            unreadable = recall_unreadable(rest, work_root, contents) if skip_unreadable else []
+            if not unreadable:
+                name = f"{index.dataset}-{resize}px-{_key_of(rest, resize, contents, left_out)}"
+                folder = work_root / "pixels" / name
+                return _build(folder, rest, resize, left_out, progress or _log_progress)
+        except UnreadableImagesError as error:
+            if not skip_unreadable:
+                raise
+            unreadable = error.images
+            remember_unreadable(rest, work_root, contents, unreadable)
+        left_out = sorted([*left_out, *unreadable])
+
+
+def _build(
+    folder: Path,
+    index: ImageIndex,
+    resize: int,
+    left_out: Sequence[tuple[str, str]],
+    progress: Progress,
+) -> Path:
+    """Decode into a folder, unless somebody has, and verify it."""
     with hold_lock(
         folder.with_suffix(".lock"), wait_s=_BUILD_WAIT_S, what=f"pixel cache {folder.name}"
     ):
         if not (folder / "meta.json").exists():
-            _decode_into(folder, index, resize, progress or _log_progress)
+            _decode_into(folder, index, resize, left_out, progress)
         Pixels(folder).verify()
     return folder
+
+
+def read_left_out(folder: Path) -> list[tuple[str, str]]:
+    """Return path and reason of the images that a cache lacks because they could not be read."""
+    return _left_out(read_json(folder / "meta.json"))
+
+
+def _left_out(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
+    # The first caches of this format were written when every image had to be readable.
+    return [(path, reason) for path, reason in meta.get("left_out", [])]
 
 
 def _map_privately(path: Path) -> mmap.mmap:
@@ -170,13 +222,22 @@ def _log_progress(done: int, total: int) -> None:
     _log.info("decoded %d of %d images", done, total)
 
 
-def _decode_into(folder: Path, index: ImageIndex, resize: int, progress: Progress) -> None:
-    """Write a cache beside its final name, then rename it."""
+def _decode_into(
+    folder: Path,
+    index: ImageIndex,
+    resize: int,
+    left_out: Sequence[tuple[str, str]],
+    progress: Progress,
+) -> None:
+    """Write a cache beside its final name, then rename it.
+
+    Raises:
+        StorageError: it cannot be written; what was decoded is kept, for the next to go on with.
+    """
     partial = folder.with_name(f".partial-{folder.name}")
     sizes = [cached_size(index.root / path, resize) for path in index.paths]
     starts = _starts_of(np.array(sizes), index.channels)
     try:
-        partial.mkdir(exist_ok=True)
         _allocate(partial / "pixels.bin", int(starts[-1]))
         parts = _cut_into_parts(partial / "pixels.bin", index, resize, sizes, starts)
         meta: dict[str, Any] = {
@@ -188,17 +249,18 @@ def _decode_into(folder: Path, index: ImageIndex, resize: int, progress: Progres
             "class_names": index.class_names,
             "labels": index.labels.tolist(),
             "sizes": sizes,
-            "crc32": _decode_missing(partial, parts, progress),
+            "crc32": _decode_missing(partial, index, parts, progress),
+            "left_out": left_out,
         }
         write_json(partial / "meta.json", meta)
         (partial / "parts.jsonl").unlink()
         shutil.rmtree(folder, ignore_errors=True)  # no meta.json: never finished
         partial.rename(folder)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         raise StorageError(
             f"{folder}: pixel cache of {starts[-1] / 1e9:.1f} GB cannot be written "
-            f"({error.strerror}); free space or choose another --work-root"
+            f"({error.strerror}); free space or choose another --work-root, then give the same "
+            "command again"
         ) from error
 
 
@@ -209,9 +271,14 @@ def _starts_of(sizes: NDArray[np.int64], channels: int) -> NDArray[np.int64]:
 
 def _allocate(path: Path, num_bytes: int) -> None:
     """Reserve the space: a disk that is too small is noticed before hours of decoding."""
-    with path.open("ab") as file:
-        if num_bytes:
-            os.posix_fallocate(file.fileno(), 0, num_bytes)
+    path.parent.mkdir(exist_ok=True)
+    try:
+        with path.open("ab") as file:
+            if num_bytes:
+                os.posix_fallocate(file.fileno(), 0, num_bytes)
+    except OSError:
+        shutil.rmtree(path.parent, ignore_errors=True)  # what was reserved would be in the way
+        raise
 
 
 def _cut_into_parts(
@@ -236,11 +303,13 @@ def _cut_into_parts(
     ]
 
 
-def _decode_missing(partial: Path, parts: Sequence[Part], progress: Progress) -> list[int]:
+def _decode_missing(
+    partial: Path, index: ImageIndex, parts: Sequence[Part], progress: Progress
+) -> list[int]:
     """Decode the parts that an earlier process has not; return the checksums of all.
 
     Raises:
-        UserError: some images are unreadable; nothing is kept, for their change renames the cache.
+        UnreadableImagesError: some are; nothing is kept, for their change renames the cache.
     """
     checks = _read_intact(partial, parts)
     total = sum(len(part.paths) for part in parts)
@@ -257,12 +326,7 @@ def _decode_missing(partial: Path, parts: Sequence[Part], progress: Progress) ->
             progress(done, total)
     if unreadable:
         shutil.rmtree(partial, ignore_errors=True)
-        unreadable.sort(key=list)
-        first = "; ".join(f"{path} ({reason})" for path, reason in unreadable[:3])
-        raise UserError(
-            f"{len(unreadable)} of {total} images in {parts[0].root} cannot be read: "
-            f"{first}{'; ...' if len(unreadable) > 3 else ''}; mend or delete them"
-        )
+        raise UnreadableImagesError(index, unreadable)
     return [checks[part.number] for part in parts]
 
 
@@ -270,7 +334,7 @@ def _read_intact(partial: Path, parts: Sequence[Part]) -> dict[int, int]:
     """Return the checksums of the parts that a killed process had written, where they are right."""
     journal = partial / "parts.jsonl"
     numbered, written = {part.number: part for part in parts}, {}
-    for line in journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []:
+    for line in journal.read_bytes().splitlines() if journal.exists() else []:
         with suppress(ValueError, TypeError):  # the last line may have been cut
             number, crc32 = json.loads(line)
             if number in numbered:
@@ -301,47 +365,21 @@ def _checksums(path: Path, spans: Iterable[tuple[int, int]]) -> list[int]:
         return list(pool.map(compute, spans))
 
 
-def _key_of(index: ImageIndex, resize: int, work_root: Path) -> str:
-    """Digest what the cache depends on: names, content, classes, decoding."""
+def _key_of(
+    index: ImageIndex,
+    resize: int,
+    contents: Mapping[str, str],
+    left_out: Sequence[tuple[str, str]],
+) -> str:
+    """Digest what the cache depends on: names, content, classes, decoding, what is left out."""
     digest = hashlib.sha256(f"{FORMAT} {resize} {index.channels}\n".encode())
     # All classes of the set: the splits are cut by their number.
     digest.update("\0".join(index.class_names).encode())
-    contents = _content_digests(index, work_root)
-    for path, label, content in zip(index.paths, index.labels.tolist(), contents, strict=True):
-        digest.update(f"{path}\0{label}\0{content}\n".encode())
+    for path, label in zip(index.paths, index.labels.tolist(), strict=True):
+        digest.update(f"{path}\0{label}\0{contents[path]}\n".encode())
+    for path, _ in left_out:
+        digest.update(f"without {path}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def _content_digests(index: ImageIndex, work_root: Path) -> list[str]:
-    """Digest every file; files whose size and times are as remembered are not read again."""
-    root_key = hashlib.sha256(str(index.root.resolve()).encode()).hexdigest()[:16]
-    memory_path = work_root / "pixels" / f"digests-{root_key}.json"
-    try:
-        known: dict[str, list[Any]] = read_json(memory_path)
-    except UserError:  # not there, or damaged: only a memory of what can be computed again
-        known = {}
-    stale: dict[str, list[int]] = {}
-    try:
-        for path in index.paths:
-            stat = (index.root / path).stat()
-            stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-            if path not in known or known[path][0] != stamp:
-                stale[path] = stamp
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # reads and hashes outside Python's lock
-            contents = pool.map(lambda path: _sha256_of(index.root / path), stale)
-            known |= {p: [stamp, c] for (p, stamp), c in zip(stale.items(), contents, strict=True)}
-    except OSError as error:
-        raise UserError(
-            f"{error.filename or index.root}: cannot be read ({error.strerror}); mend or delete it"
-        ) from error
-    if stale:
-        write_json(memory_path, known)
-    return [str(known[path][1]) for path in index.paths]
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _damaged(folder: Path) -> DamagedFileError:

@@ -143,7 +143,7 @@ def load_cub200(source: DataSource, fetch: bool, published: PublishedSet = CUB20
             raise UserError(f"{class_file}: has no class of image {image}; get it again")
         numbers[f"images/{path}"] = classes[image]
     names = _numbered(top / "classes.txt")
-    return _build_index(published, top, _Listing(numbers, names))
+    return _build_index(published, top, _Listing(numbers, names), source.skip_unreadable)
 
 
 def load_cars196(source: DataSource, fetch: bool, published: PublishedSet = CARS196) -> ImageIndex:
@@ -151,7 +151,7 @@ def load_cars196(source: DataSource, fetch: bool, published: PublishedSet = CARS
     top, layout = _open_tree(source, fetch, published)
     listing = _read_cars_mat(top) if layout == _CARS_MAT else _read_cars_kaggle(top)
     names = {number: f"{number:03}.{name}" for number, name in listing.names.items()}
-    return _build_index(published, top, _Listing(listing.numbers, names))
+    return _build_index(published, top, _Listing(listing.numbers, names), source.skip_unreadable)
 
 
 def load_sop(source: DataSource, fetch: bool, published: PublishedSet = SOP) -> ImageIndex:
@@ -164,7 +164,7 @@ def load_sop(source: DataSource, fetch: bool, published: PublishedSet = SOP) -> 
             numbers[path] = number
             kind = PurePosixPath(path).parent.name.removesuffix("_final")
             names[number] = f"{number:05}.{kind}"
-    return _build_index(published, top, _Listing(numbers, names))
+    return _build_index(published, top, _Listing(numbers, names), source.skip_unreadable)
 
 
 PUBLISHED_SETS: dict[str, Callable[[DataSource, bool], ImageIndex]] = {
@@ -290,10 +290,13 @@ def _number(text: str, file: Path) -> int:
         raise UserError(f"{file}: {text!r} is not a number; get it again") from None
 
 
-def _build_index(published: PublishedSet, top: Path, listing: _Listing) -> ImageIndex:
+def _build_index(
+    published: PublishedSet, top: Path, listing: _Listing, skip_unreadable: bool
+) -> ImageIndex:
     """Check a listing against what is known of the set and against the disk."""
     _check_counts(published, top, listing)
-    _check_files(published, top, listing.numbers)
+    if not skip_unreadable:  # else files that are gone are left out with those that are damaged
+        _check_files(published, top, listing.numbers)
     paths = sorted(listing.numbers, key=lambda path: (listing.numbers[path], path))
     labels = np.array([listing.numbers[path] - 1 for path in paths], dtype=np.int64)
     names = tuple(listing.names[number] for number in range(1, published.classes + 1))
@@ -333,7 +336,8 @@ def _check_files(published: PublishedSet, top: Path, paths: Iterable[str]) -> No
         raise UserError(
             f"{top}: {len(missing):,} of the {published.images:,} images of {published.dataset} "
             f"are missing: {shown}{', ...' if len(missing) > _SHOWN else ''}; unpack it again "
-            "(move what is there away and add --fetch, or by hand: docs/datasets.md)"
+            "(move what is there away and add --fetch, or by hand: docs/datasets.md), or add "
+            "--skip-unreadable"
         )
 
 

@@ -25,6 +25,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cache
@@ -33,7 +34,16 @@ from pathlib import Path
 from typing import Any
 
 from wpm import __version__
-from wpm.atomic import DamagedFileError, is_locked, read_json, write_bytes, write_json
+from wpm.atomic import (
+    DamagedFileError,
+    FormatError,
+    append_line,
+    is_locked,
+    read_json,
+    storage_error,
+    write_bytes,
+    write_json,
+)
 from wpm.config import Protocol
 from wpm.errors import UserError
 
@@ -119,6 +129,17 @@ class TrainingFolder:
         """Say what is trained here, before it starts."""
         write_json(self.folder / "trial.json", {"format": FORMAT, **identity})
 
+    def read_identity(self) -> dict[str, Any]:
+        """Return what is trained here.
+
+        Raises:
+            UserError: no such training, damaged, or of another record format.
+        """
+        path = self.folder / "trial.json"
+        identity: dict[str, Any] = read_json(path)
+        check_format(identity, path)
+        return identity
+
     def write_progress(self, reports: list[dict[str, Any]], state: Mapping[str, Any]) -> None:
         """Save a checkpoint and the history that belongs to it, as one step.
 
@@ -132,14 +153,20 @@ class TrainingFolder:
         import torch  # here: readers of records need no torch, and start faster without
 
         buffer = io.BytesIO()
-        torch.save(dict(state), buffer)
+        torch.save({**state, "wpm": __version__}, buffer)
         data = buffer.getvalue()
         name = f"checkpoint-{state['epoch']}.pt"
         write_bytes(self.folder / name, data)
         checkpoint = {"file": name, "sha256": hashlib.sha256(data).hexdigest()}
         write_json(
             self.folder / "reports.json",
-            {"reports": reports, "epoch": state["epoch"], "checkpoint": checkpoint},
+            {
+                "format": FORMAT,
+                "wpm": __version__,
+                "reports": reports,
+                "epoch": state["epoch"],
+                "checkpoint": checkpoint,
+            },
         )
         self._drop_checkpoints(keep=name)
 
@@ -148,19 +175,34 @@ class TrainingFolder:
 
         Raises:
             DamagedFileError: either does not match its checksum.
+            UserError: another version wrote them, in another format.
         """
         reports, data = self._read_checked()
         if data is None:
             return reports, None
         import torch
 
-        return reports, torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever torch raises on what another torch wrote
+            raise self.unusable_checkpoint("another version", error) from error
+        return reports, state
+
+    def unusable_checkpoint(self, writer: str, error: Exception) -> DamagedFileError:
+        """Return what tells that a checkpoint, whole as it is, cannot be gone on with."""
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return DamagedFileError(
+            f"{self.folder}: its checkpoint, written by wpm {writer}, does not fit wpm "
+            f"{__version__} ({reason}); use that version, or delete reports.json there to train "
+            "this configuration again from the start"
+        )
 
     def check_progress(self) -> None:
         """Compare history and checkpoint with their checksums.
 
         Raises:
             DamagedFileError: either does not match.
+            UserError: another version wrote them, in another format.
         """
         self._read_checked()
 
@@ -170,17 +212,40 @@ class TrainingFolder:
         if not path.exists():
             return [], None
         progress = read_json(path)
+        check_format({"format": FORMAT, **progress}, path)  # the first versions wrote none here
         checkpoint = progress["checkpoint"]
         if checkpoint is None:
             return progress["reports"], None
         file = self.folder / checkpoint["file"]
-        data = file.read_bytes() if file.exists() else b""
+        data = _read_bytes(file) if file.exists() else b""
         if hashlib.sha256(data).hexdigest() != checkpoint["sha256"]:
             raise DamagedFileError(
                 f"{file}: checkpoint is damaged or missing; delete {path} to train this "
                 "configuration again from the start"
             )
         return progress["reports"], data
+
+    def write_model(self, name: str, data: bytes) -> str:
+        """Keep a model's weights; return their checksum, for the result."""
+        write_bytes(self.folder / name, data)
+        return hashlib.sha256(data).hexdigest()
+
+    def read_model(self, name: str) -> bytes:
+        """Return a model's weights.
+
+        Raises:
+            DamagedFileError: they do not match the checksum in the result.
+            StorageError: they cannot be read.
+        """
+        path = self.folder / name
+        data = _read_bytes(path)
+        wanted = (self.read_result() or {}).get("models", {}).get(name)
+        if wanted not in (None, hashlib.sha256(data).hexdigest()):  # None: of the first versions
+            raise DamagedFileError(
+                f"{path}: model is damaged; restore it from a backup, or delete the folder to "
+                "train it again with --best-only"
+            )
+        return data
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Say how the training ended; its checkpoint is no longer needed."""
@@ -210,24 +275,26 @@ class TrainingFolder:
         reports = (
             read_json(reports_path)["reports"] if with_reports and reports_path.exists() else []
         )
-        identity = read_json(self.folder / "trial.json")
-        return TrainingRecord(self.folder, identity, reports, self.read_result())
+        return TrainingRecord(self.folder, self.read_identity(), reports, self.read_result())
 
     def _drop_checkpoints(self, keep: str | None) -> None:
-        for path in self.folder.glob("checkpoint-*.pt"):
-            if path.name != keep:
-                path.unlink(missing_ok=True)
+        # Half ones too, of a writer that was killed, or could not remove them any more.
+        for pattern in ("checkpoint-*.pt", ".checkpoint-*.pt.*"):
+            for path in self.folder.glob(pattern):
+                if path.name != keep:
+                    with suppress(OSError):  # the next to come removes it
+                        path.unlink(missing_ok=True)
 
 
 def check_format(content: Mapping[str, Any], path: Path) -> None:
     """Refuse records of another layout.
 
     Raises:
-        UserError: names the version that wrote them.
+        FormatError: names the version that wrote them.
     """
     if content.get("format") != FORMAT:
-        writer = content.get("provenance", {}).get("wpm", "another version")
-        raise UserError(
+        writer = content.get("wpm") or content.get("provenance", {}).get("wpm", "another version")
+        raise FormatError(
             f"{path}: written by wpm {writer} in record format {content.get('format')}, this is "
             f"wpm {__version__} with format {FORMAT}; use that version, or another --run-root"
         )
@@ -268,6 +335,12 @@ def find_studies(
         if wanted and all(_NAME.fullmatch(name) for name in names):
             places.append(StudyPlace(run_root, *names))
     return sorted(places, key=lambda place: place.folder)
+
+
+def trial_numbers(place: StudyPlace) -> list[int]:
+    """Return the numbers of the trials that have a record, in order."""
+    names = [p.parent.name for p in place.folder.glob("trials/*/trial.json")]
+    return sorted(int(name) for name in names if name.isdigit())
 
 
 def read_trials(
@@ -389,8 +462,7 @@ def is_running(place: StudyPlace) -> bool:
 def note_test_access(place: StudyPlace, reason: str) -> None:
     """Leave a line that test images are about to be opened."""
     line = json.dumps({"time": timestamp(), "process": os.getpid(), "reason": reason})
-    with (place.folder / "test_access.jsonl").open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    append_line(place.folder / "test_access.jsonl", line)
 
 
 def log_path(run_root: Path) -> Path:
@@ -444,6 +516,13 @@ def _commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() or None
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise storage_error(path, error, "read") from error
 
 
 def _sorted_folders(parent: Path) -> list[Path]:

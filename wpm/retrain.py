@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wpm.atomic import hold_lock, write_json
+from wpm.atomic import hold_lock, read_json, write_json
 from wpm.config import Protocol, Row, TrainingConfig, protocol_from_json
 from wpm.console import format_eta
 from wpm.datasets import DataSource
@@ -23,6 +23,7 @@ from wpm.records import (
     StudyPlace,
     TrainingFolder,
     TrainingRecord,
+    check_format,
     configuration_key,
     provenance,
     read_study,
@@ -147,7 +148,8 @@ class RetrainWork:
             announce: told a line whenever a run is tested or fails.
 
         Raises:
-            UserError: another launch holds one of the studies.
+            UserError: another launch holds one of the studies, or a record is damaged or of
+                another format.
         """
         self._announce = announce
         self._running: dict[str, tuple[RetrainPlan, int, int | None]] = {}
@@ -162,13 +164,13 @@ class RetrainWork:
                 self._held.enter_context(hold_lock(place.lock, wait_s=0, what=what))
             for plan in plans:
                 self._write_final(plan)
+            for run in range(max((plan.runs for plan in plans), default=0)):
+                for plan in plans:
+                    if run < plan.runs:
+                        self._enqueue(plan, run)
         except BaseException:
             self._held.close()
             raise
-        for run in range(max((plan.runs for plan in plans), default=0)):
-            for plan in plans:
-                if run < plan.runs:
-                    self._enqueue(plan, run)
 
     def __enter__(self) -> "RetrainWork":
         return self
@@ -179,7 +181,9 @@ class RetrainWork:
 
     def _write_final(self, plan: RetrainPlan) -> None:
         path = plan.folder / "final.json"
-        if not path.exists():
+        if path.exists():
+            check_format(read_json(path), path)
+        else:
             content = {
                 "format": FORMAT,
                 "parameters": dict(plan.parameters),
@@ -190,7 +194,7 @@ class RetrainWork:
             write_json(path, content)
 
     def _enqueue(self, plan: RetrainPlan, run: int) -> None:
-        if (plan.seed_folder(run) / "result.json").exists():
+        if TrainingFolder(plan.seed_folder(run)).read_result() is not None:
             return
         folds = range(plan.protocol.folds if Row.parse(plan.place.row).trained else 0)
         missing = {k for k in folds if self._fold_state(plan, run, k) != COMPLETE}

@@ -4,7 +4,7 @@ import json
 import logging
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
@@ -24,14 +24,13 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
 from wpm.atomic import hold_lock
 from wpm.config import Protocol, TrainingConfig
 from wpm.errors import UserError
 from wpm.jobs import identify, summarise, training_payload
+from wpm.journal import check_end, open_journal
 from wpm.records import (
     COMPLETE,
     FAILED,
@@ -40,6 +39,7 @@ from wpm.records import (
     TrainingFolder,
     provenance,
     read_study,
+    trial_numbers,
     write_study,
 )
 from wpm.spaces import Range, SearchSpace
@@ -79,6 +79,7 @@ class StudyPlan:
         early_stopping: whether ASHA stops trials.
         weights: file of the trunk's weights, or "random".
         sampler: what chooses configurations, one of `SAMPLER_NAMES`.
+        left_out: path and reason of images that could not be read, for the record.
     """
 
     place: StudyPlace
@@ -92,6 +93,7 @@ class StudyPlan:
     early_stopping: bool = True
     weights: str = "random"
     sampler: str = DEFAULT_SAMPLER
+    left_out: Sequence[tuple[str, str]] = ()
 
     def identity(self) -> dict[str, Any]:
         """Return what must not change under a study, in JSON types."""
@@ -138,7 +140,8 @@ def record_plan(plan: StudyPlan, trials: int) -> None:
             f"--run-root, or move {place.folder} away"
         )
     if before is None or trials > before["trials"]:
-        first = before["provenance"] if before else provenance()
+        now = {**provenance(), "left_out": list(plan.left_out)}
+        first = before["provenance"] if before else now
         write_study(place, {"identity": identity, "trials": trials, "provenance": first})
 
 
@@ -296,29 +299,27 @@ class Study:
     def _open_study(self) -> optuna.Study:
         plan, place = self.plan, self.plan.place
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        # We hold the study's lock, so a lock on the journal is a dead writer's.
-        place.journal.with_name(place.journal.name + ".lock").unlink(missing_ok=True)
-        _drop_torn_line(place.journal)
-        try:
-            storage = JournalStorage(JournalFileBackend(str(place.journal)))
-            study = optuna.create_study(
-                storage=storage,
-                study_name=place.name,
-                direction="maximize",
-                load_if_exists=True,
-                pruner=build_pruner(plan.protocol, early_stopping=plan.early_stopping),
-            )
-            trials = study.get_trials(deepcopy=False)
-        except (ValueError, KeyError, AssertionError) as error:
-            raise UserError(
-                f"{place.journal}: study file is damaged ({error}); restore it from a backup, or "
-                f"move {place.folder} away to start again"
-            ) from error
+        storage = open_journal(place.journal)
+        check_end(place.journal, storage, trial_numbers(place), self._recorded_parameters)
+        study = optuna.create_study(
+            storage=storage,
+            study_name=place.name,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=build_pruner(plan.protocol, early_stopping=plan.early_stopping),
+        )
+        trials = study.get_trials(deepcopy=False)
         study.sampler = build_sampler(plan.sampler, plan.seed, len(trials))
         if not trials:
             for point in plan.first_points:
                 study.enqueue_trial(dict(point))
         return study
+
+    def _recorded_parameters(self, number: int) -> dict[str, float]:
+        """Return what a trial's record says of the parameters that are searched."""
+        identity = TrainingFolder(self.plan.place.trial_folder(number)).read_identity()
+        searched = self.plan.space.searched
+        return {n: value for n, value in identity["parameters"].items() if n in searched}
 
     def _find_orphans(self) -> list[Trial]:
         """Return trials that were running when their launch died, as objects to go on with."""
@@ -363,20 +364,6 @@ def build_sampler(name: str, seed: int, trials: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         return _SAMPLERS[name](seed)
-
-
-def _drop_torn_line(journal: Path) -> None:
-    """Cut off the half line that a writer leaves when it is killed while appending.
-
-    Optuna would append to it, and could read neither line again. The write was never
-    acknowledged, so nothing that anybody relied on is lost.
-    """
-    if not journal.exists():
-        return
-    with journal.open("rb+") as file:
-        data = file.read()
-        if not data.endswith(b"\n"):
-            file.truncate(data.rfind(b"\n") + 1)
 
 
 def _suggest(trial: Trial, name: str, searched: Range) -> float:

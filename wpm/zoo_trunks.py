@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from wpm.atomic import DamagedFileError, StorageError
 from wpm.datasets import Archive
 from wpm.errors import UserError
 from wpm.trunk import InputSpec, Trunk
@@ -179,15 +180,17 @@ def load_zoo_weights(trunk: ZooTrunk, path: Path) -> None:
         path: a `.safetensors` file, or a state dict as `torch.save` writes it.
 
     Raises:
-        UserError: the file is missing, cannot be read, or does not fit.
+        StorageError: the file is missing.
+        DamagedFileError: it cannot be read.
+        UserError: it does not fit.
     """
     if not path.is_file():
-        raise UserError(f"no weights of trunk {trunk.name} at {path}; give --weights FILE")
+        raise StorageError(f"no weights of trunk {trunk.name} at {path}; give --weights FILE")
     try:
         found = _read_state(path)
     except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{path} is not a weights file ({reason})") from error
+        raise DamagedFileError(f"{path} is not a weights file ({reason})") from error
     state = {_name_in_trunk(trunk, key): v for key, v in found.items() if _is_weight(key)}
     wanted = {key: value for key, value in trunk.state_dict().items() if _is_weight(key)}
     lacking = sorted(wanted.keys() - state.keys())

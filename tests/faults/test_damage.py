@@ -1,0 +1,258 @@
+"""Every kind of file with flipped bits or cut short: refused by name, or rebuilt; never used.
+
+`WPM_FAULT_SEED` draws other places.
+"""
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+import launch
+from analysis.export import main as export_models
+from tests.test_retrain import drain, retrain_plan
+from tests.test_study import killed_launch, run_trial
+from tests.tiny import make_image_folder, make_plan
+from wpm import pixels
+from wpm.errors import UserError
+from wpm.jobs import start_job
+from wpm.model import load_exported
+from wpm.pixels import build_pixels
+from wpm.records import TrainingFolder
+from wpm.retrain import RetrainWork
+
+SEED = int(os.environ.get("WPM_FAULT_SEED", "0"))
+FLIPS, CUTS = 6, 3  # of every kind of file
+STUDY = "runs/folder/smoke/contrastive"
+CACHE = "work/pixels/folder-20px-*"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images, a search with a trial that was cut short, final runs, and an export of them."""
+    root = tmp_path_factory.mktemp("world")
+    make_image_folder(root / "images")
+    plan = make_plan(root, trials=2)
+    with killed_launch(plan) as study:
+        run_trial(study, lambda n: 0.3)
+        run_trial(study, lambda n: 0.8)
+    plan = replace(plan, trials=3)
+    final = retrain_plan(plan, root, runs=1)
+    with RetrainWork([final], lambda line: None) as work:
+        drain(work)
+    with killed_launch(plan) as study:
+        asked = study.ask()
+        assert asked is not None
+        job = start_job(asked[1])
+        job.step()
+        job.close()
+    out = ["--run-root", str(root / "runs"), "--out", str(root / "exported")]
+    assert export_models(out) == 0
+    return root
+
+
+def run_launch(root: Path, *more: str) -> int:
+    """Launch as a user does."""
+    return launch.main(
+        ["--dataset", "folder", "--data-root", str(root / "images"), "--protocol", "smoke",
+         "--rows", "contrastive", "--run-root", str(root / "runs"),
+         "--work-root", str(root / "work"), *more]
+    )  # fmt: skip
+
+
+def search(root: Path) -> int:
+    """Go on with the search."""
+    return run_launch(root, "--trials", "3")
+
+
+def best_only(root: Path) -> int:
+    """Go on with final runs of both trials, of which one has some."""
+    return run_launch(root, "--best-only", "--allow-unfinished", "--runs", "1", "--top", "2")
+
+
+def export(root: Path) -> int:
+    """Export the models, to a new place."""
+    shutil.rmtree(root / "again", ignore_errors=True)
+    return export_models(["--run-root", str(root / "runs"), "--out", str(root / "again")])
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file, and the command that reads it."""
+
+    path: str
+    command: Callable[[Path], int]
+
+
+REFUSED = {
+    "study": Kind(f"{STUDY}/study.json", search),
+    "journal": Kind(f"{STUDY}/study.journal", search),
+    "trial": Kind(f"{STUDY}/trials/0001/trial.json", best_only),
+    "result": Kind(f"{STUDY}/trials/0001/result.json", best_only),
+    "orphan": Kind(f"{STUDY}/trials/0002/trial.json", search),
+    "reports": Kind(f"{STUDY}/trials/0002/reports.json", search),
+    "checkpoint": Kind(f"{STUDY}/trials/0002/checkpoint-1.pt", search),
+    "final": Kind(f"{STUDY}/finals/*/final.json", best_only),
+    "fold": Kind(f"{STUDY}/finals/*/seed-1000/fold-2/result.json", export),
+    "tested": Kind(f"{STUDY}/finals/*/seed-1000/result.json", best_only),
+    "model": Kind(f"{STUDY}/finals/*/seed-1000/fold-2/model-fold-2.safetensors", export),
+    "pixels": Kind(f"{CACHE}/pixels.bin", search),
+    "meta": Kind(f"{CACHE}/meta.json", search),
+}
+
+
+def damages(data: bytes, rng: random.Random) -> Sequence[bytes]:
+    """Return a file's content with a bit flipped, and cut short, at random places."""
+    changed = []
+    for _ in range(FLIPS):
+        copy = bytearray(data)
+        copy[rng.randrange(len(copy))] ^= 1 << rng.randrange(8)
+        changed.append(bytes(copy))
+    return [*changed, *(data[: rng.randrange(len(data) - 1)] for _ in range(CUTS)), b""]
+
+
+def means_the_same(path: Path, damaged: bytes, data: bytes) -> bool:
+    """Whether nothing that is read has changed: a flipped blank, or an end of line."""
+    if path.suffix == ".journal" and data.startswith(damaged):
+        # Every launch says once more that there is a study: nothing is lost with that.
+        lost = data[damaged.rfind(b"\n") + 1 :].splitlines()
+        return all(json.loads(line)["op_code"] == 0 for line in lost)
+    if path.suffix != ".json":
+        return False
+    try:
+        return bool(json.loads(damaged) == json.loads(data))
+    except ValueError:
+        return False
+
+
+def find(root: Path, pattern: str) -> Path:
+    """Return the one file of that kind; of the caches, that of trainval images."""
+    found = sorted(root.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
+    assert found, pattern
+    return found[0]
+
+
+@pytest.mark.parametrize("kind", REFUSED.values(), ids=REFUSED)
+def test_damaged_file_is_refused_by_name_with_exit_code_2(
+    kind: Kind,
+    world: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(launch, "_run", lambda *arguments: True)  # it would train from here on
+    root = tmp_path / "world"
+    shutil.copytree(world, root)
+    assert kind.command(root) == 0, capfd.readouterr().err
+    capfd.readouterr()
+    path = find(root, kind.path)
+    data = path.read_bytes()
+    rng = random.Random(f"{SEED} {path.name}")
+    refused = 0
+    for damaged in damages(data, rng):
+        path.write_bytes(damaged)
+        code = kind.command(root)
+        error = capfd.readouterr().err
+        if means_the_same(path, damaged, data):
+            continue
+        assert code == 2, f"seed {SEED}: used with {len(damaged)} of {len(data)} bytes"
+        assert len(error.splitlines()) == 1, error
+        assert (path.parent.name if kind.path.startswith(CACHE) else path.name) in error
+        kept = path.read_bytes()
+        assert damaged.startswith(kept), "the evidence was touched"
+        assert b"\n" not in damaged[len(kept) :], "more than a half last line was cut off"
+        refused += 1
+    assert refused >= FLIPS + CUTS - 1
+    path.write_bytes(data)
+    assert kind.command(root) == 0, capfd.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+def test_damaged_export_is_refused_by_name(world: Path, tmp_path: Path, suffix: str) -> None:
+    root = tmp_path / "exported"
+    shutil.copytree(world / "exported", root)
+    path = root / f"fold-1{suffix}"
+    data = path.read_bytes()
+    rng = random.Random(f"{SEED} {path.name}")
+    for damaged in damages(data, rng):
+        path.write_bytes(damaged)
+        if not means_the_same(path, damaged, data):
+            with pytest.raises(UserError, match=rf"fold-1\{suffix}"):
+                load_exported(root)
+    path.write_bytes(data)
+    load_exported(root)
+
+
+@pytest.mark.parametrize("memory", ["digests", "unreadable"])
+def test_damaged_memory_is_rebuilt(tmp_path: Path, memory: str) -> None:
+    """Of what can be found out again: the cache is the same one."""
+    from wpm.datasets import index_class_folders
+
+    images = make_image_folder(tmp_path / "images", classes=3)
+    (images / "class_01" / "1.png").write_bytes(b"")
+    index = index_class_folders("folder", images, channels=1)
+    folder = build_pixels(index, 20, tmp_path / "work", skip_unreadable=True)
+    (path,) = (tmp_path / "work" / "pixels").glob(f"{memory}-*.json")
+    data = path.read_bytes()
+    for damaged in damages(data, random.Random(f"{SEED} {memory}")):
+        path.write_bytes(damaged)
+        assert build_pixels(index, 20, tmp_path / "work", skip_unreadable=True) == folder
+        assert json.loads(path.read_bytes()) == json.loads(data)
+
+
+def test_damaged_list_of_parts_is_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was decoded is believed only where its checksum agrees."""
+    from wpm.datasets import index_class_folders
+
+    monkeypatch.setattr(pixels, "PART_IMAGES", 8)
+    index = index_class_folders("folder", make_image_folder(tmp_path / "images"), channels=1)
+    whole = build_pixels(index, 20, tmp_path / "whole")
+    rng = random.Random(f"{SEED} parts.jsonl")
+
+    def stop(done: int, total: int) -> None:
+        if done >= 40:
+            raise KeyboardInterrupt
+
+    for number in range(FLIPS + CUTS + 1):
+        work = tmp_path / str(number)
+        with pytest.raises(KeyboardInterrupt):
+            build_pixels(index, 20, work, stop)
+        (path,) = work.glob("pixels/.partial-*/parts.jsonl")
+        path.write_bytes(damages(path.read_bytes(), rng)[number])
+        folder = build_pixels(index, 20, work)
+        for name in ("meta.json", "pixels.bin"):
+            assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_damaged_reports_of_an_ended_trial_are_told(
+    world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither search nor final runs read them; who looks at them is told."""
+    root = tmp_path / "world"
+    shutil.copytree(world, root)
+    path = root / STUDY / "trials" / "0000" / "reports.json"
+    data = path.read_bytes()
+    for damaged in damages(data, random.Random(f"{SEED} ended")):
+        path.write_bytes(damaged)
+        assert launch.main(["--status", "--run-root", str(root / "runs")]) == 0
+        told = capfd.readouterr().out
+        assert ("0000/reports.json: damaged" in told) != means_the_same(path, damaged, data)
+
+
+def test_checkpoint_is_checked_again_by_whoever_goes_on_with_it(
+    world: Path, tmp_path: Path
+) -> None:
+    """It may be damaged while the launch runs, as a process dies and another takes over."""
+    shutil.copytree(world, tmp_path / "world")
+    folder = TrainingFolder(tmp_path / "world" / STUDY / "trials" / "0002")
+    path = folder.folder / "checkpoint-1.pt"
+    data = path.read_bytes()
+    for damaged in damages(data, random.Random(f"{SEED} checkpoint")):
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"checkpoint-1\.pt: checkpoint is damaged"):
+            folder.read_progress()

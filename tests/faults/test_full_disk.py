@@ -1,0 +1,180 @@
+"""Real launches on a small disk that fills up, and on folders that become read-only."""
+
+import ctypes
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands import ROOT, Launcher, study_states, wait_until
+from wpm.records import COMPLETE, RUNNING, find_studies, read_finals
+
+pytestmark = pytest.mark.slow
+
+ROWS = ("--rows", "contrastive", "contrastive+wpm")
+FULL = "cannot be written (No space left on device); free space"
+_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE = 24, 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a disk of 24 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)],
+        capture_output=True, check=False,
+    )  # fmt: skip
+    if mounted.returncode:
+        pytest.skip("a disk can be mounted by root only")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Take all space that is left; return the file that holds it."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        for size in (2**20, 2**12, 1):
+            try:
+                while file.write(bytes(size)) == size:
+                    pass
+            except OSError:
+                continue
+    return filler
+
+
+def progress_of(launcher: Launcher) -> int:
+    return sum(len(record.reports) for record in launcher.trials())
+
+
+def assert_one_line(output: str, reason: str) -> None:
+    """The launch says what was wrong, and nothing of how it noticed."""
+    (error,) = [line for line in output.splitlines() if "launch.py: error: " in line]
+    assert reason in error, output
+    assert output.splitlines()[-1] == error
+    assert "Traceback" not in output
+
+
+def assert_nothing_half_written(root: Path) -> None:
+    assert [p for p in root.rglob(".*") if p.is_file()] == []
+    assert list(root.glob(".ray-*")) == []
+
+
+def stop_by(process: "subprocess.Popen[str]", reason: str, launcher: Launcher) -> None:
+    """Wait for a launch to end by that reason; nothing is half written, nothing has failed."""
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    assert_one_line(output, reason)
+    assert_nothing_half_written(launcher.run_root)
+    assert not [record.folder for record in launcher.trials() if record.state == "failed"]
+
+
+def ended_of(launcher: Launcher) -> dict[Path, Mapping[str, Any]]:
+    return {r.folder: r.result for r in launcher.trials() if r.result is not None}
+
+
+def assert_searched(launcher: Launcher, trials: int, ended: dict[Path, Mapping[str, Any]]) -> None:
+    """Every trial ran to its end, once, without a gap; the study says so too."""
+    records = launcher.trials()
+    assert len(records) == trials
+    for record in records:
+        assert record.state not in (RUNNING, "failed")
+        assert ended.get(record.folder, record.result) == record.result, "run twice"
+        epochs = [report["epoch"] for report in record.reports]
+        assert epochs == list(range(1, len(epochs) + 1)), "an epoch was lost or repeated"
+    for states in study_states(launcher.run_root).values():
+        assert Counter(states).keys() <= {"COMPLETE", "PRUNED"}
+
+
+def test_disk_that_fills_up_in_search_and_final_runs(tmp_path: Path, small_disk: Path) -> None:
+    launcher = Launcher(tmp_path)
+    launcher.run_root = small_disk / "runs"
+    search = (*ROWS, "--trials", "4")
+    process = launcher.start(*search)
+    wait_until(lambda: progress_of(launcher) >= 2)
+    filler = fill(small_disk)
+    stop_by(process, FULL, launcher)
+    ended = ended_of(launcher)
+    filler.unlink()
+    launcher.run(*search)
+    assert_searched(launcher, 8, ended)
+
+    final = ("--rows", "contrastive", "--best-only", "--runs", "2")
+    process = launcher.start(*final)
+    models = f"{find_studies(launcher.run_root)[0].folder}/finals"
+    wait_until(lambda: len(list(Path(models).glob("*/seed-*/fold-*/result.json"))) >= 2)
+    filler = fill(small_disk)
+    stop_by(process, FULL, launcher)
+    done = {p: p.read_bytes() for p in Path(models).glob("*/seed-*/fold-*/result.json")}
+    filler.unlink()
+    launcher.run(*final)
+    (record,), problems = read_finals(find_studies(launcher.run_root)[0])
+    assert problems == []
+    assert len(record.with_state(COMPLETE)) == 2
+    assert all(path.read_bytes() == before for path, before in done.items()), "trained again"
+
+
+def obey_modes() -> None:
+    """Give up root's right to write where the modes of files forbid it; for all that is started."""
+    ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE)
+
+
+def change_modes(root: Path, change: Callable[[int], int]) -> None:
+    for path in [root, *root.rglob("*")]:
+        path.chmod(change(path.stat().st_mode & 0o777))
+
+
+def test_run_folder_that_becomes_read_only(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path)
+    launcher.preexec = obey_modes
+    search = (*ROWS, "--trials", "3")
+    process = launcher.start(*search)
+    wait_until(lambda: progress_of(launcher) >= 2)
+    change_modes(launcher.run_root, lambda mode: mode & ~0o222)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output
+    assert_one_line(output, "cannot be written (Permission denied); free space or fix permissions")
+    refused = launcher.run(*search, code=2)  # as long as it is
+    assert_one_line(refused, "runs: cannot be written")
+    change_modes(launcher.run_root, lambda mode: mode | 0o200)
+    ended = ended_of(launcher)
+    launcher.run(*search)
+    assert_searched(launcher, 6, ended)
+    assert not list(launcher.run_root.rglob("*checkpoint-*")), "a half one stayed behind"
+
+
+def test_unreadable_images_are_skipped_and_recorded_from_launch_to_table(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path)
+    for damaged in ("class_01/2.png", "class_12/0.png"):  # to train on, and of the test half
+        path = launcher.images / damaged
+        path.write_bytes(path.read_bytes()[:60])
+    search = ("--rows", "contrastive", "--trials", "1")
+    refused = launcher.run(*search, code=2)
+    assert_one_line(refused, "class_01/2.png (")
+    assert "--skip-unreadable" in refused
+    output = launcher.run(*search, "--skip-unreadable")
+    assert "left out: 1 of 32 images to train and validate on cannot be read: class_01/2." in output
+    final = ("--rows", "contrastive", "--best-only", "--runs", "1")
+    assert_one_line(launcher.run(*final, code=2), "class_01/2.png (")
+    launcher.run(*final, "--skip-unreadable")
+    (place,) = find_studies(launcher.run_root)
+    (record,), _ = read_finals(place)
+    (result,) = record.with_state(COMPLETE)
+    ((path, _),) = result["left_out"]
+    assert (path, result["test_images"]) == ("class_12/0.png", 31)
+    table = subprocess.run(
+        [sys.executable, "-m", "analysis.table", "--run-root", str(launcher.run_root)],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "contrastive: tested without 1 image that could not be read" in table.stdout
+    # Another image is another study.
+    (launcher.images / "class_02" / "0.png").unlink()
+    changed = launcher.run(*search, "--skip-unreadable", code=2)
+    assert_one_line(changed, "was started with images.pixels = ")
