@@ -123,18 +123,21 @@ class TrainingFolder:
         """Save a checkpoint and the history that belongs to it, as one step.
 
         The history names its checkpoint, and is replaced after that is in place: killed between
-        the two, the old pair is still whole.
+        the two, the old pair is still whole. So two different states need two names: do not save
+        the same position twice.
 
         Args:
             reports: all reports so far.
-            state: what the next epoch depends on: tensors and plain values, and `epoch`.
+            state: what goes on depends on: tensors and plain values, and its position: `epoch`,
+                and `iteration` in the middle of one.
         """
         import torch  # here: readers of records need no torch, and start faster without
 
         buffer = io.BytesIO()
         torch.save(dict(state), buffer)
         data = buffer.getvalue()
-        name = f"checkpoint-{state['epoch']}.pt"
+        iteration = state.get("iteration", 0)
+        name = f"checkpoint-{state['epoch']}{f'-{iteration}' if iteration else ''}.pt"
         write_bytes(self.folder / name, data)
         checkpoint = {"file": name, "sha256": hashlib.sha256(data).hexdigest()}
         write_json(
