@@ -1,8 +1,15 @@
 """What fits on the nodes, and how much work Tune is handed; Ray itself is not started."""
 
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from wpm import cluster
+from wpm.atomic import hold_lock
 from wpm.jobs import StepResult
 from wpm.machine import Node, count_slots
 from wpm.work import Work
@@ -81,3 +88,71 @@ def test_room_grows_with_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     assert room() == 1 + 1
     nodes += make_nodes((7, 0))
     assert room() == 8 + 2
+
+
+def make_trial(error_file: Path | None = None) -> Any:
+    failures = SimpleNamespace(num_failures=2)
+    return SimpleNamespace(trial_id="1", run_metadata=failures, error_file=error_file)
+
+
+def test_deaths_are_counted_anew_when_a_trial_has_got_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((8, 0)))
+    bridge = cluster._Bridge(Endless(), cluster._Room(1, 0))
+    listener, trial = cluster._Listener(bridge), make_trial()
+
+    def failures_after(reports: int) -> int:
+        bridge.suggest("1")
+        trial.run_metadata.num_failures = 2
+        step = json.dumps({"reports": [{}] * reports, "result": None})
+        listener.on_trial_result(SimpleNamespace(), trial, {"step": step})  # type: ignore[arg-type]
+        return int(trial.run_metadata.num_failures)
+
+    assert failures_after(3) == 0
+    assert failures_after(3) == 2, "a resumed trial only repeated its history"
+    assert failures_after(4) == 0
+
+
+def test_saved_work_that_was_asked_to_end_is_no_death(tmp_path: Path) -> None:
+    bridge = cluster._Bridge(Endless(), lambda: 1)
+    noted = tmp_path / "error.txt"
+    noted.write_text("Failure # 1 (occurred at 1)\nOOM killer\nFailure # 2 (at 2)\nexit_actor()\n")
+    trial = make_trial(noted)
+    cluster._Listener(bridge).on_trial_error(SimpleNamespace(), trial)  # type: ignore[arg-type]
+    assert trial.run_metadata.num_failures == 1
+    assert bridge.errors == {"1": "it was asked to end (SIGTERM)"}
+    noted.write_text("Failure # 3 (occurred at 1)\nits node has died\n")
+    cluster._Listener(bridge).on_trial_error(SimpleNamespace(), trial)  # type: ignore[arg-type]
+    assert trial.run_metadata.num_failures == 1
+    assert bridge.errors == {"1": "its node died"}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("", "killed"),
+        ("1 worker(s) were killed due to the node running low on memory. Memory on\nthe OOM killer",
+         "out of memory, ended by Ray's memory monitor"),
+        ("died\nThe actor died because its node has died. Node Id: 1", "its node died"),
+        ("died\n(1) the process was killed by the OOM killer due to high memory\n",
+         "killed, out of memory, hung or crashed"),
+        ("Traceback\n  wpm.atomic.StorageError: /x: cannot be written\n",
+         "wpm.atomic.StorageError: /x: cannot be written"),
+    ],
+)  # fmt: skip
+def test_death_is_named_in_one_line(error: str, words: str) -> None:
+    assert cluster.name_death(error) == words
+
+
+def test_files_of_killed_launches_are_removed(tmp_path: Path) -> None:
+    old, young, held = (tmp_path / f".ray-{name}" for name in ("old", "young", "held"))
+    for folder in (old, young, held):
+        folder.mkdir()
+        (folder / cluster._LOCK).touch()
+    for folder in (old, held):
+        os.utime(folder, (0, 0))
+    with (
+        hold_lock(held / cluster._LOCK, wait_s=0, what="it"),
+        cluster._hold_ray_files(tmp_path) as ours,
+    ):
+        assert set(tmp_path.iterdir()) == {young, held, ours}
+    assert set(tmp_path.iterdir()) == {young, held}
