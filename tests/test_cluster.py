@@ -7,6 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.air.execution._internal.tracked_actor import TrackedActor
+from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
+from ray.exceptions import OutOfMemoryError
 
 from wpm import cluster
 from wpm.atomic import hold_lock
@@ -141,6 +145,41 @@ def test_saved_work_that_was_asked_to_end_is_no_death(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_death_is_named_in_one_line(error: str, words: str) -> None:
     assert cluster.name_death(error) == words
+
+
+def test_process_that_is_starting_is_left_to_its_trial() -> None:
+    """Tune would give its trial the next process that is free, and drop it: see the docstring."""
+    running, starting, waiting, new = (
+        SimpleNamespace(status=status) for status in ("RUNNING", "PENDING", "PENDING", "PENDING")
+    )
+    actors = {id(running): "started", id(starting): "started", id(waiting): "asked for"}
+    controller = SimpleNamespace(
+        get_trials=lambda: [running, starting, waiting, new],
+        _trial_to_actor=SimpleNamespace(get=lambda trial: actors.get(id(trial))),
+        _actor_manager=SimpleNamespace(is_actor_started=lambda actor: actor == "started"),
+    )
+    listener = cluster._Listener(cluster._Bridge(Endless(), lambda: 1))
+    wrapper = SimpleNamespace(_tune_controller=controller)
+    assert listener.choose_trial_to_run(wrapper) is waiting, "the oldest"
+    actors[id(waiting)] = "started"
+    assert listener.choose_trial_to_run(wrapper) is new
+    actors[id(new)] = "started"
+    assert listener.choose_trial_to_run(wrapper) is None
+
+
+def test_memory_monitor_ends_a_trial_and_not_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune gives up altogether on errors that it takes for none of an actor's or a task's."""
+    manager = RayActorManager(resource_manager=SimpleNamespace())
+    monkeypatch.setattr(manager, "_cleanup_actor", lambda tracked_actor: None)
+    heard: list[Exception] = []
+
+    def hear(_: TrackedActor, error: Exception) -> None:
+        heard.append(error)
+
+    task = TrackedActorTask(TrackedActor(1, on_error=hear), on_error=hear)
+    killed = OutOfMemoryError("1 worker(s) were killed due to the node running low on memory.")
+    manager._actor_task_failed(task, killed)
+    assert heard == [killed, killed], "of the actor, and of the task"
 
 
 def test_files_of_killed_launches_are_removed(tmp_path: Path) -> None:

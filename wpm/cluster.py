@@ -406,6 +406,20 @@ class _Listener(_Unsaved, FIFOScheduler):
         self._bridge = bridge
         self._reports: dict[str, int] = {}
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """Return the trial that takes over the process of one that has ended: the oldest waiting.
+
+        But none whose own process is starting. Tune would drop that process, and where trials end
+        faster than processes start, a node that has joined would never be used.
+        """
+        controller = vars(tune_controller)["_tune_controller"]  # what Tune hands out is a wrapper
+        for trial in controller.get_trials():
+            actor = controller._trial_to_actor.get(trial)
+            starting = actor is not None and controller._actor_manager.is_actor_started(actor)
+            if trial.status == Trial.PENDING and not starting:
+                return trial  # type: ignore[no-any-return]
+        return None
+
     def on_trial_result(
         self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
     ) -> str:

@@ -30,7 +30,9 @@ WEIGHTS = {TRIAL: 6, DRIVER: 2, CTRL_C: 1}
 _FINISHED, _KILLED, _INTERRUPTED = 0, -signal.SIGKILL, 130
 # The driver's memory is looked at for the rest of the trials, where it is left alone.
 _DRIVER_SPARED = 0.5
-_CAP_BYTES = 200_000  # of the run folder, for every trial; and for every launch
+# Caps of the run folder: for every trial and every launch, and for checkpoints of what runs.
+_CAP_BYTES = 50_000
+_CHECKPOINTS_BYTES = 40_000_000
 
 
 @dataclass
@@ -189,7 +191,7 @@ def check(launcher: Launcher, tally: Tally, trials: int) -> dict[str, int]:
     for row, states in study_states(launcher.run_root).items():
         assert len(states) == each
         assert set(states) <= {"COMPLETE", "PRUNED", "FAIL"}, f"{row}: {Counter(states)}"
-    cap = _CAP_BYTES * (trials + tally.launches)
+    cap = _CHECKPOINTS_BYTES + _CAP_BYTES * (trials + tally.launches)
     assert tally.largest <= cap, f"the run folder had {tally.largest} bytes, more than {cap}"
     return dict(Counter(record.state for record in records))
 
@@ -229,7 +231,8 @@ def main() -> None:
     print(f"faults: {dict(tally.faults)}, in {tally.launches} launches")
     print(f"ended: {states}; lost 0, run twice 0, left running 0")
     print(describe_memory(tally.memory))
-    print(f"run folder: {tally.largest / 1e6:.1f} MB at most")
+    cap = _CHECKPOINTS_BYTES + _CAP_BYTES * (args.trials + tally.launches)
+    print(f"run folder: {tally.largest / 1e6:.1f} MB at most, of {cap / 1e6:.1f} allowed")
 
 
 if __name__ == "__main__":

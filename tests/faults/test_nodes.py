@@ -23,7 +23,7 @@ def fault(number, folder, fold):
     with open(folder / "steps", "a") as file:
         file.write(f"{fold.epoch} {fold.position} {fold.iteration}\\n")
     if not (folder.parents[4] / "go").exists():
-        time.sleep(0.5)
+        time.sleep(0.3)
 """
 
 
@@ -58,7 +58,7 @@ def test_search_goes_on_when_a_node_dies_and_uses_one_that_joins(
             assert process.poll() is None, process.communicate()[0]
 
         doomed = nodes.added[0]
-        wait(lambda: (f := training_on(launcher, doomed)) is not None and len(steps_of(f)) > 20)
+        wait(lambda: (f := training_on(launcher, doomed)) is not None and len(steps_of(f)) > 16)
         moved = training_on(launcher, doomed)
         assert moved is not None
         nodes.remove(doomed)
