@@ -160,16 +160,20 @@ def test_process_that_is_starting_is_left_to_its_trial() -> None:
     )
     listener = cluster._Listener(cluster._Bridge(Endless(), lambda: 1))
     wrapper = SimpleNamespace(_tune_controller=controller)
-    assert listener.choose_trial_to_run(wrapper) is waiting, "the oldest"
+
+    def chosen() -> Any:
+        return listener.choose_trial_to_run(wrapper)
+
+    assert chosen() is waiting, "the oldest"
     actors[id(waiting)] = "started"
-    assert listener.choose_trial_to_run(wrapper) is new
+    assert chosen() is new
     actors[id(new)] = "started"
-    assert listener.choose_trial_to_run(wrapper) is None
+    assert chosen() is None
 
 
 def test_memory_monitor_ends_a_trial_and_not_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tune gives up altogether on errors that it takes for none of an actor's or a task's."""
-    manager = RayActorManager(resource_manager=SimpleNamespace())
+    manager = RayActorManager(resource_manager=SimpleNamespace())  # type: ignore[arg-type]
     monkeypatch.setattr(manager, "_cleanup_actor", lambda tracked_actor: None)
     heard: list[Exception] = []
 

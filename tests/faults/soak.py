@@ -156,9 +156,10 @@ def _weigh(driver: int, ended: int, launcher: Launcher, tally: Tally) -> None:
         resident = float(status.split("VmRSS:")[1].split()[0]) * 1024
         tally.memory.append((ended, resident))
     size = 0
-    for path in launcher.run_root.rglob("*"):
-        with suppress(OSError):  # removed meanwhile
-            size += path.stat().st_size
+    for folder, _, files in os.walk(launcher.run_root):
+        for name in files:
+            with suppress(OSError):  # removed meanwhile
+                size += Path(folder, name).stat().st_size
     tally.largest = max(tally.largest, size)
 
 
