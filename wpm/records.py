@@ -264,7 +264,8 @@ def find_studies(
 ) -> list[StudyPlace]:
     """Return the studies on disk, narrowed by name, sorted."""
     places = []
-    for path in run_root.glob("*/*/*/study.json"):
+    # Not in hidden folders: a launch may be removing one at this moment.
+    for path in run_root.glob("[!.]*/*/*/study.json"):
         names = path.relative_to(run_root).parts[:3]
         wanted = all(w in (None, n) for w, n in zip((dataset, protocol, row), names, strict=True))
         # A folder that somebody copied by hand, "triplet (copy)", is not a study.

@@ -146,7 +146,7 @@ def _kill_trial(launcher: Launcher, tally: Tally, rng: random.Random) -> None:
 
 
 def _count_ended(launcher: Launcher) -> int:
-    return sum(1 for _ in launcher.run_root.glob("*/*/*/trials/*/result.json"))
+    return sum(1 for _ in launcher.run_root.glob("folder/*/*/trials/*/result.json"))
 
 
 def _weigh(driver: int, ended: int, launcher: Launcher, tally: Tally) -> None:
