@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,6 +24,17 @@ class Launcher:
         self.work_root = tmp_path / "work"
         self.environment = dict(os.environ)
         self.preexec: Callable[[], None] | None = None  # run in the new process before it begins
+        self._started: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> "Launcher":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End what a failed test has left; Ray on this machine ends with its driver."""
+        for process in self._started:
+            with process:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
 
     def arguments(self, *more: str) -> list[str]:
         return [
@@ -33,10 +45,12 @@ class Launcher:
 
     def start(self, *more: str) -> subprocess.Popen[str]:
         """Start in a process group of its own, as a shell does."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.arguments(*more), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, env=self.environment, start_new_session=True, preexec_fn=self.preexec,
         )  # fmt: skip
+        self._started.append(process)
+        return process
 
     def run(self, *more: str, code: int = 0) -> str:
         process = self.start(*more)
@@ -60,6 +74,21 @@ def wait_until(condition: Callable[[], bool], seconds: float = 90) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.05)
+
+
+def workers_of(launcher: Launcher) -> dict[int, Path]:
+    """Return the processes that hold a training's lock file open, and the training's folder."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                links = [str(fd.readlink()) for fd in (entry / "fd").iterdir()]
+            except OSError:
+                continue
+            for link in links:
+                if str(launcher.run_root) in link and link.endswith("/lock"):
+                    found[int(entry.name)] = Path(link).parent
+    return found
 
 
 def study_states(run_root: Path) -> dict[str, list[str]]:

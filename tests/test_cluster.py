@@ -1,10 +1,20 @@
 """What fits on the nodes, and how much work Tune is handed; Ray itself is not started."""
 
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.air.execution._internal.tracked_actor import TrackedActor
+from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
+from ray.exceptions import OutOfMemoryError
 from ray.tune.search import Searcher
 
 from wpm import cluster
-from wpm.atomic import StorageError
+from wpm.atomic import StorageError, hold_lock
 from wpm.errors import UserError
 from wpm.jobs import StepResult
 from wpm.machine import Node, count_slots
@@ -152,3 +162,110 @@ def test_worker_says_what_is_wrong_and_lets_its_work_go(
     monkeypatch.setattr(cluster, "start_job", refuse)
     assert worker.reset_config(config)
     assert worker.step() == {"refused": "trials/0007: not visible on node 2"}
+
+
+def make_trial(error_file: Path | None = None) -> Any:
+    failures = SimpleNamespace(num_failures=2)
+    return SimpleNamespace(trial_id="1", run_metadata=failures, error_file=error_file)
+
+
+def test_deaths_are_counted_anew_when_a_trial_has_got_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((8, 0)))
+    bridge = cluster._Bridge(Endless(), cluster._Room(1, 0))
+    listener, trial = cluster._Listener(bridge), make_trial()
+
+    def failures_after(reports: int) -> int:
+        bridge.suggest("1")
+        trial.run_metadata.num_failures = 2
+        step = json.dumps({"reports": [{}] * reports, "result": None})
+        listener.on_trial_result(SimpleNamespace(), trial, {"step": step})  # type: ignore[arg-type]
+        return int(trial.run_metadata.num_failures)
+
+    assert failures_after(3) == 0
+    assert failures_after(3) == 2, "a resumed trial only repeated its history"
+    assert failures_after(4) == 0
+
+
+def test_saved_work_that_was_asked_to_end_is_no_death(tmp_path: Path) -> None:
+    bridge = cluster._Bridge(Endless(), lambda: 1)
+    noted = tmp_path / "error.txt"
+    noted.write_text("Failure # 1 (occurred at 1)\nOOM killer\nFailure # 2 (at 2)\nexit_actor()\n")
+    trial = make_trial(noted)
+    cluster._Listener(bridge).on_trial_error(SimpleNamespace(), trial)  # type: ignore[arg-type]
+    assert trial.run_metadata.num_failures == 1
+    assert bridge.errors == {"1": "it was asked to end (SIGTERM)"}
+    noted.write_text("Failure # 3 (occurred at 1)\nits node has died\n")
+    cluster._Listener(bridge).on_trial_error(SimpleNamespace(), trial)  # type: ignore[arg-type]
+    assert trial.run_metadata.num_failures == 1
+    assert bridge.errors == {"1": "its node died"}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ("", "killed"),
+        ("1 worker(s) were killed due to the node running low on memory. Memory on\nthe OOM killer",
+         "out of memory, ended by Ray's memory monitor"),
+        ("died\nThe actor died because its node has died. Node Id: 1", "its node died"),
+        ("died\n(1) the process was killed by the OOM killer due to high memory\n",
+         "killed, out of memory, hung or crashed"),
+        ("Traceback\n  wpm.atomic.StorageError: /x: cannot be written\n",
+         "wpm.atomic.StorageError: /x: cannot be written"),
+    ],
+)  # fmt: skip
+def test_death_is_named_in_one_line(error: str, words: str) -> None:
+    assert cluster.name_death(error) == words
+
+
+def test_process_that_is_starting_is_left_to_its_trial() -> None:
+    """Tune would give its trial the next process that is free, and drop it: see the docstring."""
+    running, starting, waiting, new = (
+        SimpleNamespace(status=status) for status in ("RUNNING", "PENDING", "PENDING", "PENDING")
+    )
+    actors = {id(running): "started", id(starting): "started", id(waiting): "asked for"}
+    controller = SimpleNamespace(
+        get_trials=lambda: [running, starting, waiting, new],
+        _trial_to_actor=SimpleNamespace(get=lambda trial: actors.get(id(trial))),
+        _actor_manager=SimpleNamespace(is_actor_started=lambda actor: actor == "started"),
+    )
+    listener = cluster._Listener(cluster._Bridge(Endless(), lambda: 1))
+    wrapper = SimpleNamespace(_tune_controller=controller)
+
+    def chosen() -> Any:
+        return listener.choose_trial_to_run(wrapper)
+
+    assert chosen() is waiting, "the oldest"
+    actors[id(waiting)] = "started"
+    assert chosen() is new
+    actors[id(new)] = "started"
+    assert chosen() is None
+
+
+def test_memory_monitor_ends_a_trial_and_not_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tune gives up altogether on errors that it takes for none of an actor's or a task's."""
+    manager = RayActorManager(resource_manager=SimpleNamespace())  # type: ignore[arg-type]
+    monkeypatch.setattr(manager, "_cleanup_actor", lambda tracked_actor: None)
+    heard: list[Exception] = []
+
+    def hear(_: TrackedActor, error: Exception) -> None:
+        heard.append(error)
+
+    task = TrackedActorTask(TrackedActor(1, on_error=hear), on_error=hear)
+    killed = OutOfMemoryError("1 worker(s) were killed due to the node running low on memory.")
+    manager._actor_task_failed(task, killed)
+    assert heard == [killed, killed], "of the actor, and of the task"
+
+
+def test_files_of_killed_launches_are_removed(tmp_path: Path) -> None:
+    old, young, held = (tmp_path / f".ray-{name}" for name in ("old", "young", "held"))
+    for folder in (old, young, held):
+        folder.mkdir()
+        (folder / cluster._LOCK).touch()
+    for folder in (old, held):
+        os.utime(folder, (0, 0))
+    with (
+        hold_lock(held / cluster._LOCK, wait_s=0, what="it"),
+        cluster._hold_ray_files(tmp_path) as ours,
+    ):
+        assert set(tmp_path.iterdir()) == {young, held, ours}
+    assert set(tmp_path.iterdir()) == {young, held}

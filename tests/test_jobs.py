@@ -1,13 +1,16 @@
 """Work in steps: resumable anywhere, failed by name, never two at once in a folder."""
 
+import itertools
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from tests.tiny import make_config, make_pixels
 from wpm import __version__
@@ -15,6 +18,7 @@ from wpm.atomic import DamagedFileError, LockedError, read_json, write_json
 from wpm.config import TrainingConfig
 from wpm.errors import UserError
 from wpm.jobs import (
+    InterruptedJobError,
     StepResult,
     TrainJob,
     identify,
@@ -24,6 +28,7 @@ from wpm.jobs import (
     training_payload,
 )
 from wpm.records import COMPLETE, FAILED, PRUNED, TrainingFolder
+from wpm.train import FoldTraining
 
 
 def make_job(
@@ -198,6 +203,113 @@ def test_exception_of_a_loss_fails_by_name_and_leaves_a_traceback(tmp_path: Path
     assert result is not None
     assert result["reason"] == "UserError: row contrastive needs a value for neg_margin"
     assert "Traceback" in (tmp_path / "training" / "error.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't\nallocate"), "out of memory: DefaultCPU"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory.\nTried"),
+            "out of GPU memory: CUDA out of mem",
+        ),
+        (
+            ZeroDivisionError("of my own\nloss"),
+            "ZeroDivisionError: of my own loss (test_jobs.py, l",
+        ),
+        (KeyError("x" * 1000), "KeyError: 'xxx"),
+    ],
+)
+def test_what_goes_wrong_in_a_loss_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("wpm.losses.PlainLoss.forward", fail)
+    result = finish(make_job(tmp_path))[-1].result
+    assert result is not None
+    assert result["state"] == FAILED
+    assert result["reason"].startswith(reason)
+    assert "\n" not in result["reason"]
+    assert len(result["reason"]) < 400
+    assert "in fail" in (tmp_path / "training" / "error.log").read_text()
+
+
+def steps_until(job: TrainJob, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go on, and interrupt before optimiser step `stop`."""
+    counted = itertools.count()
+    plain = FoldTraining._draw_batch
+
+    def draw(fold: FoldTraining) -> torch.Tensor:
+        if next(counted) == stop:
+            job.interrupt()
+        return plain(fold)
+
+    monkeypatch.setattr(FoldTraining, "_draw_batch", draw)
+    while True:
+        job.step()
+
+
+@pytest.mark.parametrize("stop", [0, 3, 7, 15, 20])
+def test_interrupted_job_saves_the_step_it_came_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    whole = finish(make_job(tmp_path / "whole"))
+    job = make_job(tmp_path / "cut")
+    with monkeypatch.context() as patched, pytest.raises(InterruptedJobError):
+        steps_until(job, stop, patched)
+    assert job._training is not None
+    assert job._training.position == divmod(stop + 1, 16), "one step after the signal at most"
+    job.close()
+    trained = []
+    plain = FoldTraining._draw_batch
+
+    def draw(fold: FoldTraining) -> torch.Tensor:
+        trained.append(fold.position)
+        return plain(fold)
+
+    monkeypatch.setattr(FoldTraining, "_draw_batch", draw)
+    resumed = finish(make_job(tmp_path / "cut"))
+    assert len(trained) == 4 * 16 - (stop + 1), "a step was repeated"
+    assert scores(resumed[-1]) == scores(whole[-1])
+
+
+def test_job_that_is_interrupted_where_it_was_saved_writes_nothing(tmp_path: Path) -> None:
+    """A second checkpoint of that name would not match the history, were it killed in between."""
+    job = make_job(tmp_path)
+    job.step()
+    job.close()
+    (checkpoint,) = (tmp_path / "training").glob("checkpoint-*")
+    written = checkpoint.stat().st_mtime_ns
+    job = make_job(tmp_path)
+    assert job.step().result is None, "only the history"
+    job.interrupt()
+    with pytest.raises(InterruptedJobError):
+        job.step()
+    job.close()
+    assert checkpoint.stat().st_mtime_ns == written
+    assert len(finish(make_job(tmp_path))[-1].reports) == 4
+
+
+def test_long_epochs_are_saved_in_their_middle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = itertools.count()  # at a clock that ticks at every third
+    monkeypatch.setattr("wpm.jobs.time", SimpleNamespace(monotonic=lambda: next(looks) // 3))
+    monkeypatch.setattr("wpm.jobs._UNSAVED_S", 0.5)
+    saved = []
+    plain = TrainingFolder.write_progress
+
+    def write(folder: TrainingFolder, reports: Any, state: Any) -> None:
+        saved.append((state["epoch"], state["iteration"]))
+        plain(folder, reports, state)
+
+    monkeypatch.setattr(TrainingFolder, "write_progress", write)
+    assert len(finish(make_job(tmp_path))[-1].reports) == 4
+    assert len(saved) == len(set(saved)), "one name for two checkpoints"
+    assert any(iteration for _, iteration in saved)
 
 
 def test_export_keeps_the_best_models(tmp_path: Path) -> None:

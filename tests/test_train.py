@@ -1,5 +1,7 @@
 """Training: the same numbers every time, resumed or not, folds alone or together."""
 
+import dataclasses
+import itertools
 import math
 from pathlib import Path
 
@@ -59,6 +61,50 @@ def test_resumed_at_any_epoch_equals_uninterrupted(pixels: Pixels, row: str) -> 
         resumed = Training(config, pixels, CPU)
         resumed.load_state_dict(state)
         assert numbers(run(resumed)) == numbers(whole)[stop:]
+
+
+@pytest.mark.parametrize("row", ["margin", "contrastive+wpm"])
+def test_resumed_at_any_step_of_an_epoch_equals_uninterrupted(pixels: Pixels, row: str) -> None:
+    config = make_config(row, folds=(0, 1), max_epochs=2)
+    if row == "margin":  # a loss with a parameter of its own
+        own = {"margin": 0.1, "beta": 0.8, "metric_loss_lr": 1e-2}
+        config = dataclasses.replace(config, parameters=own)
+    whole = run(Training(config, pixels, CPU))
+    steps = config.protocol.iterations_per_epoch
+    for stop in range(4 * steps):
+        interrupted = Training(config, pixels, CPU)
+        left = iter(range(stop))
+        while interrupted.run_epoch(lambda left=left: next(left, None) is None) is not None:  # type: ignore[misc]
+            pass
+        assert interrupted.position == divmod(stop, 2 * steps)
+        resumed = Training(config, pixels, CPU)
+        resumed.load_state_dict(interrupted.state_dict())
+        assert numbers(run(resumed)) == numbers(whole)[stop // (2 * steps) :], stop
+
+
+def test_pause_of_an_epoch_changes_nothing(pixels: Pixels) -> None:
+    whole = run(Training(make_config(), pixels, CPU))
+    paused, reports = Training(make_config(), pixels, CPU), []
+    turns = itertools.cycle((False, True))
+    while not paused.finished:
+        report = paused.run_epoch(lambda: next(turns))
+        if report is not None:
+            reports.append(report)
+    assert numbers(reports) == numbers(whole)
+
+
+def test_checkpoint_of_an_earlier_version_goes_on(pixels: Pixels) -> None:
+    whole = run(Training(make_config(), pixels, CPU))
+    begun = Training(make_config(), pixels, CPU)
+    begun.run_epoch()
+    state = begun.state_dict()
+    del state["iteration"]
+    for fold in state["folds"]:
+        for added in ("epoch", "iteration", "loss_sum"):
+            del fold[added]
+    resumed = Training(make_config(), pixels, CPU)
+    resumed.load_state_dict(state)
+    assert numbers(run(resumed)) == numbers(whole)[1:]
 
 
 def test_fold_alone_equals_fold_in_lockstep(pixels: Pixels) -> None:

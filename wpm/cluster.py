@@ -6,7 +6,9 @@ import logging
 import os
 import shutil
 import signal
+import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -29,24 +31,33 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1e9")  # Tune's snapshots are
 import ray
 import torch
 from ray import tune
-from ray.exceptions import RayError
+from ray.actor import exit_actor
+from ray.air.execution._internal import actor_manager
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
+from ray.tune.execution import tune_controller as controllers
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from wpm.atomic import storage_error
+from wpm.atomic import hold_lock, is_locked, storage_error
 from wpm.config import TrainingConfig
 from wpm.doctor import Answer
 from wpm.errors import UserError
 from wpm.gpus import limit_memory, measure_share
-from wpm.jobs import Job, StepResult, start_job
+from wpm.jobs import InterruptedJobError, Job, StepResult, start_job
 from wpm.machine import Node, count_slots
 from wpm.watchdog import Watchdog
 from wpm.work import Work, WorkSource
 
-MAX_DEATHS = 2  # of a work's process; the next death fails the work
+MAX_DEATHS = 2  # of a work's process since its last report; the next death fails the work
+# Ray's memory monitor ends an actor with an error that Tune does not know: the whole run would end.
+for _module in (actor_manager, controllers):
+    vars(_module)["RayActorError"] = (RayActorError, OutOfMemoryError)
+_LOCK = "launch.lock"  # in the folder of Ray's files, while the launch lives
+_SWEEP_AFTER_S = 60.0  # age of a killed launch's files
+_LOOK_OUT_S = 2.0  # between two looks of a worker for the file that tells it to stop
 _log = logging.getLogger(__name__)
 
 
@@ -119,46 +130,63 @@ def run_work(
     """
     gpus = count_gpus(resources)
     _check_capacity(resources.cpus, gpus)
-    try:
-        run_root.mkdir(parents=True, exist_ok=True)
-        ray_files = Path(tempfile.mkdtemp(dir=run_root, prefix=".ray-"))
-    except OSError as error:
-        raise storage_error(run_root, error) from error
     bridge = _Bridge(source, _Room(resources.cpus, gpus))
     try:
-        with (
-            _SignalStopper(lambda: show(source.describe), over) as stopper,
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter("ignore")  # Ray's deprecations are not the user's business
-            tuner = tune.Tuner(
-                tune.with_resources(_Worker, {"cpu": resources.cpus, "gpu": gpus}),
-                param_space={"threads": max(1, int(resources.cpus)), "gpus": gpus},
-                tune_config=tune.TuneConfig(
-                    search_alg=bridge,
-                    scheduler=_Listener(bridge),
-                    num_samples=-1,
-                    reuse_actors=True,
-                    trial_dirname_creator=str,  # the default spells out the whole configuration
-                ),
-                run_config=tune.RunConfig(
-                    name="tune",
-                    storage_path=str(ray_files.resolve()),
-                    verbose=0,
-                    stop=stopper,
-                    failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # ours do
-                ),
-            )
-            tuner.fit()
-        if stopper.received:
-            raise StoppedBySignalError
-        if bridge.error is not None:
-            raise bridge.error
+        with _hold_ray_files(run_root.resolve()) as ray_files:
+            stop_file = ray_files / "stop"
+            with (
+                _SignalStopper(lambda: show(source.describe), over, stop_file) as stopper,
+                warnings.catch_warnings(),
+            ):
+                warnings.simplefilter("ignore")  # Ray's deprecations are not the user's business
+                tuner = tune.Tuner(
+                    tune.with_resources(_Worker, {"cpu": resources.cpus, "gpu": gpus}),
+                    param_space={
+                        "threads": max(1, int(resources.cpus)),
+                        "gpus": gpus,
+                        "stop_file": str(stop_file),
+                    },
+                    tune_config=tune.TuneConfig(
+                        search_alg=bridge,
+                        scheduler=_Listener(bridge),
+                        num_samples=-1,
+                        reuse_actors=True,
+                        trial_dirname_creator=str,  # the default spells out the whole configuration
+                    ),
+                    run_config=tune.RunConfig(
+                        name="tune",
+                        storage_path=str(ray_files),
+                        verbose=0,
+                        stop=stopper,
+                        failure_config=tune.FailureConfig(max_failures=MAX_DEATHS),
+                        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # ours do
+                    ),
+                )
+                tuner.fit()
+            if stopper.received:
+                raise StoppedBySignalError
+            if bridge.error is not None:
+                raise bridge.error
     except OSError as error:
         if bridge.error is None and isinstance(error, ConnectionError):
             raise  # of Ray's network, not of the files that Tune keeps for itself
-        raise bridge.error or storage_error(ray_files, error) from error
+        raise bridge.error or storage_error(run_root, error) from error
+
+
+@contextlib.contextmanager
+def _hold_ray_files(run_root: Path) -> Iterator[Path]:
+    """Make a folder for Ray's own files, and remove those of launches that were killed."""
+    run_root.mkdir(parents=True, exist_ok=True)
+    for folder in run_root.glob(".ray-*"):
+        with contextlib.suppress(OSError):  # another launch is as quick
+            # The youngest may be about to be locked.
+            is_old = time.time() - folder.stat().st_mtime > _SWEEP_AFTER_S
+            if is_old and not is_locked(folder / _LOCK):
+                shutil.rmtree(folder, ignore_errors=True)
+    ray_files = Path(tempfile.mkdtemp(dir=run_root, prefix=".ray-"))
+    try:
+        with hold_lock(ray_files / _LOCK, wait_s=0, what="Ray's files"):
+            yield ray_files
     finally:
         shutil.rmtree(ray_files, ignore_errors=True)
 
@@ -226,30 +254,49 @@ class _Room:
 
 
 class _Worker(tune.Trainable):
-    """Runs one piece of work after another in a Ray actor, a step at a time."""
+    """Runs one piece of work after another in a Ray actor, a step at a time.
+
+    SIGTERM makes it save the work and exit. A machine that is about to be taken away sends it; so
+    does the process itself, once the launch has left the file that tells all workers to stop.
+    """
 
     _job: Job | None = None
+    _stepping = False
+    _interrupted = False
+    _lookout: threading.Thread | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
+        if self._interrupted:
+            exit_actor()
+        if self._lookout is None:
+            signal.signal(signal.SIGTERM, self._receive)
+            file = Path(config["stop_file"])
+            self._lookout = threading.Thread(target=_look_out_for, args=(file,), daemon=True)
+            self._lookout.start()
         torch.set_num_threads(config["threads"])
         limit_memory(config["gpus"])
         self._watchdog = Watchdog()
         self._payload = {**json.loads(config["payload"]), "gpus": config["gpus"]}
 
     def step(self) -> dict[str, Any]:
+        self._stepping = True
         try:
-            if self._job is None:
-                self._job = start_job(self._payload)
+            job = self._job = self._job or start_job(self._payload)
             with self._watchdog.watch():
-                result = self._job.step()
+                result = job.step()
+        except InterruptedJobError:
+            self.cleanup()
+            exit_actor()
         except UserError as error:
             # Not of this work: of a disk, images or another version. A dead process would be
             # started again, and the work failed in the end: so say it, and end the launch.
             self.cleanup()
             return {"refused": str(error)}
+        finally:
+            self._stepping = False
         ended = result.result is not None
         if ended:
-            self._job.close()
+            job.close()
         # As text: Tune flattens every dict that it sees.
         return {"step": json.dumps(asdict(result)), "done": ended}
 
@@ -262,6 +309,19 @@ class _Worker(tune.Trainable):
         if self._job is not None:
             self._job.close()
             self._job = None
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._interrupted = True
+        if not self._stepping:
+            sys.exit(1)
+        assert self._job is not None
+        self._job.interrupt()
+
+
+def _look_out_for(file: Path) -> None:
+    while not file.exists():
+        time.sleep(_LOOK_OUT_S)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Unsaved:
@@ -363,26 +423,73 @@ class _Listener(_Unsaved, FIFOScheduler):
     def __init__(self, bridge: _Bridge) -> None:
         super().__init__()
         self._bridge = bridge
+        self._reports: dict[str, int] = {}
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """Return the trial that takes over the process of one that has ended: the oldest waiting.
+
+        But none whose own process is starting. Tune would drop that process, and where trials end
+        faster than processes start, a node that has joined would never be used.
+        """
+        controller = vars(tune_controller)["_tune_controller"]  # what Tune hands out is a wrapper
+        for trial in controller.get_trials():
+            actor = controller._trial_to_actor.get(trial)
+            starting = actor is not None and controller._actor_manager.is_actor_started(actor)
+            if trial.status == Trial.PENDING and not starting:
+                return trial  # type: ignore[no-any-return]
+        return None
 
     def on_trial_result(
         self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
     ) -> str:
+        reports = len(json.loads(result["step"])["reports"])
+        if reports > self._reports.get(trial.trial_id, 0):
+            # Nodes come and go while a long trial gets on; what kills its process every time does
+            # not let it get on.
+            trial.run_metadata.num_failures = 0
+        self._reports[trial.trial_id] = reports
         stop = self._bridge.hear(trial.trial_id, result)
         return FIFOScheduler.STOP if stop else FIFOScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
-        error = trial.get_error()
-        lines = str(error).strip().splitlines() if error else []
-        self._bridge.errors[trial.trial_id] = lines[-1].strip() if lines else "killed"
+        error = _last_error(trial)
+        if _WAS_INTERRUPTED in error:  # it has saved itself: that is no death
+            trial.run_metadata.num_failures -= 1
+        self._bridge.errors[trial.trial_id] = name_death(error)
         _log.warning("work %s: its process died: %s", trial.trial_id, error)
+
+
+def _last_error(trial: Trial) -> str:
+    """Return what Tune has noted of a trial's last failure; `get_error` looks where it is not."""
+    noted = Path(trial.error_file) if trial.error_file else None
+    if noted is None or not noted.exists():
+        return ""
+    return noted.read_text(errors="replace").rpartition("Failure # ")[2]
+
+
+_WAS_INTERRUPTED = "exit_actor"
+# What Ray's lengthy messages mean; the first that fits.
+_DEATHS = {
+    _WAS_INTERRUPTED: "it was asked to end (SIGTERM)",
+    "running low on memory": "out of memory, ended by Ray's memory monitor",
+    "node has died": "its node died",
+    "OOM killer": "killed, out of memory, hung or crashed",
+}
+
+
+def name_death(error: str) -> str:
+    """Return in one line what became of a process, by what Ray says of it."""
+    lines = error.strip().splitlines()
+    known = (words for sign, words in _DEATHS.items() if any(sign in line for line in lines))
+    return next(known, lines[-1].strip() if lines else "killed")
 
 
 class _SignalStopper(_Unsaved, tune.Stopper):
     """Stops all trials when Ctrl-C or SIGTERM arrives; a second Ctrl-C does not wait."""
 
-    def __init__(self, tick: Callable[[], None], over: Callable[[], str]) -> None:
+    def __init__(self, tick: Callable[[], None], over: Callable[[], str], stop_file: Path) -> None:
         self.received = False
-        self._tick, self._over = tick, over
+        self._tick, self._over, self._stop_file = tick, over, stop_file
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_SignalStopper":
@@ -405,7 +512,11 @@ class _SignalStopper(_Unsaved, tune.Stopper):
     def stop_all(self) -> bool:
         """Called by Tune in every turn of its loop."""
         self._tick()
-        return self.received or bool(self._over())
+        if not self.received and not self._over():
+            return False
+        with contextlib.suppress(OSError):  # then the workers end a little harder
+            self._stop_file.touch()
+        return True
 
 
 def ask_nodes(

@@ -14,7 +14,7 @@ from wpm.config import Protocol, Row, protocol_from_json
 from wpm.datasets import DataSource, load_index
 from wpm.errors import UserError
 from wpm.evaluate import score_models
-from wpm.jobs import StepResult, choose_device, model_file
+from wpm.jobs import InterruptedJobError, StepResult, choose_device, model_file
 from wpm.model import EmbeddingModel, build_model
 from wpm.pixels import Pixels, build_pixels
 from wpm.precision import float32_products
@@ -96,6 +96,10 @@ class TestJob:
         }
         write_json(folder / "result.json", result)
         return StepResult([], result)
+
+    def interrupt(self) -> None:
+        """End the step at once: a test keeps nothing, and is done again."""
+        raise InterruptedJobError
 
     def _score(
         self, place: StudyPlace, protocol: Protocol, pixels: Pixels

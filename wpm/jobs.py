@@ -1,6 +1,7 @@
 """Work that a worker does, a step at a time: train a configuration, resumable after any kill."""
 
 import platform
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -20,6 +21,10 @@ from wpm.train import DivergedError, Training
 
 # A worker that outlived its launch ends within one step; its successor waits that long for it.
 _ORPHAN_WAIT_S = 300.0
+# Longer epochs are saved in their middle: a checkpoint of the published protocol has about 700 MB.
+_UNSAVED_S = 600.0
+_REASON_LENGTH = 300
+_CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError that names it
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,22 @@ class StepResult:
     result: Mapping[str, Any] | None
 
 
+class InterruptedJobError(Exception):
+    """The work was asked to end, and has saved itself."""
+
+
 class Job(Protocol):
     """Work in steps."""
 
     def step(self) -> StepResult:
-        """Go on until there is something to report."""
+        """Go on until there is something to report.
+
+        Raises:
+            InterruptedJobError: `interrupt` was called, and the work is saved.
+        """
+
+    def interrupt(self) -> None:
+        """Make a step that is under way end soon; called by a signal's handler in its midst."""
 
     def close(self) -> None:
         """Let go of what the work holds."""
@@ -83,6 +99,9 @@ class TrainJob:
         self._gpus = gpus
         self._training: Training | None = None
         self._reports: list[dict[str, Any]] = []
+        self._saved_at = time.monotonic()
+        self._saved_position: tuple[int, int] | None = None
+        self._interrupted = False
         self._held = ExitStack()
         self._held.enter_context(
             hold_lock(folder / "lock", wait_s=_ORPHAN_WAIT_S, what=f"training {folder}")
@@ -91,30 +110,31 @@ class TrainJob:
     def step(self) -> StepResult:
         """Train to the next validation; the first step after a resume only reports the history.
 
-        A checkpoint is written after every epoch. What goes wrong ends the training as failed, by
-        name.
+        A checkpoint is written after every epoch, in the middle of long ones, and when interrupted.
+        What goes wrong ends the training as failed, by name.
 
         Raises:
             UserError: of the disk, not of the configuration: something on it cannot be read or
                 written, is damaged, or was written by another version. The training has not
                 ended, and goes on when that is mended.
+            InterruptedJobError: interrupted; another job in the same folder goes on.
         """
         result: Mapping[str, Any] | None = self._folder.read_result()
         if result is None:
             try:
                 result = self._advance()
-            except (DamagedFileError, StorageError, FormatError):
-                raise
+            except (DamagedFileError, StorageError, FormatError, InterruptedJobError):
+                raise  # of the disk or the machine, not of the configuration: another try may do
             except OSError as error:
                 raise storage_error(Path(error.filename or self._folder.folder), error) from error
-            except DivergedError as error:
-                result = self._end(FAILED, reason=f"diverged: {error}")
-            except torch.OutOfMemoryError as error:
-                result = self._end(FAILED, reason=f"out of GPU memory: {error}")
             except Exception as error:
                 self._folder.write_log(traceback.format_exc())
-                result = self._end(FAILED, reason=f"{type(error).__name__}: {error}")
+                result = self._end(FAILED, reason=describe_failure(error))
         return StepResult(self._reports, result)
+
+    def interrupt(self) -> None:
+        """Save after the current optimiser step, or validation, and end the step."""
+        self._interrupted = True
 
     def _advance(self) -> Mapping[str, Any] | None:
         if self._training is None:
@@ -122,14 +142,17 @@ class TrainJob:
             self._reports, state = self._folder.read_progress()
             if state is not None:
                 self._load(self._training, state)
+                self._saved_position = self._training.position
                 if self._reports and not self._training.finished:
                     return None
         training = self._training
         while not training.finished:
-            report = training.run_epoch()
+            if self._interrupted:  # and saved, in the last turn
+                raise InterruptedJobError
+            report = training.run_epoch(self._must_save)
             if report is not None:
                 self._reports = [*self._reports, {**report.to_json(), "gpus": self._gpus}]
-            self._folder.write_progress(self._reports, training.state_dict())
+            self._save(training)
             if report is not None and not training.finished:
                 return None
         return self._end(COMPLETE, reason="", **self._keep_models(training))
@@ -152,6 +175,15 @@ class TrainJob:
             digests[name] = self._folder.write_model(name, data)
         return {"models": digests}
 
+    def _must_save(self) -> bool:
+        return self._interrupted or time.monotonic() - self._saved_at > _UNSAVED_S
+
+    def _save(self, training: Training) -> None:
+        if training.position != self._saved_position:
+            self._folder.write_progress(self._reports, training.state_dict())
+            self._saved_position = training.position
+        self._saved_at = time.monotonic()
+
     def _end(self, state: str, reason: str, **more: Any) -> Mapping[str, Any]:
         result = {**summarise(state, reason, self._reports), **more}
         self._folder.write_result(result)
@@ -160,6 +192,24 @@ class TrainJob:
     def close(self) -> None:
         """Let the folder go."""
         self._held.close()
+
+
+def describe_failure(error: Exception) -> str:
+    """Say in one line what ended a training: the error, and the line of code that raised it."""
+    message = " ".join(str(error).split())
+    if len(message) > _REASON_LENGTH:
+        message = message[:_REASON_LENGTH] + " ..."
+    if isinstance(error, DivergedError):
+        return f"diverged: {message}"
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"out of GPU memory: {message}"
+    if isinstance(error, MemoryError) or _CPU_ALLOCATOR in message:
+        return f"out of memory: {message}".removesuffix(": ")
+    named = f"{type(error).__name__}: {message}".removesuffix(": ")
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, UserError) or not frames:
+        return named
+    return f"{named} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
 
 
 def model_file(fold: int) -> str:

@@ -144,18 +144,21 @@ class TrainingFolder:
         """Save a checkpoint and the history that belongs to it, as one step.
 
         The history names its checkpoint, and is replaced after that is in place: killed between
-        the two, the old pair is still whole.
+        the two, the old pair is still whole. So two different states need two names: do not save
+        the same position twice.
 
         Args:
             reports: all reports so far.
-            state: what the next epoch depends on: tensors and plain values, and `epoch`.
+            state: what goes on depends on: tensors and plain values, and its position: `epoch`,
+                and `iteration` in the middle of one.
         """
         import torch  # here: readers of records need no torch, and start faster without
 
         buffer = io.BytesIO()
         torch.save({**state, "wpm": __version__}, buffer)
         data = buffer.getvalue()
-        name = f"checkpoint-{state['epoch']}.pt"
+        iteration = state.get("iteration", 0)
+        name = f"checkpoint-{state['epoch']}{f'-{iteration}' if iteration else ''}.pt"
         write_bytes(self.folder / name, data)
         checkpoint = {"file": name, "sha256": hashlib.sha256(data).hexdigest()}
         write_json(
@@ -328,7 +331,8 @@ def find_studies(
 ) -> list[StudyPlace]:
     """Return the studies on disk, narrowed by name, sorted."""
     places = []
-    for path in run_root.glob("*/*/*/study.json"):
+    # Not in hidden folders: a launch may be removing one at this moment.
+    for path in run_root.glob("[!.]*/*/*/study.json"):
         names = path.relative_to(run_root).parts[:3]
         wanted = all(w in (None, n) for w, n in zip((dataset, protocol, row), names, strict=True))
         # A folder that somebody copied by hand, "triplet (copy)", is not a study.

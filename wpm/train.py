@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,10 @@ _RMSPROP_MOMENTUM = 0.9  # of the published protocol, for weights and loss param
 
 class DivergedError(Exception):
     """A loss, or the embeddings after it, became NaN or infinite."""
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
@@ -150,15 +154,22 @@ class FoldTraining:
         self._val_labels = pixels.labels[self._val_indices].to(device)
         self.best_model: dict[str, Tensor] = {}
         self.report: FoldReport | None = None
+        self.epoch = 0
+        self.iteration = 0
+        self._loss_sum = torch.zeros((), device=device)
         self._last_loss = math.nan
         self._training_seconds = 0.0
         self._images = 0
 
-    def train_epoch(self, epoch: int) -> None:
-        """Take `iterations_per_epoch` optimiser steps.
+    def train_epoch(self, epoch: int, pause: Callable[[], bool] = _never) -> bool:
+        """Take the optimiser steps that are left of `iterations_per_epoch`.
 
         Args:
             epoch: number of this epoch, from 1, for messages.
+            pause: asked before every step whether to leave the rest for another call.
+
+        Returns:
+            Whether the epoch is complete.
 
         Raises:
             DivergedError: the loss is not finite.
@@ -166,21 +177,27 @@ class FoldTraining:
         start = time.perf_counter()
         self.model.train()
         freeze_batch_norm(self.model)
-        total = torch.zeros((), device=self._device)
-        for _ in range(self._protocol.iterations_per_epoch):
+        while self.iteration < self._protocol.iterations_per_epoch and not pause():
             indices = self._draw_batch()
             images, labels = self._batches.training_batch(indices, self._batch_generator)
             loss = self._backward(images, self._class_numbers[labels])
             for optimizer in self._optimizers:
                 optimizer.step()
-            total += loss  # stays on the device: reading it would stall the queue
+            self._loss_sum += loss  # stays on the device: reading it would stall the queue
             self._images += len(indices)
-        self._last_loss = total.item() / self._protocol.iterations_per_epoch
+            self.iteration += 1
+        loss_sum = self._loss_sum.item()  # waits for the device, so it belongs to the time
         self._training_seconds += time.perf_counter() - start
+        if self.iteration < self._protocol.iterations_per_epoch:
+            return False
+        self._last_loss = loss_sum / self.iteration
+        self.iteration = 0
+        self._loss_sum.zero_()
         if not math.isfinite(self._last_loss):
             raise DivergedError(
                 f"loss of fold {self.position} is {self._last_loss} in epoch {epoch}"
             )
+        return True
 
     def _draw_batch(self) -> Tensor:
         """Return (B,) positions, drawn again and again where the batch has to keep its size."""
@@ -278,6 +295,9 @@ class FoldTraining:
             "mask_generator": self._mask_generator.get_state(),
             "best_model": self.best_model,
             "report": None if self.report is None else dataclasses.asdict(self.report),
+            "epoch": self.epoch,
+            "iteration": self.iteration,
+            "loss_sum": self._loss_sum,
             "last_loss": self._last_loss,
             "training_seconds": self._training_seconds,
             "images": self._images,
@@ -294,6 +314,9 @@ class FoldTraining:
         self._mask_generator.set_state(state["mask_generator"].cpu())
         self.best_model = state["best_model"]
         self.report = None if state["report"] is None else FoldReport(**state["report"])
+        self.epoch = state["epoch"]
+        self.iteration = state["iteration"]
+        self._loss_sum.copy_(state["loss_sum"])
         self._last_loss = state["last_loss"]
         self._training_seconds = state["training_seconds"]
         self._images = state["images"]
@@ -324,8 +347,19 @@ class Training:
         """Whether every fold's patience, or the number of epochs, has run out."""
         return self.epoch >= self._config.protocol.max_epochs or all(f.stopped for f in self.folds)
 
-    def run_epoch(self) -> Report | None:
+    @property
+    def position(self) -> tuple[int, int]:
+        """Epochs that all folds have completed, and optimiser steps of the one under way."""
+        steps = self._config.protocol.iterations_per_epoch
+        ahead = [fold for fold in self.folds if fold.epoch > self.epoch]
+        return self.epoch, len(ahead) * steps + sum(fold.iteration for fold in self.folds)
+
+    def run_epoch(self, pause: Callable[[], bool] = _never) -> Report | None:
         """Train every fold that goes on for one epoch; validate when it is time.
+
+        Args:
+            pause: asked before every optimiser step whether to return in the middle of the epoch.
+                The next call, here or after `load_state_dict`, goes on with that step.
 
         Returns:
             A report if this epoch ended with a validation.
@@ -338,10 +372,13 @@ class Training:
         is_validation = epoch % protocol.validation_interval == 0 or epoch == protocol.max_epochs
         with float32_products(protocol.precision):
             for fold in self.folds:
-                if not fold.stopped:
-                    fold.train_epoch(epoch)
-                    if is_validation:
-                        fold.validate(epoch)
+                if fold.stopped or fold.epoch == epoch:
+                    continue
+                if not fold.train_epoch(epoch, pause):
+                    return None
+                if is_validation:
+                    fold.validate(epoch)
+                fold.epoch = epoch
         self.epoch = epoch
         if not is_validation:
             return None
@@ -351,13 +388,19 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next epoch depends on."""
-        return {"epoch": self.epoch, "folds": [fold.state_dict() for fold in self.folds]}
+        epoch, iteration = self.position
+        folds = [fold.state_dict() for fold in self.folds]
+        return {"epoch": epoch, "iteration": iteration, "folds": folds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
         self.epoch = state["epoch"]
         for fold, saved in zip(self.folds, state["folds"], strict=True):
-            fold.load_state_dict(saved)
+            fold.load_state_dict({**_EARLIER, "epoch": self.epoch, **saved})
+
+
+# What checkpoints of earlier versions lack: they were written between epochs only.
+_EARLIER: Mapping[str, Any] = {"iteration": 0, "loss_sum": torch.zeros(())}
 
 
 def _folds_of(pixels: Pixels, folds: int) -> tuple[Fold, ...]:

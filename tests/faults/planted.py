@@ -1,0 +1,65 @@
+"""Plants code into every process that a launch starts, run as soon as `wpm.jobs` is there."""
+
+from pathlib import Path
+
+from tests.commands import Launcher
+
+# Python runs a module of this name at its start, if it finds one.
+_SITE = """
+import importlib.util, sys
+
+class _Planter:
+    def find_spec(self, name, path=None, target=None):
+        if name != "wpm.jobs":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        load = spec.loader.exec_module
+        def load_and_plant(module):
+            load(module)
+            import planted
+        spec.loader.exec_module = load_and_plant
+        return spec
+
+sys.meta_path.insert(0, _Planter())
+"""
+# Before every optimiser step, `fault(number, folder, fold)` is called: `number` is the trial's.
+_STEPS = """
+from wpm.jobs import TrainJob
+from wpm.train import FoldTraining
+
+_current = []
+_init, _draw = TrainJob.__init__, FoldTraining._draw_batch
+
+def once(folder, name):
+    \"\"\"Return True the first time in a trial.\"\"\"
+    marker = folder / ("planted-" + name)
+    first = not marker.exists()
+    marker.touch()
+    return first
+
+def _remember(self, folder, *more):
+    _current[:] = [folder]
+    _init(self, folder, *more)
+
+def _step(self):
+    fault(int(_current[0].name.removeprefix("fold-")), _current[0], self)
+    return _draw(self)
+
+TrainJob.__init__, FoldTraining._draw_batch = _remember, _step
+"""
+
+
+def plant(launcher: Launcher, folder: Path, fault: str) -> None:
+    """Plant a fault.
+
+    Args:
+        launcher: its launches are given it, by their environment.
+        folder: where the code is put.
+        fault: source of a function `fault(number, folder, fold)`, called before every optimiser
+            step; may call `once(folder, name)`.
+    """
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(_SITE)
+    (folder / "planted.py").write_text(_STEPS + fault)
+    launcher.environment["PYTHONPATH"] = str(folder)

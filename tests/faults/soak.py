@@ -1,0 +1,240 @@
+"""A day of a search in small: many short trials, and something is killed every few seconds.
+
+    python -m tests.faults.soak --trials 500 --seed 0
+
+Kills the driver (-9), a trial's process (-9), or presses Ctrl-C, at random moments, and gives the
+same command again until it ends by itself. Then counts: every trial once, none left running, none
+failed that was not killed three times. Prints the driver's memory and the run folder's size.
+"""
+
+import argparse
+import os
+import random
+import signal
+import statistics
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.commands import Launcher, study_states, workers_of
+from wpm.records import FAILED
+
+ROWS = ("contrastive", "triplet")
+DRIVER, TRIAL, CTRL_C = "driver -9", "trial -9", "Ctrl-C"
+WEIGHTS = {TRIAL: 6, DRIVER: 2, CTRL_C: 1}
+# With which a launch may end: by itself, killed, or interrupted.
+_FINISHED, _KILLED, _INTERRUPTED = 0, -signal.SIGKILL, 130
+# The driver's memory is looked at for the rest of the trials, where it is left alone.
+_DRIVER_SPARED = 0.5
+# Caps of the run folder: for every trial and every launch, and for checkpoints of what runs.
+_CAP_BYTES = 50_000
+_CHECKPOINTS_BYTES = 40_000_000
+
+
+@dataclass
+class Tally:
+    """What was done to a search, and what was seen of it.
+
+    Attributes:
+        faults: how often each was done.
+        launches: how often the command was given.
+        hit: how often each trial's process was killed, by its folder.
+        ended: when each trial ended, by its folder, as first seen.
+        memory: of the last driver: (trials ended, bytes).
+        largest: size of the run folder in bytes.
+    """
+
+    faults: Counter[str] = field(default_factory=Counter)
+    launches: int = 0
+    hit: Counter[Path] = field(default_factory=Counter)
+    ended: dict[Path, str] = field(default_factory=dict)
+    memory: list[tuple[int, float]] = field(default_factory=list)
+    largest: int = 0
+
+
+@dataclass(frozen=True)
+class Drill:
+    """What to do to a search.
+
+    Attributes:
+        trials: in all.
+        faults: to do at most; None for no limit.
+        gap_s: shortest and longest time between two faults.
+    """
+
+    trials: int
+    faults: int | None = None
+    gap_s: tuple[float, float] = (2.0, 8.0)
+
+
+def soak(launcher: Launcher, drill: Drill, rng: random.Random) -> Tally:
+    """Search to the end, whatever is killed on the way.
+
+    Args:
+        launcher: whose images are searched.
+        drill: what to do.
+        rng: decides on what is killed, and when.
+    """
+    tally = Tally()
+    command = ("--rows", *ROWS, "--trials", str(drill.trials // len(ROWS)), "--no-early-stopping")
+    while True:
+        tally.launches += 1
+        output = launcher.run_root.parent / f"output-{tally.launches}.txt"
+        with output.open("w") as file:
+            process = subprocess.Popen(
+                launcher.arguments(*command), cwd=Path.cwd(), stdout=file, stderr=file,
+                env=launcher.environment, start_new_session=True,
+            )  # fmt: skip
+        tally.memory.clear()
+        try:
+            _harass(process, launcher, tally, drill, rng)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            code = process.wait()
+        _look(launcher, tally)
+        assert code in (_FINISHED, _KILLED, _INTERRUPTED), output.read_text()
+        if code == _FINISHED:
+            return tally
+
+
+def _harass(
+    process: "subprocess.Popen[bytes]",
+    launcher: Launcher,
+    tally: Tally,
+    drill: Drill,
+    rng: random.Random,
+) -> None:
+    """Do things to a launch until it has ended."""
+    wait_for_start, began = True, _count_ended(launcher)
+    while process.poll() is None:
+        pause = rng.uniform(*drill.gap_s)
+        fault = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+        deadline = time.monotonic() + pause
+        while process.poll() is None and (time.monotonic() < deadline or wait_for_start):
+            time.sleep(0.5)
+            ended = _count_ended(launcher)
+            if wait_for_start and (ended > began or workers_of(launcher)):
+                wait_for_start, deadline = False, time.monotonic() + pause
+            _weigh(process.pid, ended, launcher, tally)
+        spared = fault != TRIAL and _count_ended(launcher) >= _DRIVER_SPARED * drill.trials
+        if process.poll() is not None or spared or tally.faults.total() == drill.faults:
+            continue
+        if fault == TRIAL:
+            _kill_trial(launcher, tally, rng)
+            continue
+        tally.faults[fault] += 1
+        if fault == CTRL_C:
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            os.kill(process.pid, signal.SIGKILL)
+        process.wait(timeout=60)
+
+
+def _kill_trial(launcher: Launcher, tally: Tally, rng: random.Random) -> None:
+    workers = workers_of(launcher)
+    if workers:
+        worker = rng.choice(sorted(workers))
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+            tally.faults[TRIAL] += 1
+            tally.hit[workers[worker]] += 1
+
+
+def _count_ended(launcher: Launcher) -> int:
+    return sum(1 for _ in launcher.run_root.glob("folder/*/*/trials/*/result.json"))
+
+
+def _weigh(driver: int, ended: int, launcher: Launcher, tally: Tally) -> None:
+    """Note the driver's memory and the run folder's size."""
+    with suppress(OSError, IndexError):
+        status = Path(f"/proc/{driver}/status").read_text()
+        resident = float(status.split("VmRSS:")[1].split()[0]) * 1024
+        tally.memory.append((ended, resident))
+    size = 0
+    for folder, _, files in os.walk(launcher.run_root):
+        for name in files:
+            with suppress(OSError):  # removed meanwhile
+                size += Path(folder, name).stat().st_size
+    tally.largest = max(tally.largest, size)
+
+
+def _look(launcher: Launcher, tally: Tally) -> None:
+    """Remember what has ended; nothing may end twice."""
+    for record in launcher.trials():
+        if record.result is not None:
+            ended = str(record.result["ended"])
+            seen = tally.ended.setdefault(record.folder, ended)
+            assert seen == ended, f"{record.folder} was run twice"
+
+
+def check(launcher: Launcher, tally: Tally, trials: int) -> dict[str, int]:
+    """Count what a search has left.
+
+    Returns:
+        How many trials ended in each state.
+    """
+    records = launcher.trials()
+    folders = sorted(record.folder.relative_to(launcher.run_root) for record in records)
+    each = trials // len(ROWS)
+    wanted = [f"folder/smoke/{row}/trials/{k:04d}" for row in ROWS for k in range(each)]
+    assert [str(folder) for folder in folders] == sorted(wanted), "a trial was lost, or is too many"
+    for record in records:
+        assert record.result is not None, f"{record.folder} has not ended"
+        epochs = [report["epoch"] for report in record.reports]
+        assert epochs == list(range(1, len(epochs) + 1)), f"{record.folder}: {epochs}"
+        killed = record.state == FAILED and "died 3 times" in record.result["reason"]
+        assert record.state != FAILED or (killed and tally.hit[record.folder] >= 3), record.result
+    for row, states in study_states(launcher.run_root).items():
+        assert len(states) == each
+        assert set(states) <= {"COMPLETE", "PRUNED", "FAIL"}, f"{row}: {Counter(states)}"
+    cap = _CHECKPOINTS_BYTES + _CAP_BYTES * (trials + tally.launches)
+    assert tally.largest <= cap, f"the run folder had {tally.largest} bytes, more than {cap}"
+    return dict(Counter(record.state for record in records))
+
+
+def describe_memory(memory: list[tuple[int, float]]) -> str:
+    """Say how the last driver's memory went, from its first ended trial on."""
+    settled = [pair for pair in memory if pair[0] > memory[0][0] + 10]
+    if len(settled) < 2 or settled[0][0] == settled[-1][0]:
+        return "driver's memory: too short to tell"
+    ended, resident = zip(*settled, strict=True)
+    slope = statistics.linear_regression(ended, resident).slope
+    (first, before), (last, after) = settled[0], settled[-1]
+    return (
+        f"driver's memory: {before / 1e6:.1f} MB at {first} ended trials, {after / 1e6:.1f} MB at "
+        f"{last}; {slope / 1e3:.1f} kB a trial"
+    )
+
+
+def main() -> None:
+    """Run the drill."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--trials", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--faults", type=int, help="to do at most; default: until it ends")
+    args = parser.parse_args()
+    start = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="wpm-soak-") as folder,
+        tempfile.TemporaryDirectory(prefix="wpm-", dir="/tmp", ignore_cleanup_errors=True) as ray,
+    ):
+        launcher = Launcher(Path(folder))
+        launcher.environment["RAY_TMPDIR"] = ray
+        drill = Drill(args.trials, args.faults)
+        tally = soak(launcher, drill, random.Random(args.seed))
+        states = check(launcher, tally, args.trials)
+    print(f"seed {args.seed}, {args.trials} trials, {time.monotonic() - start:.0f} s")
+    print(f"faults: {dict(tally.faults)}, in {tally.launches} launches")
+    print(f"ended: {states}; lost 0, run twice 0, left running 0")
+    print(describe_memory(tally.memory))
+    cap = _CHECKPOINTS_BYTES + _CAP_BYTES * (args.trials + tally.launches)
+    print(f"run folder: {tally.largest / 1e6:.1f} MB at most, of {cap / 1e6:.1f} allowed")
+
+
+if __name__ == "__main__":
+    main()

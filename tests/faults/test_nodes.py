@@ -1,0 +1,87 @@
+"""Nodes that vanish or join midway change no result: from the launch to the table."""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.commands import ROOT, Launcher, study_states, wait_until, workers_of
+from tests.faults.planted import plant
+from tests.ray_nodes import RayNodes, parent_of
+from wpm.records import COMPLETE
+
+pytestmark = pytest.mark.slow
+
+ROWS = ("--rows", "contrastive", "contrastive+wpm")
+# Trials last until the test has seen what it waits for, however busy the machine is.
+PACE = """
+import time
+def fault(number, folder, fold):
+    with open(folder / "steps", "a") as file:
+        file.write(f"{fold.epoch} {fold.position} {fold.iteration}\\n")
+    if not (folder.parents[4] / "go").exists():
+        time.sleep(0.3)
+"""
+
+
+@pytest.fixture
+def ray_folder() -> Iterator[Path]:
+    # Not below tmp_path: a socket's path has at most 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="wpm-", dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def training_on(launcher: Launcher, node: int) -> Path | None:
+    """Return the folder of the trial that is trained on a node, None if none is."""
+    return next((f for w, f in workers_of(launcher).items() if parent_of(w) == node), None)
+
+
+def steps_of(folder: Path) -> list[str]:
+    file = folder / "steps"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def test_search_goes_on_when_a_node_dies_and_uses_one_that_joins(
+    launcher: Launcher, tmp_path: Path, ray_folder: Path
+) -> None:
+    plant(launcher, tmp_path / "site", PACE)
+    with RayNodes(ray_folder, 3, launcher.environment) as nodes:
+        launcher.environment = nodes.environment
+        on_cluster = (*ROWS, "--address", nodes.address)
+        process = launcher.start(*on_cluster, "--trials", "4", "--no-early-stopping")
+
+        def wait(condition: Callable[[], bool]) -> None:
+            wait_until(lambda: process.poll() is not None or condition(), seconds=200)
+            assert process.poll() is None, process.communicate()[0]
+
+        doomed = nodes.added[0]
+        wait(lambda: (f := training_on(launcher, doomed)) is not None and len(steps_of(f)) > 16)
+        moved = training_on(launcher, doomed)
+        assert moved is not None
+        nodes.remove(doomed)
+        done_before = len(steps_of(moved))
+        joined = nodes.add()
+        wait(lambda: training_on(launcher, joined) is not None)
+        wait(lambda: len(steps_of(moved)) > done_before)
+        (launcher.run_root / "go").touch()
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        launcher.run(*on_cluster, "--best-only", "--runs", "1")
+
+    records = launcher.trials()
+    assert {record.state for record in records} == {COMPLETE}
+    for record in records:
+        assert [report["epoch"] for report in record.reports] == [1, 2, 3, 4], "lost or repeated"
+    assert len(steps_of(moved)) - 64 <= 16, "more than an epoch was trained again"
+    assert study_states(launcher.run_root) == {row: ["COMPLETE"] * 4 for row in ROWS[1:]}
+    table = subprocess.run(
+        [sys.executable, "-m", "analysis.table", "--run-root", str(launcher.run_root)],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "contrastive+wpm" in table.stdout
+    token = b"0123456789abcdef" * 4
+    files = [path for path in launcher.run_root.rglob("*") if path.is_file()]
+    assert not [path for path in files if token in path.read_bytes()], "a secret was logged"
