@@ -42,7 +42,7 @@ class Endless:
 
     def next_work(self) -> Work:
         self.handed_out += 1
-        return Work(str(self.handed_out), {})
+        return Work(str(self.handed_out), "study", {})
 
     def on_step(self, work: Work, step: StepResult) -> bool:
         return True
@@ -54,6 +54,12 @@ class Endless:
         pass
 
     def on_lost(self, work: Work, reason: str) -> None:
+        pass
+
+    def on_left(self, work: Work) -> None:
+        pass
+
+    def retire(self, study: str) -> None:
         pass
 
     def describe(self) -> str:

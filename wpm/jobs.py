@@ -1,5 +1,6 @@
 """Work that a worker does, a step at a time: train a configuration, resumable after any kill."""
 
+import logging
 import platform
 import traceback
 from collections.abc import Callable, Mapping
@@ -13,13 +14,16 @@ from safetensors.torch import save
 
 from wpm.atomic import DamagedFileError, StorageError, hold_lock, write_bytes
 from wpm.config import TrainingConfig
+from wpm.curves import CurveFile
 from wpm.errors import UserError
 from wpm.pixels import Pixels
 from wpm.records import COMPLETE, FAILED, TrainingFolder, provenance, timestamp
-from wpm.train import DivergedError, Training
+from wpm.train import DivergedError, Report, Training
+from wpm.training_log import log_training
 
 # A worker that outlived its launch ends within one step; its successor waits that long for it.
 _ORPHAN_WAIT_S = 300.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,9 @@ class TrainJob:
         self._held.enter_context(
             hold_lock(folder / "lock", wait_s=_ORPHAN_WAIT_S, what=f"training {folder}")
         )
+        self._held.enter_context(log_training(folder))
+        self._curves = CurveFile(folder)
+        self._held.callback(self._curves.close)
 
     def step(self) -> StepResult:
         """Train to the next validation; the first step after a resume only reports the history.
@@ -98,7 +105,7 @@ class TrainJob:
             DamagedFileError: the checkpoint or the history was damaged.
             StorageError: the folder cannot be written.
         """
-        result: Mapping[str, Any] | None = self._folder.read_result()
+        result: Mapping[str, Any] | None = self._folder.finish_result()
         if result is None:
             try:
                 result = self._advance()
@@ -117,6 +124,8 @@ class TrainJob:
         if self._training is None:
             self._training = Training(self._config, Pixels(self._pixels), choose_device())
             self._reports, state = self._folder.read_progress()
+            self._curves.restart(self._reports)
+            _log.info("%s on %s", "started" if state is None else "goes on", platform.node())
             if state is not None:
                 self._training.load_state_dict(state)
                 if self._reports and not self._training.finished:
@@ -127,6 +136,7 @@ class TrainJob:
             if report is not None:
                 self._reports = [*self._reports, {**report.to_json(), "gpus": self._gpus}]
             self._folder.write_progress(self._reports, training.state_dict())
+            self._tell(training.epoch, report)
             if report is not None and not training.finished:
                 return None
         if self._export:
@@ -135,9 +145,23 @@ class TrainJob:
                 write_bytes(path, save({k: v.contiguous() for k, v in fold.best_model.items()}))
         return self._end(COMPLETE, reason="")
 
+    def _tell(self, epoch: int, report: Report | None) -> None:
+        """Log an epoch, and draw it where it ended with a validation."""
+        if report is None:
+            _log.info("epoch %d: trained", epoch)
+            return
+        self._curves.add(self._reports[-1])
+        folds = ", ".join(
+            f"fold {fold.fold} loss {fold.loss:.4g} MAP@R {fold.map_at_r:.4f}"
+            + (" (patience over)" if fold.stopped else "")
+            for fold in report.folds
+        )
+        _log.info("epoch %d: best MAP@R %.4f; %s", epoch, report.best_map_at_r, folds)
+
     def _end(self, state: str, reason: str) -> Mapping[str, Any]:
         result = summarise(state, reason, self._reports)
         self._folder.write_result(result)
+        _log.log(logging.ERROR if state == FAILED else logging.INFO, "%s %s", state, reason)
         return result
 
     def close(self) -> None:

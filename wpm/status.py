@@ -1,7 +1,9 @@
 """Progress of all studies, read from their records."""
 
+import sys
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,43 @@ from wpm.tables import format_table
 
 _COLUMNS = ("study", "trials", "complete", "stopped", "failed", "running", "best", "final runs",
             "time", "validating", "now")  # fmt: skip
+
+_CLEAR = "\x1b[H\x1b[2J"  # a terminal's cursor to the corner, and all wiped
+_SHARE = 0.1  # of the time that looking again and again may take
+
+
+def watch_status(
+    look: Callable[[], tuple[str, bool]], show: Callable[[str], None], every_s: float | None
+) -> None:
+    """Show the status, once or until no launch works on any study.
+
+    Args:
+        look: `describe_status` of a run folder, here or elsewhere.
+        show: prints.
+        every_s: seconds from one look to the next; None for one look.
+
+    Raises:
+        UserError: there are no studies.
+    """
+    while True:
+        start = time.monotonic()
+        text, running = look()
+        took = time.monotonic() - start
+        if every_s is not None and sys.stdout.isatty():
+            text = f"{_CLEAR}{text}\n{time.strftime('%H:%M:%S')}, Ctrl-C ends the watching only"
+        show(text)
+        if every_s is None or not running:
+            return
+        time.sleep(max(every_s, took / _SHARE))
+
+
+def describe_status(run_root: Path) -> tuple[str, bool]:
+    """Return the status as text, and whether a launch works on any study.
+
+    Raises:
+        UserError: there are no studies.
+    """
+    return format_status(run_root), any(map(is_running, find_studies(run_root)))
 
 
 def format_status(run_root: Path) -> str:

@@ -187,6 +187,18 @@ class Study:
         )
 
     @property
+    def ended(self) -> int:
+        """Trials that have ended."""
+        return len(self._study.get_trials(deepcopy=False, states=tuple(_STATES.values())))
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """Number and score of the best complete trial."""
+        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        scores = [(trial.number, float(trial.values[0])) for trial in complete]
+        return max(scores, key=lambda scored: scored[1], default=None)
+
+    @property
     def exhausted(self) -> bool:
         """Whether every trial of the budget has been handed out."""
         return not self._orphans and self.started >= self.plan.trials
@@ -205,7 +217,7 @@ class Study:
         while self._orphans:
             trial = self._orphans.popleft()
             folder = TrainingFolder(self.plan.place.trial_folder(trial.number))
-            ended = folder.read_result()
+            ended = folder.finish_result()
             if ended is None:
                 return self._start(trial)
             # It ended, and its launch was killed before it could tell the study.
@@ -236,6 +248,10 @@ class Study:
         """Return the reports that the study does not know: a killed launch may have lost some."""
         known = self._study._storage.get_trial(trial._trial_id).intermediate_values
         return [report for report in reports if report["epoch"] not in known]
+
+    def leave(self, number: int) -> None:
+        """Forget that a trial runs; the study keeps it so, and the next launch adopts it."""
+        del self._running[number]
 
     def tell_stopped(self, number: int, reports: list[dict[str, Any]]) -> None:
         """Record that a trial was stopped by successive halving."""
