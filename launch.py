@@ -4,6 +4,7 @@
 import argparse
 import dataclasses
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # slow to import: only once the arguments are known to be goo
     # Work, its studies, and a training of its size.
     _Prepared = tuple[WorkSource, list[StudyPlace], Mapping[str, Any] | None]
 
+_ANSWER_S = 10.0  # that a cluster's head may take to answer
 # How a launch ended, as `--notify` is told; a doctor's findings end one too.
 FINISHED, OVER, INTERRUPTED, FAILED, ILL = "finished", "budget", "interrupted", "failed", "ill"
 
@@ -84,6 +86,7 @@ def _show_status(args: argparse.Namespace) -> int:
         return 0
     from wpm.cluster import Resources, call_on_a_node, connect, run_on_head
 
+    _check_address(args.address.rpartition("/")[2])
     root = args.run_root.resolve()
     if args.address.startswith(("http://", "https://")):
         if args.watch is not None:
@@ -100,6 +103,10 @@ def _launch(args: argparse.Namespace, notifier: "Notifier") -> str:
     """Do what was asked; return how it ended."""
     if args.published and not args.best_only:
         raise UserError("--published needs --best-only: it trains without a search")
+    if args.address.startswith("http"):
+        raise UserError(
+            f"--address {args.address}: http addresses are for --status; give HOST:PORT"
+        )
     if args.top > 1 and (args.published or not args.best_only):
         raise UserError("--top needs --best-only after a search, without --published")
     rows = _parse_rows(args)
@@ -115,11 +122,14 @@ def _launch(args: argparse.Namespace, notifier: "Notifier") -> str:
     )
     _check_writable(args.run_root)
     _check_writable(args.work_root)
+    _check_address(args.address)
 
     from wpm.model import check_model
 
     args.weights = _find_weights(args, protocol)
     check_model(protocol, args.weights)
+    for row in rows:
+        _check_parameters(row, args.search_spaces)
 
     from wpm.console import Console
     from wpm.datasets import DataSource
@@ -166,6 +176,24 @@ def _parse_rows(args: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def _check_parameters(row: Row, folder: Path) -> None:
+    """Refuse a search space that lacks a parameter of its loss, before trials fail for it."""
+    import torch
+
+    from wpm.losses import build_loss
+    from wpm.spaces import load_space
+
+    if not row.trained:
+        return
+    space = load_space(row, folder)
+    parameters = space.complete({name: r.low for name, r in space.searched.items()})
+    try:
+        with torch.random.fork_rng(devices=[]):
+            build_loss(row, parameters, num_classes=2, embedding_dim=2)
+    except UserError as error:
+        raise UserError(f"{folder / row.loss}.toml: {error}, searched or fixed") from error
+
+
 def _find_weights(args: argparse.Namespace, protocol: Protocol) -> str:
     """Return the trunk's weights file, fetched if asked; "random" for trunks without one."""
     from wpm.datasets import fetch_archive
@@ -206,6 +234,20 @@ def _check_writable(folder: Path) -> None:
         raise UserError(
             f"{folder}: cannot be written ({existing} is not a writable folder); choose another"
         )
+
+
+def _check_address(address: str) -> None:
+    """Refuse a cluster that nobody answers for, before anything is written or decoded."""
+    if address in ("local", "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"--address {address}: nothing answers there ({error}); give the address that ray "
+            "start printed on the head, or --address auto on a node of the cluster"
+        ) from error
 
 
 def _prepare_pixels(

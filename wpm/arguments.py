@@ -157,7 +157,11 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         "--work-root", type=Path, default=Path("data"), help="decoded and unpacked images [data]"
     )
     where.add_argument(
-        "--address", default="local", help="local, or auto or HOST:PORT for a Ray cluster [local]"
+        "--address",
+        type=_address,
+        default="local",
+        help="local, or auto or HOST:PORT of a Ray cluster; --status takes http://HOST:PORT too "
+        "[local]",
     )
     where.add_argument(
         "--cpus-per-trial", type=_positive, default=1.0, help="cores and torch threads [1]"
@@ -198,6 +202,15 @@ def _positive(text: str) -> float:
     if value == 0:
         raise argparse.ArgumentTypeError("0 must be above 0")
     return value
+
+
+def _address(text: str) -> str:
+    _, _, port = text.rpartition(":")
+    if text not in ("local", "auto") and not port.isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not local, auto or HOST:PORT, such as 10.0.0.1:6379"
+        )
+    return text
 
 
 def _gpus(text: str) -> float | str:

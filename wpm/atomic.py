@@ -48,8 +48,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise StorageError(
-            f"{path}: cannot be written ({error.strerror}); free space or fix permissions, "
-            "then give the same command again"
+            f"{path}: cannot be written ({error.strerror}); free space, fix permissions or choose "
+            "another path, then give the same command again"
         ) from error
 
 
@@ -110,7 +110,10 @@ def hold_lock(path: Path, *, wait_s: float, what: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror}); free space, fix permissions, or choose "
+            "another folder"
+        ) from error
     with file:
         deadline = time.monotonic() + wait_s
         while True:

@@ -1,6 +1,5 @@
 """Runs the user's own command when a study or the launch ends; nothing waits for it meanwhile."""
 
-import logging
 import os
 import shlex
 import shutil
@@ -16,7 +15,6 @@ from wpm.errors import UserError
 from wpm.work import StudyEnd
 
 LIMIT_S = 60.0  # that a command may take
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -117,4 +115,3 @@ class Notifier:
 
     def _complain(self, line: str) -> None:
         self.complaints.append(line)
-        _log.warning("%s", line)

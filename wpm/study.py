@@ -165,9 +165,11 @@ class Study:
         place = plan.place
         self._held.enter_context(hold_lock(place.lock, wait_s=0, what=f"study {place.name}"))
         try:
-            record_plan(plan, plan.trials)
+            before = read_study(place)
+            record_plan(plan, before["trials"] if before else plan.trials)
             self._study = self._open_study()
             self._orphans = deque(self._find_orphans())
+            record_plan(plan, plan.trials)  # once all is well: more trials, perhaps
         except BaseException:
             self._held.close()
             raise
