@@ -79,6 +79,15 @@ def test_work_is_handed_out_while_there_is_room(monkeypatch: pytest.MonkeyPatch)
     assert bridge.suggest("one more") is None
 
 
+@pytest.mark.parametrize(("slots", "waiting"), [(1, 1), (2, 2), (4, 4), (8, 8), (20, 8), (64, 16)])
+def test_a_small_cluster_may_double(
+    slots: int, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An autoscaler adds nodes for what waits, and a node takes minutes to come."""
+    monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((slots, 0)))
+    assert cluster._Room(1, 0, grows=True)() == slots + waiting
+
+
 def test_room_grows_with_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = make_nodes((1, 0))
     monkeypatch.setattr(cluster, "list_nodes", lambda: nodes)

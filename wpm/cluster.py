@@ -121,7 +121,7 @@ def run_work(
     _check_capacity(resources.cpus, gpus)
     run_root.mkdir(parents=True, exist_ok=True)
     ray_files = Path(tempfile.mkdtemp(dir=run_root, prefix=".ray-"))
-    bridge = _Bridge(source, _Room(resources.cpus, gpus))
+    bridge = _Bridge(source, _Room(resources.cpus, gpus, grows=resources.address != "local"))
     try:
         with (
             _SignalStopper(lambda: show(source.describe), over) as stopper,
@@ -200,13 +200,15 @@ class _Room:
     """How much work to hand to Tune: what runs at a time, and a quarter as much waiting.
 
     Tune keeps a worker process for the next trial only where one waits; an autoscaler adds nodes
-    only for what waits. What waits was sampled before it had to be, so it is not more.
+    only for what waits, so that a small cluster must have as much waiting as running to double.
+    What waits was sampled before it had to be, so it is not more.
     """
 
     _RECOUNT_S = 5.0  # nodes come and go
+    _MOST_TO_DOUBLE = 8
 
-    def __init__(self, cpus: float, gpus: float) -> None:
-        self._cpus, self._gpus = cpus, gpus
+    def __init__(self, cpus: float, gpus: float, *, grows: bool = False) -> None:
+        self._cpus, self._gpus, self._grows = cpus, gpus, grows
         self._counted_at = -self._RECOUNT_S
         self._slots = 0
 
@@ -215,7 +217,8 @@ class _Room:
         if now - self._counted_at >= self._RECOUNT_S:
             self._slots = count_slots(list_nodes(), self._cpus, self._gpus)
             self._counted_at = now
-        return self._slots + max(1, self._slots // 4)
+        doubling = min(self._slots, self._MOST_TO_DOUBLE) if self._grows else 0
+        return self._slots + max(1, self._slots // 4, doubling)
 
 
 class _Worker(tune.Trainable):

@@ -1,4 +1,4 @@
-"""The status: what is shown, and how long it is watched."""
+"""Watching: what is shown again and again, and until when."""
 
 from pathlib import Path
 
