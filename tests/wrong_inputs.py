@@ -21,6 +21,7 @@ from tests.wrong_stage import (
     WrongInput,
     all_failed,
     copy_stage,
+    five_wanted,
     flip_a_pixel,
     images,
     in_use,
@@ -330,9 +331,10 @@ ANALYSIS = [
 ]  # fmt: skip
 ON_RAY = [
     WrongInput(FOLDER + " --trials 5 --gpus-per-trial 64", "lower --cpus-per-trial or --gpus",
-               starts_ray=True),
+               five_wanted, what="two trials to go", starts_ray=True),
     WrongInput(FOLDER + " --trials 5 --max-gpu-hours 1 --gpus-per-trial 0",
-               "--max-gpu-hours has no meaning where trials take no GPU", starts_ray=True),
+               "--max-gpu-hours has no meaning where trials take no GPU", five_wanted,
+               what="two trials to go", starts_ray=True),
     WrongInput(FOLDER + " --dry-run --cpus-per-trial 4096", "no node can hold a trial",
                starts_ray=True),
 ]  # fmt: skip
