@@ -86,7 +86,6 @@ def _show_status(args: argparse.Namespace) -> int:
         return 0
     from wpm.cluster import Resources, call_on_a_node, connect, run_on_head
 
-    _check_address(args.address.rpartition("/")[2])
     root = args.run_root.resolve()
     if args.address.startswith(("http://", "https://")):
         if args.watch is not None:
@@ -94,6 +93,7 @@ def _show_status(args: argparse.Namespace) -> int:
         command = ["python", "launch.py", "--status", "--run-root", str(root)]
         print(run_on_head(args.address, command))
         return 0
+    _check_address(args.address)
     with connect(Resources(args.address, 1, 0)):
         watch_status(lambda: call_on_a_node(describe_status, root), print, args.watch)
     return 0

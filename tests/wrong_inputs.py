@@ -161,6 +161,8 @@ FLAGS = [
     WrongInput("--address localhost:1", "--address localhost:1: nothing answers there"),
     WrongInput("--address no.such.host.invalid:6379", "nothing answers there"),
     WrongInput("--address http://localhost:8265", "http addresses are for --status"),
+    WrongInput("--status --watch --address http://localhost:8265", "--watch needs an --address of"),
+    WrongInput("--status --address localhost:1", "--address localhost:1: nothing answers there"),
 ]
 ROWS = [
     WrongInput("--rows", "argument --rows: expected at least one argument"),

@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -467,7 +468,10 @@ def run_on_head(address: str, command: Sequence[str], *, wait_s: float = 120.0) 
                     f"--address {address}: no answer in {wait_s:.0f} s; see ray job list"
                 )
             time.sleep(0.5)
-        printed = str(client.get_job_logs(job)).strip()
+        # Ray's own lines come first, the last of them this one.
+        printed = re.sub(
+            r"(?s)^.*?Running entrypoint[^\n]*\n", "", client.get_job_logs(job)
+        ).strip()
     except (RuntimeError, ConnectionError, ValueError) as error:
         first_line = (str(error).strip().splitlines() or [repr(error)])[0]
         raise UserError(
@@ -476,7 +480,7 @@ def run_on_head(address: str, command: Sequence[str], *, wait_s: float = 120.0) 
         ) from error
     if status != JobStatus.SUCCEEDED:
         last = printed.splitlines()[-1] if printed else status.value
-        raise UserError(f"--address {address}: {last}")
+        raise UserError(f"on {address}: {last.removeprefix('launch.py: error: ')}")
     return printed
 
 
