@@ -27,6 +27,7 @@ from wpm.tables import format_table
 
 _COLUMNS = ("study", "trials", "complete", "stopped", "failed", "running", "best", "final runs",
             "time", "validating", "now")  # fmt: skip
+_SHOWN_FAILURES = 3  # of a study
 
 _CLEAR = "\x1b[H\x1b[2J"  # a terminal's cursor to the corner, and all wiped
 _SHARE = 0.1  # of the time that looking again and again may take
@@ -67,7 +68,7 @@ def describe_status(run_root: Path) -> tuple[str, bool]:
 
 
 def format_status(run_root: Path) -> str:
-    """Return a table of all studies under a run folder, and a line for each that is damaged.
+    """Return a table of all studies under a run folder, their last failures, and what is damaged.
 
     Raises:
         UserError: there are no studies.
@@ -75,18 +76,20 @@ def format_status(run_root: Path) -> str:
     places = find_studies(run_root)
     if not places:
         raise UserError(f"no studies under {run_root}; start one with python launch.py")
-    rows, problems = [], []
+    rows, failures, problems = [], [], []
     for place in places:
         try:
-            row, trouble = _describe(place)
+            row, failed, trouble = _describe(place)
             rows.append(row)
+            failures += failed
             problems += trouble
         except UserError as error:
             problems.append(str(error))
-    return "\n".join([format_table(_COLUMNS, rows, "text"), *problems])
+    return "\n".join([format_table(_COLUMNS, rows, "text"), *failures, *problems])
 
 
-def _describe(place: StudyPlace) -> tuple[list[Any], list[str]]:
+def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
+    """Return a study's line of the table, its last failures, and its problems."""
     study = read_study(place)
     assert study is not None  # found by its study.json
     records, problems = read_trials(place, with_reports=True)
@@ -110,7 +113,20 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str]]:
         _validating(records),
         now,
     ]
-    return row, problems + more_problems
+    return row, _last_failures(place, records), problems + more_problems
+
+
+def _last_failures(place: StudyPlace, records: Sequence[TrainingRecord]) -> list[str]:
+    """Return two lines for each of the trials that failed last: why, and where to read on."""
+    failed = [(r.result["ended"], r) for r in records if r.result and r.state == FAILED]
+    lines = []
+    for _, record in sorted(failed, key=lambda pair: pair[0])[-_SHOWN_FAILURES:]:
+        assert record.result is not None
+        number, log = record.identity["number"], record.folder / "error.log"
+        lines.append(f"{place.name} trial {number} failed: {record.result['reason']}")
+        if log.exists():
+            lines.append(f"    {log}")
+    return lines
 
 
 def _validating(records: Sequence[TrainingRecord]) -> str:
