@@ -24,6 +24,7 @@ from wpm.records import (
     worker_seconds,
 )
 from wpm.tables import format_table
+from wpm.training_log import last_lines
 
 _COLUMNS = ("study", "trials", "complete", "stopped", "failed", "running", "best", "final runs",
             "time", "validating", "now")  # fmt: skip
@@ -117,7 +118,7 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
 
 
 def _last_failures(place: StudyPlace, records: Sequence[TrainingRecord]) -> list[str]:
-    """Return two lines for each of the trials that failed last: why, and where to read on."""
+    """Return for each of the trials that failed last: why, where to read on, its last words."""
     failed = [(r.result["ended"], r) for r in records if r.result and r.state == FAILED]
     lines = []
     for _, record in sorted(failed, key=lambda pair: pair[0])[-_SHOWN_FAILURES:]:
@@ -126,6 +127,7 @@ def _last_failures(place: StudyPlace, records: Sequence[TrainingRecord]) -> list
         lines.append(f"{place.name} trial {number} failed: {record.result['reason']}")
         if log.exists():
             lines.append(f"    {log}")
+        lines += [f"    | {line}" for line in last_lines(record.folder)]
     return lines
 
 
