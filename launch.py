@@ -283,6 +283,7 @@ def _look_ahead(
     """Print what is wrong with the cluster, or what a launch would take."""
     from wpm.cluster import Resources, ask_nodes, connect, count_gpus, list_nodes
     from wpm.datasets import load_index
+    from wpm.disk import GIB, FolderSize
     from wpm.doctor import Undertaking, estimate_disk, examine
     from wpm.forecast import forecast_finals, forecast_search, format_forecasts
     from wpm.machine import count_slots
@@ -324,6 +325,11 @@ def _look_ahead(
         nodes = list_nodes()
         slots = count_slots(nodes, args.cpus_per_trial, gpus)
         print(format_forecasts(forecasts, slots, gpus, estimate_disk(undertaking, nodes)))
+        if args.max_disk is not None:
+            used = FolderSize(run_root).measure()
+            print(
+                f"{run_root} holds {used / 1e9:.2f} GB of {args.max_disk * GIB / 1e9:.2f} (--max-disk)"
+            )
     return FINISHED
 
 

@@ -129,12 +129,13 @@ def test_command_is_told_how_the_launch_ended(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_dry_run_and_doctor_start_no_search(images: Path, tmp_path: Path) -> None:
     arguments = [*folder_arguments(images, tmp_path), "--rows", "triplet", "triplet+wpm"]
-    answer = launch(*arguments, "--dry-run", "--trials", "7")
+    answer = launch(*arguments, "--dry-run", "--trials", "7", "--max-disk", "2")
     assert answer.returncode == 0, answer.stderr
     for row in ("triplet", "triplet+wpm"):
         assert f"folder/smoke/{row} " in answer.stdout
     assert "2 studies of which nothing is known" in answer.stdout
     assert "GB more in" in answer.stdout
+    assert "runs holds 0.00 GB of 2.15 (--max-disk)" in answer.stdout
     answer = launch(*arguments, "--doctor")
     assert answer.returncode in (0, 2), answer.stderr
     assert "to mend" in answer.stdout.splitlines()[-1]
