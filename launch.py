@@ -4,11 +4,10 @@
 import argparse
 import dataclasses
 import os
-import shlex
-import subprocess
+import socket
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +17,20 @@ from wpm.config import Protocol, Row, default_protocol, find_protocol
 from wpm.errors import UserError
 
 if TYPE_CHECKING:  # slow to import: only once the arguments are known to be good
+    from wpm.budget import MeteredWork
+    from wpm.cluster import Resources
     from wpm.console import Console
     from wpm.datasets import DataSource
+    from wpm.notify import Notifier
     from wpm.records import StudyPlace, TrainingRecord
     from wpm.spaces import SearchSpace
     from wpm.study import StudyPlan
-    from wpm.work import WorkSource
+    from wpm.work import StudyEnd, WorkSource
 
-    # Work, its studies, and a training of its size to measure.
+    # Work, its studies, and a training of its size.
     _Prepared = tuple[WorkSource, list[StudyPlace], Mapping[str, Any] | None]
 
-NOTIFY_S = 60  # that a --notify command may take
+_ANSWER_S = 10.0  # that a cluster's head may take to answer
 # How a launch ended, as `--notify` is told; a doctor's findings end one too.
 FINISHED, OVER, INTERRUPTED, FAILED, ILL = "finished", "budget", "interrupted", "failed", "ill"
 
@@ -36,59 +38,75 @@ FINISHED, OVER, INTERRUPTED, FAILED, ILL = "finished", "budget", "interrupted", 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit code."""
     args = build_parser(__doc__).parse_args(arguments)
+    notifier: Notifier | None = None
+    event, message = FAILED, ""
     try:
+        if args.watch is not None and not args.status:
+            raise UserError("--watch needs --status: it prints the status again and again")
         if args.status:
             return _show_status(args)
-        event = _launch(args)
-        _notify(args, event, "")
+        notifier = _make_notifier(args)
+        event = _launch(args, notifier)
         return EXIT_BAD_INPUT if event == ILL else 0
     except UserError as error:
         if args.debug:
             traceback.print_exc()
         print(f"launch.py: error: {error}", file=sys.stderr)
-        _notify(args, FAILED, str(error))
+        message = str(error)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
+        if args.status:
+            return 0
         print("launch.py: interrupted; give the same command again to continue", file=sys.stderr)
-        _notify(args, INTERRUPTED, "")
+        event = INTERRUPTED
         return 130
     except Exception as error:
-        _notify(args, FAILED, f"{type(error).__name__}: {error}")
+        message = f"{type(error).__name__}: {error}"
         raise
+    finally:
+        if notifier is not None:
+            notifier.tell_launch(event, message)
+            for line in notifier.complaints:
+                print(f"launch.py: {line}", file=sys.stderr)
 
 
-def _notify(args: argparse.Namespace, event: str, message: str) -> None:
-    """Run the user's command; what becomes of it does not change what became of the launch."""
-    if args.notify is None:
-        return
-    told = {
-        "WPM_EVENT": event,
-        "WPM_MESSAGE": message,
-        "WPM_STUDIES": " ".join(f"{args.dataset}/{row}" for row in args.rows or DEFAULT_ROWS),
-        "WPM_RUN_ROOT": str(args.run_root.resolve()),
-    }
-    try:
-        code = subprocess.run(
-            shlex.split(args.notify), env={**os.environ, **told}, timeout=NOTIFY_S, check=False
-        ).returncode
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        print(f"launch.py: --notify did not run: {error}", file=sys.stderr)
-        return
-    if code:
-        print(f"launch.py: --notify ended with exit code {code}", file=sys.stderr)
+def _make_notifier(args: argparse.Namespace) -> "Notifier":
+    from wpm.notify import Notifier, split_command
+
+    command = [] if args.notify is None else split_command(args.notify)
+    studies = " ".join(f"{args.dataset}/{row}" for row in args.rows or DEFAULT_ROWS)
+    return Notifier(command, studies, args.run_root)
 
 
 def _show_status(args: argparse.Namespace) -> int:
-    from wpm.status import format_status
+    from wpm.status import describe_status, watch_status
 
-    print(format_status(args.run_root))
+    if args.address == "local":
+        watch_status(lambda: describe_status(args.run_root), print, args.watch)
+        return 0
+    from wpm.cluster import Resources, call_on_a_node, connect, run_on_head
+
+    root = args.run_root.resolve()
+    if args.address.startswith(("http://", "https://")):
+        if args.watch is not None:
+            raise UserError("--watch needs an --address of Ray itself, HOST:PORT, or none")
+        command = ["python", "launch.py", "--status", "--run-root", str(root)]
+        print(run_on_head(args.address, command))
+        return 0
+    _check_address(args.address)
+    with connect(Resources(args.address, 1, 0)):
+        watch_status(lambda: call_on_a_node(describe_status, root), print, args.watch)
     return 0
 
 
-def _launch(args: argparse.Namespace) -> str:
+def _launch(args: argparse.Namespace, notifier: "Notifier") -> str:
     """Do what was asked; return how it ended."""
     if args.published and not args.best_only:
         raise UserError("--published needs --best-only: it trains without a search")
+    if args.address.startswith("http"):
+        raise UserError(
+            f"--address {args.address}: http addresses are for --status; give HOST:PORT"
+        )
     if args.top > 1 and (args.published or not args.best_only):
         raise UserError("--top needs --best-only after a search, without --published")
     rows = _parse_rows(args)
@@ -104,11 +122,14 @@ def _launch(args: argparse.Namespace) -> str:
     )
     _check_writable(args.run_root)
     _check_writable(args.work_root)
+    _check_address(args.address)
 
     from wpm.model import check_model
 
     args.weights = _find_weights(args, protocol)
     check_model(protocol, args.weights)
+    for row in rows:
+        _check_parameters(row, args.search_spaces)
 
     from wpm.console import Console
     from wpm.datasets import DataSource
@@ -133,8 +154,9 @@ def _launch(args: argparse.Namespace) -> str:
             return FINISHED
         prepare = _prepare_retraining if args.best_only else _prepare_search
         with ExitStack() as held:
-            prepared = prepare(args, protocol, places, source, console, held)
-            if prepared is not None and not _run(args, *prepared, console):
+            hear = notifier.tell_study
+            prepared = prepare(args, protocol, places, source, console, held, hear)
+            if prepared is not None and not _run(args, *prepared, console, hear):
                 return OVER
         console.clear()
         hint = "python -m analysis.table" if args.best_only else "python launch.py --best-only"
@@ -153,6 +175,24 @@ def _parse_rows(args: argparse.Namespace) -> list[Row]:
     for row in rows:
         load_space(row, args.search_spaces)
     return rows
+
+
+def _check_parameters(row: Row, folder: Path) -> None:
+    """Refuse a search space that lacks a parameter of its loss, before trials fail for it."""
+    import torch
+
+    from wpm.losses import build_loss
+    from wpm.spaces import load_space
+
+    if not row.trained:
+        return
+    space = load_space(row, folder)
+    parameters = space.complete({name: r.low for name, r in space.searched.items()})
+    try:
+        with torch.random.fork_rng(devices=[]):
+            build_loss(row, parameters, num_classes=2, embedding_dim=2)
+    except UserError as error:
+        raise UserError(f"{folder / row.loss}.toml: {error}, searched or fixed") from error
 
 
 def _find_weights(args: argparse.Namespace, protocol: Protocol) -> str:
@@ -195,6 +235,20 @@ def _check_writable(folder: Path) -> None:
         raise UserError(
             f"{folder}: cannot be written ({existing} is not a writable folder); choose another"
         )
+
+
+def _check_address(address: str) -> None:
+    """Refuse a cluster that nobody answers for, before anything is written or decoded."""
+    if address in ("local", "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"--address {address}: nothing answers there ({error}); give the address that ray "
+            "start printed on the head, or --address auto on a node of the cluster"
+        ) from error
 
 
 def _prepare_pixels(
@@ -240,6 +294,7 @@ def _look_ahead(
     """Print what is wrong with the cluster, or what a launch would take."""
     from wpm.cluster import Resources, ask_nodes, connect, count_gpus, list_nodes
     from wpm.datasets import load_index
+    from wpm.disk import GIB, FolderSize
     from wpm.doctor import Undertaking, estimate_disk, examine
     from wpm.forecast import forecast_finals, forecast_search, format_forecasts
     from wpm.machine import count_slots
@@ -281,6 +336,10 @@ def _look_ahead(
         nodes = list_nodes()
         slots = count_slots(nodes, args.cpus_per_trial, gpus)
         print(format_forecasts(forecasts, slots, gpus, estimate_disk(undertaking, nodes)))
+        if args.max_disk is not None:
+            used = FolderSize(run_root).measure()
+            cap = args.max_disk * GIB
+            print(f"{run_root} holds {used / 1e9:.2f} GB of {cap / 1e9:.2f} (--max-disk)")
     return FINISHED
 
 
@@ -291,6 +350,7 @@ def _prepare_search(
     source: "DataSource",
     console: "Console",
     held: ExitStack,
+    hear_study_end: "Callable[[StudyEnd], None]",
 ) -> "_Prepared | None":
     from wpm.search import SearchWork
     from wpm.study import Study
@@ -301,7 +361,8 @@ def _prepare_search(
         if place not in searched:
             console.line(f"{place.name}: nothing to search; --best-only tests it")
     plans = [_plan_study(args, protocol, place, pixels) for place in searched]
-    work = SearchWork([held.enter_context(Study(plan)) for plan in plans], console.line)
+    studies = [held.enter_context(Study(plan)) for plan in plans]
+    work = SearchWork(studies, console.line, hear_study_end)
     if work.exhausted:
         return None
     parameters: dict[Row, Mapping[str, float]] = {
@@ -361,6 +422,7 @@ def _prepare_retraining(
     source: "DataSource",
     console: "Console",
     held: ExitStack,
+    hear_study_end: "Callable[[StudyEnd], None]",
 ) -> "_Prepared | None":
     from wpm.retrain import RetrainPlan, RetrainWork, check_same_study, choose_best_trials
     from wpm.study import record_plan
@@ -396,7 +458,7 @@ def _prepare_retraining(
                     weights=args.weights,
                 )
             )
-    work = held.enter_context(RetrainWork(plans, console.line))
+    work = held.enter_context(RetrainWork(plans, console.line, hear_study_end))
     if work.exhausted:
         return None
     by_row = {Row.parse(plan.place.row): plan.parameters for plan in plans}
@@ -455,17 +517,17 @@ def _run(
     places: "list[StudyPlace]",
     probe: Mapping[str, Any] | None,
     console: "Console",
+    hear_study_end: "Callable[[StudyEnd], None]",
 ) -> bool:
     """Run work on Ray, with everything that libraries print in a log file.
 
     Returns:
         Whether it ran to its end, and no budget ended it.
     """
-    from wpm.budget import Budget, MeteredWork
     from wpm.console import log_to_file
-    from wpm.records import gpu_seconds, log_path, read_all_reports
+    from wpm.records import new_log
 
-    log = log_path(args.run_root.resolve())
+    log = new_log(args.run_root.resolve())
     console.line(f"log: {log}")
     console.live(lambda: "starting Ray ...")
     with log_to_file(log):
@@ -474,7 +536,6 @@ def _run(
             StoppedBySignalError,
             ask_nodes,
             connect,
-            count_gpus,
             measure_gpus,
             run_work,
         )
@@ -483,23 +544,15 @@ def _run(
         asked = None if args.gpus_per_trial == AUTO else args.gpus_per_trial
         resources = Resources(args.address, args.cpus_per_trial, asked)
         try:
-            with connect(resources):
+            with connect(resources) as dashboard:
+                if dashboard:
+                    console.line(f"Ray's dashboard: http://{dashboard}")
                 if args.address != "local":
                     check_shared([args.run_root.resolve(), args.work_root.resolve()], ask_nodes)
                 if args.gpus_per_trial == AUTO and probe is not None:
                     resources = dataclasses.replace(resources, gpus=measure_gpus(probe))
                     console.line(f"GPUs a trial, measured: {resources.gpus:.3g}")
-                if args.max_gpu_hours is not None and count_gpus(resources) == 0:
-                    raise UserError(
-                        "--max-gpu-hours has no meaning where trials take no GPU; use --max-hours"
-                    )
-                # Read for this budget only: it takes as long as a ranking.
-                spent = {
-                    folder: gpu_seconds(reports)
-                    for place in (places if args.max_gpu_hours is not None else [])
-                    for folder, reports in read_all_reports(place).items()
-                }
-                metered = MeteredWork(work, Budget(args.max_hours, args.max_gpu_hours), spent)
+                metered = _meter(args, work, places, probe, resources, console, hear_study_end)
                 run_work(metered, resources, args.run_root.resolve(), console.live, metered.over)
         except StoppedBySignalError:
             raise KeyboardInterrupt from None
@@ -507,7 +560,60 @@ def _run(
     if work.remaining and metered.over():
         console.line(f"stopped at {metered.over()}; the same command with more goes on")
         return False
-    return True
+    return not (work.remaining and metered.retired)
+
+
+def _meter(
+    args: argparse.Namespace,
+    work: "WorkSource",
+    places: "list[StudyPlace]",
+    probe: Mapping[str, Any] | None,
+    resources: "Resources",
+    console: "Console",
+    hear_study_end: "Callable[[StudyEnd], None]",
+) -> "MeteredWork":
+    """Put the work under the budgets that the flags give."""
+    from wpm.budget import Budget, MeteredWork
+    from wpm.cluster import count_gpus
+    from wpm.disk import GIB, DiskCap
+    from wpm.records import gpu_seconds, read_all_reports
+    from wpm.work import STUDY_BUDGET, StudyEnd
+
+    budget = Budget(args.max_hours, args.max_gpu_hours, args.max_gpu_hours_per_study)
+    in_gpu_hours = budget.gpu_hours is not None or budget.study_gpu_hours is not None
+    if in_gpu_hours and count_gpus(resources) == 0:
+        flag = "--max-gpu-hours" + ("-per-study" if budget.gpu_hours is None else "")
+        raise UserError(f"{flag} has no meaning where trials take no GPU; use --max-hours")
+    # Read for these budgets only: it takes as long as a ranking.
+    spent = {
+        place.name: {folder: gpu_seconds(r) for folder, r in read_all_reports(place).items()}
+        for place in (places if in_gpu_hours else [])
+    }
+
+    def announce(study: str, reason: str) -> None:
+        console.line(f"{study} stopped at {reason}; the same command with more goes on")
+        hear_study_end(StudyEnd(study, STUDY_BUDGET, f"stopped at {reason}"))
+
+    metered = MeteredWork(work, budget, spent, announce=announce)
+    if args.max_disk is not None:
+        cap = DiskCap(
+            args.run_root, args.max_disk * GIB, _checkpoint_bytes(probe), lambda: metered.running
+        )
+        metered.cap_disk(cap.over)
+    return metered
+
+
+def _checkpoint_bytes(probe: Mapping[str, Any] | None) -> int:
+    """Estimate a checkpoint of a training of that size; 0 where nothing is trained."""
+    from wpm.config import TrainingConfig
+    from wpm.doctor import estimate_checkpoint
+    from wpm.pixels import Pixels
+
+    if probe is None:
+        return 0
+    config = TrainingConfig.from_json(probe["config"])
+    channels = Pixels(Path(probe["pixels"])).channels
+    return estimate_checkpoint(config.protocol, channels, len(config.folds))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from analysis.options import (
 )
 from wpm.config import Row, protocol_from_json
 from wpm.errors import UserError
-from wpm.records import COMPLETE, StudyPlace, read_finals
+from wpm.records import COMPLETE, StudyPlace, best_tested, read_finals
 
 DESCRIPTION = """Embed the test images with the models of each study's best configuration.
 
@@ -38,17 +38,11 @@ def choose_run(place: StudyPlace) -> tuple[Path, dict[str, Any], dict[str, Any]]
     """
     finals, problems = read_finals(place)
     report_problems(problems)
-    tested = [final for final in finals if final.with_state(COMPLETE)]
-    if not tested:
+    best = best_tested(finals)
+    if best is None:
         return None
-
-    def order(chosen: dict[str, Any]) -> tuple[float, str]:
-        score = float("-inf") if chosen["score"] is None else chosen["score"]
-        return -score, str(chosen["trial"]).zfill(9)
-
-    best = min(tested, key=lambda final: order(final.content["chosen"]))
     result = best.with_state(COMPLETE)[0]
-    return best.folder / f"seed-{result['seed']}", result, best.content["chosen"]
+    return best.folder / f"seed-{result['seed']}", result, dict(best.content["chosen"])
 
 
 def embed_study(

@@ -7,11 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.options import build_parser, parse_count, require_study, run_main, select_studies
+from analysis.options import (
+    build_parser,
+    parse_count,
+    report_problems,
+    require_study,
+    run_main,
+    select_studies,
+)
 from wpm.atomic import write_bytes, write_json
 from wpm.config import Row
 from wpm.errors import UserError
-from wpm.records import COMPLETE, StudyPlace, TrainingFolder
+from wpm.records import COMPLETE, StudyPlace, TrainingFolder, best_tested, read_finals
 
 DESCRIPTION = """Copy the models of a final run out of the records.
 
@@ -28,7 +35,7 @@ def export_run(place: StudyPlace, run: int, out: Path) -> list[Path]:
 
     Args:
         place: the study.
-        run: number of the run, from 1, among those that were tested.
+        run: number of the run, from 1, among those of the best configuration that were tested.
         out: folder to write; must not exist, or be empty.
 
     Returns:
@@ -39,25 +46,24 @@ def export_run(place: StudyPlace, run: int, out: Path) -> list[Path]:
     """
     if not Row.parse(place.row).trained:
         raise UserError(f"study {place.name} trains no model: there is nothing to export")
-    tested = [
-        folder
-        for folder in sorted(place.folder.glob("finals/*/seed-*"))
-        if (TrainingFolder(folder).read_result() or {}).get("state") == COMPLETE
-    ]
-    if run > len(tested):
+    finals, problems = read_finals(place)
+    report_problems(problems)
+    best = best_tested(finals)
+    tested = [] if best is None else best.with_state(COMPLETE)
+    if best is None or run > len(tested):
         raise UserError(
             f"study {place.name} has {len(tested)} tested runs, not {run}; make more with "
             "python launch.py --best-only"
         )
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty; give --out another folder")
-    folder = tested[run - 1]
-    result = TrainingFolder(folder).read_result() or {}
+    result = tested[run - 1]
+    folder = best.folder / f"seed-{result['seed']}"
     protocol = require_study(place)["identity"]["protocol"]
+    sources = [_find_model(folder, fold) for fold in range(protocol["folds"])]
     models: list[tuple[Path, bytes, dict[str, Any]]] = []  # all are read before one is written
-    for fold in range(protocol["folds"]):
+    for fold, source in enumerate(sources):
         training = TrainingFolder(folder / f"fold-{fold}")
-        (source,) = training.folder.glob("*.safetensors")
         weights = training.read_model(source.name)
         identity = training.read_identity()
         target = out / f"fold-{fold}.safetensors"
@@ -78,6 +84,15 @@ def export_run(place: StudyPlace, run: int, out: Path) -> list[Path]:
         write_bytes(target, weights)
         write_json(target.with_suffix(".json"), content)
     return [target for target, _, _ in models]
+
+
+def _find_model(folder: Path, fold: int) -> Path:
+    for path in (folder / f"fold-{fold}").glob("*.safetensors"):
+        return path
+    raise UserError(
+        f"{folder}/fold-{fold}: its model is missing; restore it from a backup, or move {folder} "
+        "away and give python launch.py --best-only again"
+    )
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -134,7 +134,7 @@ class Replay(SearchWork):
             spread = max(open_studies, default=0) - min(open_studies, default=0)
             self.seen.widest = max(self.seen.widest, spread)
         history = self._histories[int(self._rng.integers(len(self._histories)))]
-        return Work(work.key, describe_history(history, self._scale))
+        return Work(work.key, work.study, describe_history(history, self._scale))
 
     def on_step(self, work: Work, step: StepResult) -> bool:
         """Count, then ask the study."""

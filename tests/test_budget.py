@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import launch
+from tests.test_study import curve
 from tests.tiny import make_image_folder, make_plan
 from wpm.budget import Budget, MeteredWork
 from wpm.jobs import StepResult
@@ -14,6 +15,10 @@ from wpm.records import StudyPlace, TrainingFolder, gpu_seconds, read_all_report
 from wpm.search import SearchWork
 from wpm.study import Study
 from wpm.work import Work, WorkSource
+
+
+def make_work(name: str, study: str = "triplet") -> Work:
+    return Work(name, study, {"folder": f"/{name}"})
 
 
 class Endless:
@@ -24,13 +29,14 @@ class Endless:
 
     def __init__(self) -> None:
         self.heard: list[str] = []
+        self.stops = True
 
     def next_work(self) -> Work | None:
-        return Work("a", {"folder": "/a"})
+        return make_work("a")
 
     def on_step(self, work: Work, step: StepResult) -> bool:
         self.heard.append("step")
-        return True
+        return self.stops
 
     def on_stopped(self, work: Work, step: StepResult) -> None:
         self.heard.append("stopped")
@@ -40,6 +46,12 @@ class Endless:
 
     def on_lost(self, work: Work, reason: str) -> None:
         self.heard.append(reason)
+
+    def on_left(self, work: Work) -> None:
+        self.heard.append(f"left {work.key}")
+
+    def retire(self, study: str) -> None:
+        self.heard.append(f"retire {study}")
 
     def describe(self) -> str:
         return "endless"
@@ -51,7 +63,9 @@ def step(hours: float, gpus: float = 0.5) -> StepResult:
 
 
 def test_gpu_hours_are_those_of_all_trainings_and_of_earlier_launches() -> None:
-    metered = MeteredWork(Endless(), Budget(gpu_hours=4.0), {"/a": 1800.0, "/b": 3600.0})
+    metered = MeteredWork(
+        Endless(), Budget(gpu_hours=4.0), {"triplet": {"/a": 1800.0}, "margin": {"/b": 3600.0}}
+    )
     work = metered.next_work()
     assert work is not None
     assert metered.on_step(work, step(5.9)), "what the source decides is passed on"
@@ -72,20 +86,68 @@ def test_hours_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_limit_is_never_over() -> None:
-    metered = MeteredWork(Endless(), Budget(), {"/b": 1e9})
+    metered = MeteredWork(Endless(), Budget(), {"triplet": {"/b": 1e9}})
     assert metered.over() == ""
 
 
 def test_everything_is_passed_on() -> None:
     source = Endless()
     metered = MeteredWork(source, Budget(gpu_hours=1.0), {})
-    work = Work("a", {"folder": "/a"})
+    work = make_work("a")
     metered.on_step(work, StepResult([], None))
     metered.on_stopped(work, step(0.1))
     metered.on_ended(work, step(0.2))
     metered.on_lost(work, "killed")
-    assert source.heard == ["step", "stopped", "ended", "killed"]
+    metered.on_left(work)
+    metered.retire("margin")
+    assert source.heard == ["step", "stopped", "ended", "killed", "left a", "retire margin"]
     assert (metered.describe(), metered.exhausted) == ("endless", False)
+
+
+def test_a_studys_hours_end_its_work_and_let_the_others_go_on() -> None:
+    source, told = Endless(), []
+    source.stops = False
+    metered = MeteredWork(
+        source, Budget(study_gpu_hours=1.0), {}, announce=lambda *line: told.append(line)
+    )
+    spends, other, beside = make_work("a"), make_work("b", "margin"), make_work("c")
+    assert not metered.on_step(spends, step(1.9))
+    assert not metered.on_step(other, step(1.9)), "each study has its own hours"
+    assert metered.on_step(spends, step(2.1))
+    metered.on_stopped(spends, step(2.1))
+    assert metered.on_step(beside, step(0.1)), "what runs of the study ends at its next validation"
+    metered.on_stopped(beside, step(0.1))
+    assert not metered.on_step(other, step(1.9))
+    assert source.heard == ["step", "step", "retire triplet", "step", "left a", "step", "left c",
+                            "step"]  # fmt: skip
+    assert told == [("triplet", "1.05 of 1 GPU-hours (--max-gpu-hours-per-study)")]
+    assert metered.retired == {"triplet"}
+    assert metered.over() == "", "the launch goes on"
+
+
+def test_what_the_search_itself_stops_is_not_left() -> None:
+    source = Endless()
+    metered = MeteredWork(source, Budget(study_gpu_hours=1.0), {})
+    assert metered.on_step(make_work("a"), step(2.1))
+    metered.on_stopped(make_work("a"), step(2.1))
+    assert source.heard == ["retire triplet", "step", "stopped"]
+
+
+def test_a_study_that_has_spent_its_hours_is_not_begun() -> None:
+    source = Endless()
+    spent = {"triplet": {"/a": 3601.0}, "margin": {"/b": 3599.0}}
+    MeteredWork(source, Budget(study_gpu_hours=1.0), spent)
+    assert source.heard == ["retire triplet"]
+
+
+def test_the_disks_cap_is_a_limit_like_others() -> None:
+    metered = MeteredWork(Endless(), Budget(), {})
+    assert metered.next_work() is not None
+    metered.cap_disk(lambda: f"full with {metered.running} running" if metered.running else "")
+    assert metered.over() == "full with 1 running"
+    assert metered.next_work() is None
+    metered.on_ended(make_work("a"), step(0.1))
+    assert metered.over() == ""
 
 
 def test_all_reports_are_read_and_counted_in_proportion(tmp_path: Path) -> None:
@@ -136,3 +198,35 @@ def test_a_budget_stops_a_launch_before_its_end(
     out = capfd.readouterr().out
     assert "stopped at 1 hours (--max-hours); the same command with more goes on" in out
     assert "done; next" not in out
+
+
+def test_trials_of_a_study_without_hours_are_adopted_by_the_next_launch(tmp_path: Path) -> None:
+    plans = [make_plan(tmp_path, row, trials=2) for row in ("contrastive", "triplet")]
+    lines: list[tuple[str, str]] = []
+    with Study(plans[0]) as first, Study(plans[1]) as second:
+        source = SearchWork([first, second], lambda line: None)
+        metered = MeteredWork(
+            source, Budget(study_gpu_hours=1.0), {}, announce=lambda *line: lines.append(line)
+        )
+        work = metered.next_work()
+        assert work is not None and work.study == "folder/smoke/contrastive"
+        assert metered.on_step(work, long_step(tmp_path, work))
+        metered.on_stopped(work, long_step(tmp_path, work))
+        others = [metered.next_work() for _ in range(3)]
+        assert [w.study if w else None for w in others] == ["folder/smoke/triplet"] * 2 + [None]
+        assert metered.exhausted, "what could be handed out was"
+        assert metered.remaining == 4, "two that run, the one that was left, one not begun"
+        assert "contrastive 0/2 (+0)" in metered.describe()
+    with Study(plans[0]) as study:
+        again = SearchWork([study], lambda line: None).next_work()
+        assert again is not None
+        assert again.key == work.key, "the trial that was left goes first"
+
+
+def long_step(tmp_path: Path, work: Work) -> StepResult:
+    """Return a step of more than a GPU-hour that left a checkpoint."""
+    reports = curve(0.5, 1)
+    reports[-1] |= {"gpus": 1.0}
+    reports[-1]["folds"][0] |= {"training_seconds": 4000.0, "validation_seconds": 0.0}
+    TrainingFolder(Path(work.payload["folder"])).write_progress(reports, {"epoch": 1})
+    return StepResult(reports, None)

@@ -11,6 +11,7 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.air.execution._internal.tracked_actor import TrackedActor
 from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
 from ray.exceptions import OutOfMemoryError
+from ray.job_submission import JobStatus
 from ray.tune.search import Searcher
 
 from wpm import cluster
@@ -55,7 +56,7 @@ class Endless:
 
     def next_work(self) -> Work:
         self.handed_out += 1
-        return Work(str(self.handed_out), {})
+        return Work(str(self.handed_out), "study", {})
 
     def on_step(self, work: Work, step: StepResult) -> bool:
         return True
@@ -67,6 +68,12 @@ class Endless:
         pass
 
     def on_lost(self, work: Work, reason: str) -> None:
+        pass
+
+    def on_left(self, work: Work) -> None:
+        pass
+
+    def retire(self, study: str) -> None:
         pass
 
     def describe(self) -> str:
@@ -84,6 +91,15 @@ def test_work_is_handed_out_while_there_is_room(monkeypatch: pytest.MonkeyPatch)
     bridge.hear("trial 3", {"step": '{"reports": [], "result": null}'})
     assert bridge.suggest("another") is not None
     assert bridge.suggest("one more") is None
+
+
+@pytest.mark.parametrize(("slots", "waiting"), [(1, 1), (2, 2), (4, 4), (8, 8), (20, 8), (64, 16)])
+def test_a_small_cluster_may_double(
+    slots: int, waiting: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An autoscaler adds nodes for what waits, and a node takes minutes to come."""
+    monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((slots, 0)))
+    assert cluster._Room(1, 0, grows=True)() == slots + waiting
 
 
 def test_room_grows_with_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,3 +285,44 @@ def test_files_of_killed_launches_are_removed(tmp_path: Path) -> None:
     ):
         assert set(tmp_path.iterdir()) == {young, held, ours}
     assert set(tmp_path.iterdir()) == {young, held}
+
+
+class Jobs:
+    """A cluster's job interface, with one job that ends at the second look."""
+
+    status = JobStatus.SUCCEEDED
+    printed = "job_manager: set up\nRunning entrypoint for job 1: x\nstudy a\nstudy b\n"
+
+    def __init__(self, address: str) -> None:
+        if "nobody" in address:
+            raise ConnectionError("Failed to connect")
+        self.looks = [JobStatus.RUNNING, self.status]
+
+    def submit_job(self, *, entrypoint: str, entrypoint_num_cpus: int) -> str:
+        assert entrypoint == "python launch.py --status --run-root '/mnt/my runs'"
+        assert entrypoint_num_cpus == 0, "beside what trains there"
+        return "1"
+
+    def get_job_status(self, job: str) -> JobStatus:
+        return self.looks.pop(0)
+
+    def get_job_logs(self, job: str) -> str:
+        return self.printed
+
+
+COMMAND = ["python", "launch.py", "--status", "--run-root", "/mnt/my runs"]
+
+
+def test_what_a_command_on_the_head_prints_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "JobSubmissionClient", Jobs)
+    assert cluster.run_on_head("http://head:8265", COMMAND) == "study a\nstudy b"
+
+
+def test_what_goes_wrong_there_is_one_line_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "JobSubmissionClient", Jobs)
+    monkeypatch.setattr(Jobs, "status", JobStatus.FAILED)
+    monkeypatch.setattr(Jobs, "printed", "launch.py: error: no studies under /mnt/my runs\n")
+    with pytest.raises(UserError, match=r"^on http://head:8265: no studies under /mnt/my runs$"):
+        cluster.run_on_head("http://head:8265", COMMAND)
+    with pytest.raises(UserError, match=r"no job interface answers .*ray dashboard cluster.yaml"):
+        cluster.run_on_head("http://nobody:8265", COMMAND)

@@ -82,12 +82,17 @@ def is_spot(node: dict[str, Any]) -> bool:
 
 
 @clusters
-def test_as_many_trials_may_wait_as_there_can_be_workers(path: Path) -> None:
-    """Tune lets one trial wait by itself, and the autoscaler then adds one node at a time."""
-    config = load(path)
-    waiting = re.search(r"TUNE_MAX_PENDING_TRIALS_PG=(\d+)", "\n".join(commands_of(config)))
-    assert waiting is not None
-    assert int(waiting[1]) == config["max_workers"]
+def test_nothing_is_set_that_the_launch_sets_itself(path: Path) -> None:
+    assert not [c for c in commands_of(load(path)) if "TUNE_" in c]
+
+
+def test_every_line_of_the_aws_file_is_explained() -> None:
+    """Each key by its name in docs/cluster.md, or in a comment beside it."""
+    text = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+    docs = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    keys = {key.strip() for key in re.findall(r"^ *(?:- )?([A-Za-z_]\w*):(?= |$)", text, re.M)}
+    assert len(keys) > 30
+    assert sorted(key for key in keys if f"`{key}" not in docs) == []
 
 
 @clouds

@@ -1,5 +1,6 @@
 """A trained model leaves the house, and gives the same scores outside."""
 
+import dataclasses
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 from analysis.export import export_run, main
 from tests.test_retrain import drain, retrain_plan
 from tests.tiny import make_pixels
+from wpm.atomic import read_json
 from wpm.errors import UserError
 from wpm.evaluate import mean_scores
 from wpm.model import load_exported
@@ -78,3 +80,30 @@ def test_wrong_exports_are_one_line(
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(UserError, match=r"fold-0.safetensors: model cannot be loaded"):
         load_exported(exported)
+
+
+def test_models_of_the_best_configuration_are_exported(
+    study_plan: StudyPlan, tmp_path: Path
+) -> None:
+    """Whatever their folders are called: those are named by a hash."""
+    best = retrain_plan(study_plan, tmp_path, runs=1)
+    for neg_margin in (0.5, 0.6, 0.7, 0.8):
+        other = dataclasses.replace(
+            best, parameters={"pos_margin": 0.0, "neg_margin": neg_margin},
+            chosen={"trial": 7, "score": 0.1},
+        )  # fmt: skip
+        with RetrainWork([other], lambda line: None) as source:
+            drain(source)
+        if other.folder.name < best.folder.name:
+            break
+    assert other.folder.name < best.folder.name
+    with RetrainWork([best], lambda line: None) as source:
+        drain(source)
+    export_run(study_plan.place, 1, tmp_path / "out")
+    content = read_json(tmp_path / "out" / "fold-0.json")
+    assert content["parameters"] == best.parameters
+    for model in best.folder.glob("*/fold-2/*.safetensors"):
+        model.unlink()
+    with pytest.raises(UserError, match=r"fold-2: its model is missing; restore it"):
+        export_run(study_plan.place, 1, tmp_path / "more")
+    assert not (tmp_path / "more").exists()

@@ -29,58 +29,11 @@ def images(tmp_path: Path) -> Path:
     return make_image_folder(tmp_path / "images")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--rows", "kontrastive"], "unknown row 'kontrastive'; choose from arcface, "),
-        (["--rows", "Contrastive"], "row 'Contrastive' is not LOSS or LOSS+wpm"),
-        (["--rows", "contrastive+wpn"], "row 'contrastive+wpn' is not LOSS or LOSS+wpm"),
-        (["--rows", "../../etc"], "row '../../etc' is not LOSS or LOSS+wpm"),
-        (["--rows", "wpm"], "unknown row 'wpm'"),
-        (["--rows"], "argument --rows: expected at least one argument"),
-        (["--dataset", "imagenet"], "unknown data set 'imagenet'; choose from glyphs, omniglot"),
-        (["--protocol", "tiny"], "unknown protocol 'tiny'; choose from small, mlrc, smoke"),
-        (["--trial", "3"], "unrecognized arguments: --trial 3"),
-        (["--trials", "-1"], "argument --trials: -1 is too small, must be at least 1"),
-        (["--trials", "0"], "argument --trials: 0 is too small, must be at least 1"),
-        (["--trials", "many"], "argument --trials: 'many' is not a whole number"),
-        (["--runs", "0"], "argument --runs: 0 is too small"),
-        (["--seed", "-3"], "argument --seed: -3 is too small"),
-        (["--cpus-per-trial", "0"], "argument --cpus-per-trial: 0 must be above 0"),
-        (["--gpus-per-trial", "1.5"], "must be a fraction below 1 or a whole number"),
-        (["--gpus-per-trial", "nan"], "argument --gpus-per-trial: nan must be at least 0"),
-        (["--best-only", "--status"], "not allowed with argument"),
-        (["--dataset", "folder"], "--dataset folder needs --data-root DIR"),
-        (["--data-root", "{images}"], "has no meaning for glyphs"),
-        (["--dataset", "folder", "--data-root", "{tmp}/nowhere"], "nowhere does not exist"),
-        (["--dataset", "omniglot"], "omniglot is not at"),
-        (["--dataset", "folder", "--data-root", "{images}/class_00"], "holds images itself"),
-        (["--best-only"], "no study glyphs/small/contrastive under"),
-        (["--status"], "no studies under"),
-        (["--sampler", "grid"], "unknown sampler 'grid'; choose from tpe, gp, cmaes, qmc, random"),
-        (["--max-hours", "0"], "argument --max-hours: 0 must be above 0"),
-        (["--gpus-per-trial", "many"], "argument --gpus-per-trial: 'many' is not a number"),
-        (["--top", "2"], "--top needs --best-only after a search"),
-        (["--published"], "--published needs --best-only"),
-        (["--precision", "fp8"], "argument --precision: invalid choice: 'fp8'"),
-        (["--dataset", "cub200", "--weights", "random"], "cub200 is not at"),
-        (["--dataset", "cub200"], "no weights of trunk bninception at"),
-        (["--trunk", "resnet50"], "unknown trunk 'resnet50'; choose from convnet, bninception, "),
-        (["--trunk", "torchvision:resnet5"], "did you mean torchvision:resnet50"),
-        (["--trunk", "timm:resnet18"], "no weights that could be fetched; download model.safet"),
-        (["--trunk", "torchvision:resnet18"], "add --fetch, or download https://download.pytorch"),
-        (["--weights", "random.pth"], "--weights has no meaning for trunk convnet"),
-    ],
-)  # fmt: skip
-def test_wrong_input_is_one_line_and_exit_code_2(
-    arguments: list[str], message: str, tmp_path: Path, images: Path
-) -> None:
-    places = {"images": str(images), "tmp": str(tmp_path)}
-    filled = [argument.format(**places) for argument in arguments]
-    answer = launch(*filled, "--run-root", f"{tmp_path}/runs", "--work-root", f"{tmp_path}/work")
-    assert answer.returncode == 2, answer.stderr
-    assert message in answer.stderr
-    assert answer.stderr.startswith("launch.py: error: ")
+def test_wrong_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    """As a user sees it; tests/wrong_inputs.py has more than a hundred."""
+    answer = launch("--rows", "kontrastive", "--run-root", f"{tmp_path}/runs")
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("launch.py: error: unknown row 'kontrastive'; choose from ")
     assert len(answer.stderr.splitlines()) == 1
     assert not (tmp_path / "runs").exists()
 
@@ -90,58 +43,6 @@ def folder_arguments(images: Path, tmp_path: Path) -> list[str]:
         "--dataset", "folder", "--data-root", str(images), "--protocol", "smoke",
         "--run-root", str(tmp_path / "runs"), "--work-root", str(tmp_path / "work"),
     ]  # fmt: skip
-
-
-def test_empty_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    answer = launch(*folder_arguments(tmp_path / "images", tmp_path))
-    assert answer.returncode == 2
-    assert "no images under" in answer.stderr
-
-
-def test_too_few_classes_are_refused_with_the_number_needed(tmp_path: Path) -> None:
-    images = make_image_folder(tmp_path / "images", classes=15)
-    answer = launch(*folder_arguments(images, tmp_path))
-    assert answer.returncode == 2
-    assert "15 classes are too few" in answer.stderr
-    assert "at least 16" in answer.stderr
-
-
-def test_single_image_classes_are_refused(tmp_path: Path) -> None:
-    images = make_image_folder(tmp_path / "images", images=1)
-    answer = launch(*folder_arguments(images, tmp_path))
-    assert answer.returncode == 2
-    assert "at least two images" in answer.stderr
-
-
-def test_unreadable_images_are_named(images: Path, tmp_path: Path) -> None:
-    (images / "class_00" / "0.png").write_bytes(b"not an image")
-    (images / "class_01" / "1.png").write_bytes((images / "class_01" / "2.png").read_bytes()[:60])
-    answer = launch(*folder_arguments(images, tmp_path))
-    assert answer.returncode == 2
-    assert "2 of 32 images" in answer.stderr
-    assert "class_00/0.png" in answer.stderr
-    assert "class_01/1.png" in answer.stderr
-
-
-def test_folder_that_cannot_be_written_is_refused(images: Path, tmp_path: Path) -> None:
-    (tmp_path / "runs").write_text("a file where a folder should be")
-    answer = launch(*folder_arguments(images, tmp_path))
-    assert answer.returncode == 2
-    assert "runs: cannot be written" in answer.stderr
-
-
-def test_damaged_pixel_cache_is_refused_by_name(images: Path, tmp_path: Path) -> None:
-    from tests.tiny import smoke_protocol, trainval_pixels
-
-    cache = trainval_pixels(images, tmp_path / "work", smoke_protocol())
-    data = bytearray((cache / "pixels.bin").read_bytes())
-    data[100] ^= 4
-    (cache / "pixels.bin").write_bytes(bytes(data))
-    answer = launch(*folder_arguments(images, tmp_path))
-    assert answer.returncode == 2
-    assert f"{cache}: pixel cache is damaged" in answer.stderr
-    assert "delete the folder" in answer.stderr
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
@@ -219,7 +120,7 @@ def test_command_is_told_how_the_launch_ended(tmp_path: Path) -> None:
     assert answer.returncode == 0
     answer = launch("--best-only", "--rows", "triplet", "--notify", f"{command} 3", *roots)
     assert answer.returncode == 2, "the launch's own"
-    assert "--notify ended with exit code 3" in answer.stderr
+    assert "--notify (failed) ended with exit code 3" in answer.stderr
     first, second = log.read_text().splitlines()
     assert first == "finished|glyphs/contrastive glyphs/contrastive+wpm|"
     assert second.startswith("failed|glyphs/triplet|no study glyphs/small/triplet under ")
@@ -228,12 +129,13 @@ def test_command_is_told_how_the_launch_ended(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_dry_run_and_doctor_start_no_search(images: Path, tmp_path: Path) -> None:
     arguments = [*folder_arguments(images, tmp_path), "--rows", "triplet", "triplet+wpm"]
-    answer = launch(*arguments, "--dry-run", "--trials", "7")
+    answer = launch(*arguments, "--dry-run", "--trials", "7", "--max-disk", "2")
     assert answer.returncode == 0, answer.stderr
     for row in ("triplet", "triplet+wpm"):
         assert f"folder/smoke/{row} " in answer.stdout
     assert "2 studies of which nothing is known" in answer.stdout
     assert "GB more in" in answer.stdout
+    assert "runs holds 0.00 GB of 2.15 (--max-disk)" in answer.stdout
     answer = launch(*arguments, "--doctor")
     assert answer.returncode in (0, 2), answer.stderr
     assert "to mend" in answer.stdout.splitlines()[-1]

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
-    {"errors", "trunk", "precision", "watchdog"},
+    {"errors", "trunk", "precision", "watchdog", "disk", "training_log"},
     {"atomic", "splits", "tables", "decoding"},
     {"config", "retrieval", "glyphs", "journal"},
     {"datasets", "spaces", "arguments"},
@@ -19,9 +19,10 @@ LAYERS = [
     {"train", "pretrained"},
     {"gpus"},
     {"records", "console"},
+    {"curves"},
     {"jobs", "status", "machine"},
     {"final_test", "work", "exported", "doctor"},
-    {"study", "retrain", "final_embeddings", "budget", "forecast"},
+    {"study", "retrain", "final_embeddings", "budget", "forecast", "notify"},
     {"search"},
     {"cluster"},
 ]

@@ -22,7 +22,7 @@ from wpm.retrain import (
     choose_best_trials,
 )
 from wpm.study import Study, StudyPlan
-from wpm.work import Work
+from wpm.work import STUDY_FAILED, STUDY_FINISHED, StudyEnd, Work
 
 
 def retrain_plan(plan: StudyPlan, tmp_path: Path, runs: int = 2) -> RetrainPlan:
@@ -244,3 +244,101 @@ def test_several_configurations_of_a_study_share_its_lock(
     assert kinds.count("test") == 2
     finals, _ = read_finals(study_plan.place)
     assert len(finals) == 2
+
+
+def other_plan(plan: RetrainPlan, score: float = 0.3) -> RetrainPlan:
+    parameters = {"pos_margin": 0.1, "neg_margin": 0.7}
+    return dataclasses.replace(plan, parameters=parameters, chosen={"trial": 2, "score": score})
+
+
+def models_under(plan: RetrainPlan) -> int:
+    return len(list(plan.folder.glob("seed-*/fold-*/*.safetensors")))
+
+
+def test_only_the_best_tested_configuration_keeps_its_models(
+    study_plan: StudyPlan, tmp_path: Path
+) -> None:
+    loser = other_plan(retrain_plan(study_plan, tmp_path, runs=1))
+    with RetrainWork([loser], lambda line: None) as source:
+        drain(source)
+    assert models_under(loser) == 4, "it is the best while nothing else is tested"
+    best = retrain_plan(study_plan, tmp_path, runs=1)
+    published = dataclasses.replace(
+        best, parameters={"pos_margin": 0.2, "neg_margin": 0.5},
+        chosen={"trial": None, "score": None, "published": "somewhere"},
+    )  # fmt: skip
+    with RetrainWork([published, best], lambda line: None) as source:
+        drain(source)
+    assert [models_under(plan) for plan in (loser, best, published)] == [0, 4, 4]
+    finals, problems = read_finals(study_plan.place)
+    assert not problems
+    assert [len(final.with_state(COMPLETE)) for final in finals] == [1, 1, 1], "scores stay"
+
+
+def test_a_failed_run_keeps_no_models(study_plan: StudyPlan, tmp_path: Path) -> None:
+    plan = retrain_plan(study_plan, tmp_path, runs=1)
+    with RetrainWork([plan], lambda line: None) as source:
+        first, second, third = (source.next_work() for _ in range(3))
+        assert first and second and third
+        finish(source, first)
+        assert models_under(plan) == 1
+        source.on_lost(second, "killed")
+        assert models_under(plan) == 0
+        finish(source, third)  # it was running when its run failed
+        assert models_under(plan) == 0
+
+
+def test_a_retired_study_is_left_for_a_later_launch(study_plan: StudyPlan, tmp_path: Path) -> None:
+    plan = retrain_plan(study_plan, tmp_path, runs=1)
+    with RetrainWork([plan], lambda line: None) as source:
+        works = [source.next_work() for _ in range(3)]
+        assert works[0] and works[1]
+        finish(source, works[0])
+        source.retire(plan.place.name)
+        source.on_left(works[1])
+        assert source.next_work() is None
+        assert source.remaining == 4, "one that runs, one that was left, one not begun, the test"
+        assert not source.exhausted
+    with RetrainWork([plan], lambda line: None) as again:
+        assert [p["kind"] for p in drain(again)] == ["train"] * 3 + ["test"]
+
+
+def test_the_last_fold_of_a_retired_study_is_not_tested(
+    study_plan: StudyPlan, tmp_path: Path
+) -> None:
+    plan = retrain_plan(study_plan, tmp_path, runs=1)
+    with RetrainWork([plan], lambda line: None) as source:
+        works = [source.next_work() for _ in range(4)]
+        source.retire(plan.place.name)
+        for work in works:
+            assert work is not None
+            finish(source, work)
+        assert source.exhausted
+        assert source.remaining == 1
+    with RetrainWork([plan], lambda line: None) as again:
+        assert [p["kind"] for p in drain(again)] == ["test"]
+
+
+def test_the_end_of_a_studys_final_runs_is_told_once(study_plan: StudyPlan, tmp_path: Path) -> None:
+    ends: list[StudyEnd] = []
+    plan = retrain_plan(study_plan, tmp_path, runs=2)
+    with RetrainWork([plan], lambda line: None, ends.append) as source:
+        drain(source)
+    (end,) = ends
+    assert (end.study, end.event, end.best, end.best_trial) == (
+        plan.place.name, STUDY_FINISHED, 0.8, 1
+    )  # fmt: skip
+    assert "final runs: 2 tested, mean test MAP@R concatenated" in end.message
+    with RetrainWork([plan], lambda line: None, ends.append) as again:
+        drain(again)
+    assert len(ends) == 1
+
+
+def test_final_runs_that_all_fail_are_told(study_plan: StudyPlan, tmp_path: Path) -> None:
+    ends: list[StudyEnd] = []
+    plan = retrain_plan(study_plan, tmp_path, runs=1)
+    with RetrainWork([plan], lambda line: None, ends.append) as source:
+        work = source.next_work()
+        assert work is not None
+        source.on_lost(work, "killed")
+    assert [(end.event, end.message) for end in ends] == [(STUDY_FAILED, "no final run was tested")]

@@ -13,7 +13,8 @@ from wpm.jobs import StepResult, summarise
 from wpm.records import COMPLETE, FAILED
 from wpm.search import MAX_FIRST_FAILURES, SearchWork
 from wpm.study import Study
-from wpm.work import Work
+from wpm.training_log import LOG_NAME
+from wpm.work import STUDY_FAILED, STUDY_FINISHED, StudyEnd, Work
 
 
 @pytest.fixture
@@ -94,3 +95,46 @@ def test_lost_work_is_announced_with_its_reason(studies: list[Study]) -> None:
     source.on_lost(work, "its process died 3 times")
     assert "failed" in lines[0]
     assert "its process died 3 times" in lines[0]
+
+
+def test_the_end_of_every_study_is_told_once(studies: list[Study]) -> None:
+    ends: list[StudyEnd] = []
+    source = SearchWork(studies, lambda line: None, ends.append)
+    while (work := source.next_work()) is not None:
+        assert not [e for e in ends if e.study == work.study]
+        good = work.study.endswith("+wpm")
+        end(source, work, COMPLETE if good or work.key.endswith("/1") else FAILED, "diverged")
+        if work.key.endswith("/1"):
+            assert not ends
+    assert [(e.study, e.event, e.best_trial) for e in ends] == [
+        ("folder/smoke/contrastive", STUDY_FINISHED, 1),
+        ("folder/smoke/contrastive+wpm", STUDY_FINISHED, 0),
+    ]
+    assert ends[0].best == 0.5
+    assert "3 trials, the best is 1 with validation MAP@R 0.5000" in ends[0].message
+    again: list[StudyEnd] = []
+    assert SearchWork(studies, lambda line: None, again.append).next_work() is None
+    assert again == [], "studies that had ended before are no news"
+
+
+def test_a_study_without_a_complete_trial_has_failed(tmp_path: Path) -> None:
+    ends: list[StudyEnd] = []
+    with Study(make_plan(tmp_path, trials=1)) as study:
+        source = SearchWork([study], lambda line: None, ends.append)
+        work = source.next_work()
+        assert work is not None
+        source.on_lost(work, "killed")
+    assert [(e.event, e.best, e.message) for e in ends] == [
+        (STUDY_FAILED, None, "none of its 1 trials is complete")
+    ]
+
+
+def test_the_last_words_of_a_failed_trial_are_shown(studies: list[Study]) -> None:
+    lines: list[str] = []
+    source = SearchWork(studies[:1], lines.append)
+    work = source.next_work()
+    assert work is not None
+    log = Path(work.payload["folder"]) / LOG_NAME
+    log.write_text("one\ntwo\nthree\nfour\n")
+    end(source, work, FAILED, "diverged")
+    assert lines[1:] == ["    | two", "    | three", "    | four"]

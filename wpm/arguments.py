@@ -11,6 +11,7 @@ from wpm.config import PRECISIONS, PROTOCOL_NAMES
 
 EXIT_BAD_INPUT = 2
 DEFAULT_ROWS = ("contrastive", "contrastive+wpm")
+WATCH_S = 10.0
 AUTO = "auto"  # in place of a number of GPUs
 
 EXAMPLES = """examples:
@@ -60,9 +61,14 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         help="look the cluster over: disks, versions, GPUs, clocks, ports; exit code 2 if ill",
     )
     what.add_argument(
-        "--status", action="store_true", help="print the progress of all studies and exit"
-    )
+        "--status", action="store_true",
+        help="print the progress of all studies and exit; with --address, as a node there sees it",
+    )  # fmt: skip
 
+    parser.add_argument(
+        "--watch", nargs="?", type=_positive, const=WATCH_S, metavar="S",
+        help=f"--status again every S seconds [{WATCH_S:g}], while a launch works on any study",
+    )  # fmt: skip
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -70,8 +76,8 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--notify", metavar="CMD",
-        help="command to run when the launch ends: WPM_EVENT is finished, budget, "
-        "interrupted or failed; WPM_STUDIES, WPM_MESSAGE and WPM_RUN_ROOT say more",
+        help="command to run when a study or the launch ends, told by WPM_EVENT and others: "
+        "docs/search.md",
     )  # fmt: skip
 
     which = parser.add_argument_group("which studies")
@@ -140,6 +146,14 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         "--max-gpu-hours", type=_positive, metavar="H",
         help="of all selected studies, earlier launches included; then checkpoint and stop",
     )  # fmt: skip
+    budget.add_argument(
+        "--max-gpu-hours-per-study", type=_positive, metavar="H",
+        help="of each study; then its trials checkpoint and stop, and the other studies go on",
+    )  # fmt: skip
+    budget.add_argument(
+        "--max-disk", type=_positive, metavar="GIB",
+        help="of the whole run folder; checkpoint and stop before it would be passed",
+    )  # fmt: skip
 
     where = parser.add_argument_group("where")
     where.add_argument("--run-root", type=Path, default=Path("runs"), help="records [runs]")
@@ -147,7 +161,11 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         "--work-root", type=Path, default=Path("data"), help="decoded and unpacked images [data]"
     )
     where.add_argument(
-        "--address", default="local", help="local, or auto or HOST:PORT for a Ray cluster [local]"
+        "--address",
+        type=_address,
+        default="local",
+        help="local, or auto or HOST:PORT of a Ray cluster; --status takes http://HOST:PORT too "
+        "[local]",
     )
     where.add_argument(
         "--cpus-per-trial", type=_positive, default=1.0, help="cores and torch threads [1]"
@@ -188,6 +206,15 @@ def _positive(text: str) -> float:
     if value == 0:
         raise argparse.ArgumentTypeError("0 must be above 0")
     return value
+
+
+def _address(text: str) -> str:
+    _, _, port = text.rpartition(":")
+    if text not in ("local", "auto") and not port.isdecimal():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not local, auto or HOST:PORT, such as 10.0.0.1:6379"
+        )
+    return text
 
 
 def _gpus(text: str) -> float | str:

@@ -45,8 +45,8 @@ def storage_error(path: Path, error: Exception, done: str = "written") -> Storag
     """
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return StorageError(
-        f"{path}: cannot be {done} ({reason}); free space or fix permissions, then give the same "
-        "command again"
+        f"{path}: cannot be {done} ({reason}); free space, fix permissions or choose another path, "
+        "then give the same command again"
     )
 
 

@@ -1,7 +1,11 @@
-"""Hours that a launch may use; when they are used up it stops as Ctrl-C stops it."""
+"""What a launch may use; when it is used up, work ends after its checkpoint and is left for later.
+
+A launch's own limits stop it as Ctrl-C does. A study's limit ends its work and lets the others go
+on.
+"""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,46 +21,83 @@ class Budget:
     Attributes:
         hours: on the clock, of this launch.
         gpu_hours: of all selected studies together, earlier launches included.
+        study_gpu_hours: of each study, earlier launches included.
     """
 
     hours: float | None = None
     gpu_hours: float | None = None
+    study_gpu_hours: float | None = None
 
 
 class MeteredWork:
     """A `wpm.work.WorkSource` that passes everything on, and adds up what the work takes."""
 
     def __init__(
-        self, source: WorkSource, budget: Budget, spent_seconds: Mapping[str, float]
+        self,
+        source: WorkSource,
+        budget: Budget,
+        spent_seconds: Mapping[str, Mapping[str, float]],
+        *,
+        announce: Callable[[str, str], None] = lambda study, reason: None,
     ) -> None:
-        """Start the clock.
+        """Start the clock; a study that has spent its hours already is handed out no more.
 
         Args:
             source: of the work.
             budget: limits.
-            spent_seconds: GPU seconds by folder of a training, of earlier launches.
+            spent_seconds: GPU seconds of earlier launches, by study and folder of a training.
+            announce: told the name of a study whose hours are spent, and how many they were.
         """
         self._source, self._budget = source, budget
-        self._seconds = dict(spent_seconds)
+        self._announce = announce
+        self._disk_over: Callable[[], str] = str
+        self._seconds = {study: dict(seconds) for study, seconds in spent_seconds.items()}
         self._started = time.monotonic()
+        self._retired: set[str] = set()
+        self._leaving: set[str] = set()  # keys of work that ends because its study's hours did
+        self.running = 0  # pieces of work that are handed out
+        for study in self._seconds:
+            self._retire_if_spent(study)
+
+    def cap_disk(self, over: Callable[[], str]) -> None:
+        """Ask, with every look at the other limits, why no more may be written; empty: it may."""
+        self._disk_over = over
+
+    @property
+    def retired(self) -> frozenset[str]:
+        """Names of the studies whose hours are spent."""
+        return frozenset(self._retired)
 
     def over(self) -> str:
-        """Return which limit is reached, in words; empty while there is none."""
+        """Return which limit of the launch is reached, in words; empty while there is none."""
         hours = (time.monotonic() - self._started) / 3600
         if self._budget.hours is not None and hours >= self._budget.hours:
             return f"{self._budget.hours:g} hours (--max-hours)"
-        used = sum(self._seconds.values()) / 3600
+        used = sum(sum(seconds.values()) for seconds in self._seconds.values()) / 3600
         if self._budget.gpu_hours is not None and used >= self._budget.gpu_hours:
             return f"{used:.2f} of {self._budget.gpu_hours:g} GPU-hours (--max-gpu-hours)"
-        return ""
+        return self._disk_over()
 
     def _meter(self, work: Work, reports: list[dict[str, Any]]) -> None:
         if reports:
-            self._seconds[str(work.payload["folder"])] = gpu_seconds(reports)
+            seconds = self._seconds.setdefault(work.study, {})
+            seconds[str(work.payload["folder"])] = gpu_seconds(reports)
+            self._retire_if_spent(work.study)
+
+    def _retire_if_spent(self, study: str) -> None:
+        limit = self._budget.study_gpu_hours
+        used = sum(self._seconds[study].values()) / 3600
+        if limit is not None and used >= limit and study not in self._retired:
+            self._retired.add(study)
+            self._source.retire(study)
+            reason = f"{used:.2f} of {limit:g} GPU-hours (--max-gpu-hours-per-study)"
+            self._announce(study, reason)
 
     def next_work(self) -> Work | None:
         """Return the source's next work, none once a limit is reached."""
-        return None if self.over() else self._source.next_work()
+        work = None if self.over() else self._source.next_work()
+        self.running += work is not None
+        return work
 
     @property
     def exhausted(self) -> bool:
@@ -69,23 +110,42 @@ class MeteredWork:
         return self._source.remaining
 
     def on_step(self, work: Work, step: StepResult) -> bool:
-        """Meter, and pass on."""
+        """Meter, and pass on; work of a study whose hours are spent ends in any case."""
         self._meter(work, step.reports)
-        return self._source.on_step(work, step)
+        if self._source.on_step(work, step):
+            return True
+        if work.study in self._retired:
+            self._leaving.add(work.key)
+        return work.key in self._leaving
 
     def on_stopped(self, work: Work, step: StepResult) -> None:
-        """Meter, and pass on."""
-        self._meter(work, step.reports)
-        self._source.on_stopped(work, step)
+        """Pass on who ended the work: the source, or the end of its study's hours."""
+        self.running -= 1
+        if work.key in self._leaving:
+            self._leaving.discard(work.key)
+            self._source.on_left(work)
+        else:
+            self._source.on_stopped(work, step)
 
     def on_ended(self, work: Work, step: StepResult) -> None:
         """Meter, and pass on."""
+        self.running -= 1
         self._meter(work, step.reports)
         self._source.on_ended(work, step)
 
     def on_lost(self, work: Work, reason: str) -> None:
         """Pass on."""
+        self.running -= 1
         self._source.on_lost(work, reason)
+
+    def on_left(self, work: Work) -> None:
+        """Pass on."""
+        self.running -= 1
+        self._source.on_left(work)
+
+    def retire(self, study: str) -> None:
+        """Pass on."""
+        self._source.retire(study)
 
     def describe(self) -> str:
         """Return the source's progress."""

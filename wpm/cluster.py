@@ -4,6 +4,8 @@ import contextlib
 import json
 import logging
 import os
+import re
+import shlex
 import shutil
 import signal
 import sys
@@ -11,7 +13,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -33,7 +35,8 @@ import torch
 from ray import tune
 from ray.actor import exit_actor
 from ray.air.execution._internal import actor_manager
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.job_submission import JobStatus, JobSubmissionClient
 from ray.tune.execution import tune_controller as controllers
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
@@ -81,14 +84,14 @@ class StoppedBySignalError(Exception):
 
 
 @contextlib.contextmanager
-def connect(resources: Resources) -> Iterator[None]:
-    """Start or join Ray for a while.
+def connect(resources: Resources) -> Iterator[str]:
+    """Start or join Ray for a while; yields where its dashboard answers, "" without one.
 
     Raises:
         UserError: no cluster answers at the address.
     """
     try:
-        ray.init(
+        joined = ray.init(
             address=resources.address,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -101,7 +104,7 @@ def connect(resources: Resources) -> Iterator[None]:
             "or use --address local"
         ) from error
     try:
-        yield
+        yield joined.dashboard_url or ""
     finally:
         ray.shutdown()
 
@@ -130,7 +133,7 @@ def run_work(
     """
     gpus = count_gpus(resources)
     _check_capacity(resources.cpus, gpus)
-    bridge = _Bridge(source, _Room(resources.cpus, gpus))
+    bridge = _Bridge(source, _Room(resources.cpus, gpus, grows=resources.address != "local"))
     try:
         with _hold_ray_files(run_root.resolve()) as ray_files:
             stop_file = ray_files / "stop"
@@ -235,13 +238,15 @@ class _Room:
     """How much work to hand to Tune: what runs at a time, and a quarter as much waiting.
 
     Tune keeps a worker process for the next trial only where one waits; an autoscaler adds nodes
-    only for what waits. What waits was sampled before it had to be, so it is not more.
+    only for what waits, so that a small cluster must have as much waiting as running to double.
+    What waits was sampled before it had to be, so it is not more.
     """
 
     _RECOUNT_S = 5.0  # nodes come and go
+    _MOST_TO_DOUBLE = 8
 
-    def __init__(self, cpus: float, gpus: float) -> None:
-        self._cpus, self._gpus = cpus, gpus
+    def __init__(self, cpus: float, gpus: float, *, grows: bool = False) -> None:
+        self._cpus, self._gpus, self._grows = cpus, gpus, grows
         self._counted_at = -self._RECOUNT_S
         self._slots = 0
 
@@ -250,7 +255,8 @@ class _Room:
         if now - self._counted_at >= self._RECOUNT_S:
             self._slots = count_slots(list_nodes(), self._cpus, self._gpus)
             self._counted_at = now
-        return self._slots + max(1, self._slots // 4)
+        doubling = min(self._slots, self._MOST_TO_DOUBLE) if self._grows else 0
+        return self._slots + max(1, self._slots // 4, doubling)
 
 
 class _Worker(tune.Trainable):
@@ -547,6 +553,70 @@ def ask_nodes(
         except RayError as error:
             answers.append(Answer(node, None, str(error).strip().splitlines()[-1].strip()))
     return answers
+
+
+def call_on_a_node(function: Callable[[Any], Any], question: Any, *, wait_s: float = 180.0) -> Any:
+    """Run a function once on any node and return its answer; Ray must be connected.
+
+    Args:
+        function: of the question; picklable, as its answer is.
+        question: passed to it.
+        wait_s: seconds to wait.
+
+    Raises:
+        UserError: what the function raised, or no node answered.
+    """
+    task = ray.remote(num_cpus=0, max_retries=0)(function)
+    try:
+        return ray.get(task.remote(question), timeout=wait_s)
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        last = str(error).strip().splitlines()[-1].strip()
+        raise UserError(f"a node does not answer: {last}; install the same commit there") from error
+    except RayError as error:
+        raise UserError(f"no node answers: {error}; see ray status") from error
+
+
+def run_on_head(address: str, command: Sequence[str], *, wait_s: float = 120.0) -> str:
+    """Run a short command on a cluster's head, through its job interface.
+
+    Args:
+        address: of the dashboard, http://HOST:PORT.
+        command: its words; it starts in the folder that Ray was started in.
+        wait_s: seconds to wait for its end.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        UserError: nothing answers there, or the command did not end well.
+    """
+    try:
+        client = JobSubmissionClient(address)
+        job = client.submit_job(entrypoint=shlex.join(command), entrypoint_num_cpus=0)
+        deadline = time.monotonic() + wait_s
+        while not (status := client.get_job_status(job)).is_terminal():
+            if time.monotonic() > deadline:
+                client.stop_job(job)
+                raise UserError(
+                    f"--address {address}: no answer in {wait_s:.0f} s; see ray job list"
+                )
+            time.sleep(0.5)
+        # Ray's own lines come first, the last of them this one.
+        printed = re.sub(
+            r"(?s)^.*?Running entrypoint[^\n]*\n", "", client.get_job_logs(job)
+        ).strip()
+    except (RuntimeError, ConnectionError, ValueError) as error:
+        first_line = (str(error).strip().splitlines() or [repr(error)])[0]
+        raise UserError(
+            f"--address {address}: no job interface answers ({first_line}); forward it with "
+            "ray dashboard cluster.yaml, and install clusters/requirements.txt here"
+        ) from error
+    if status != JobStatus.SUCCEEDED:
+        last = printed.splitlines()[-1] if printed else status.value
+        raise UserError(f"on {address}: {last.removeprefix('launch.py: error: ')}")
+    return printed
 
 
 def list_nodes() -> list[Node]:

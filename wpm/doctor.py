@@ -34,6 +34,7 @@ CLOCK_TOLERANCE_S = 5.0
 _CACHE_DELAY_S = 60.0  # a network disk may show a file late
 _WIDEST = 1.5  # width / height of a photograph, when decoded pixels are estimated
 _FLOAT = 4  # bytes
+_COPIES = 4  # of a model in a checkpoint: itself, its best so far, two moments of the optimiser
 
 
 @dataclass(frozen=True)
@@ -283,16 +284,14 @@ def estimate_disk(undertaking: Undertaking, nodes: Sequence[Node]) -> dict[Path,
     """Return how many bytes the run folder and the folder of caches may grow by.
 
     Checkpoints: each trial that runs at a time keeps two (the old one goes when the new one is
-    whole), each with a fold's model, its best so far and two moments of the optimiser, 4 bytes a
-    number. Finals keep a model a fold. Decoded pixels: `resize` squared for a square image, and
+    whole). Finals keep a model a fold. Decoded pixels: `resize` squared for a square image, and
     wider photographs; what lies there already is taken off.
     """
     protocol, index = undertaking.protocol, undertaking.index
-    model = build_model(protocol, index.channels, seed=0)
-    model_bytes = _FLOAT * sum(p.numel() for p in (*model.parameters(), *model.buffers()))
+    model_bytes = _model_bytes(protocol, index.channels)
     slots = count_slots(nodes, undertaking.cpus, undertaking.gpus)
     records = undertaking.rows * undertaking.trials * 2**20
-    checkpoints = slots * 2 * protocol.folds * model_bytes * 4
+    checkpoints = slots * 2 * protocol.folds * _COPIES * model_bytes
     finals = undertaking.rows * undertaking.runs * protocol.folds * model_bytes
     image_bytes = int(index.channels * protocol.resize**2 * (_WIDEST if index.channels == 3 else 1))
     work_root = undertaking.source.work_root
@@ -302,6 +301,22 @@ def estimate_disk(undertaking: Undertaking, nodes: Sequence[Node]) -> dict[Path,
         undertaking.run_root: records + checkpoints + finals,
         work_root: max(0, len(index.paths) * image_bytes - have),
     }
+
+
+def estimate_checkpoint(protocol: Protocol, channels: int, folds: int) -> int:
+    """Return the bytes of a training's checkpoint.
+
+    Args:
+        protocol: of the training.
+        channels: of the images.
+        folds: that are trained together.
+    """
+    return folds * _COPIES * _model_bytes(protocol, channels)
+
+
+def _model_bytes(protocol: Protocol, channels: int) -> int:
+    model = build_model(protocol, channels, seed=0)
+    return _FLOAT * sum(p.numel() for p in (*model.parameters(), *model.buffers()))
 
 
 def find_wrong_clocks(ask: AskNodes) -> Iterator[Finding]:

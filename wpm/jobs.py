@@ -1,5 +1,6 @@
 """Work that a worker does, a step at a time: train a configuration, resumable after any kill."""
 
+import logging
 import platform
 import time
 import traceback
@@ -14,10 +15,12 @@ from safetensors.torch import save
 
 from wpm.atomic import DamagedFileError, FormatError, StorageError, hold_lock, storage_error
 from wpm.config import TrainingConfig
+from wpm.curves import CurveFile
 from wpm.errors import UserError
 from wpm.pixels import Pixels
 from wpm.records import COMPLETE, FAILED, TrainingFolder, provenance, timestamp
-from wpm.train import DivergedError, Training
+from wpm.train import DivergedError, Report, Training
+from wpm.training_log import log_training
 
 # A worker that outlived its launch ends within one step; its successor waits that long for it.
 _ORPHAN_WAIT_S = 300.0
@@ -25,6 +28,7 @@ _ORPHAN_WAIT_S = 300.0
 _UNSAVED_S = 600.0
 _REASON_LENGTH = 300
 _CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError that names it
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,9 @@ class TrainJob:
         self._held.enter_context(
             hold_lock(folder / "lock", wait_s=_ORPHAN_WAIT_S, what=f"training {folder}")
         )
+        self._held.enter_context(log_training(folder))
+        self._curves = CurveFile(folder)
+        self._held.callback(self._curves.close)
 
     def step(self) -> StepResult:
         """Train to the next validation; the first step after a resume only reports the history.
@@ -119,7 +126,7 @@ class TrainJob:
                 ended, and goes on when that is mended.
             InterruptedJobError: interrupted; another job in the same folder goes on.
         """
-        result: Mapping[str, Any] | None = self._folder.read_result()
+        result: Mapping[str, Any] | None = self._folder.finish_result()
         if result is None:
             try:
                 result = self._advance()
@@ -140,6 +147,8 @@ class TrainJob:
         if self._training is None:
             self._training = Training(self._config, Pixels(self._pixels), choose_device())
             self._reports, state = self._folder.read_progress()
+            self._curves.restart(self._reports)
+            _log.info("%s on %s", "started" if state is None else "goes on", platform.node())
             if state is not None:
                 self._load(self._training, state)
                 self._saved_position = self._training.position
@@ -149,10 +158,13 @@ class TrainJob:
         while not training.finished:
             if self._interrupted:  # and saved, in the last turn
                 raise InterruptedJobError
+            epoch = training.epoch
             report = training.run_epoch(self._must_save)
             if report is not None:
                 self._reports = [*self._reports, {**report.to_json(), "gpus": self._gpus}]
             self._save(training)
+            if training.epoch > epoch:
+                self._tell(training.epoch, report)
             if report is not None and not training.finished:
                 return None
         return self._end(COMPLETE, reason="", **self._keep_models(training))
@@ -184,9 +196,23 @@ class TrainJob:
             self._saved_position = training.position
         self._saved_at = time.monotonic()
 
+    def _tell(self, epoch: int, report: Report | None) -> None:
+        """Log an epoch, and draw it where it ended with a validation."""
+        if report is None:
+            _log.info("epoch %d: trained", epoch)
+            return
+        self._curves.add(self._reports[-1])
+        folds = ", ".join(
+            f"fold {fold.fold} loss {fold.loss:.4g} MAP@R {fold.map_at_r:.4f}"
+            + (" (patience over)" if fold.stopped else "")
+            for fold in report.folds
+        )
+        _log.info("epoch %d: best MAP@R %.4f; %s", epoch, report.best_map_at_r, folds)
+
     def _end(self, state: str, reason: str, **more: Any) -> Mapping[str, Any]:
         result = {**summarise(state, reason, self._reports), **more}
         self._folder.write_result(result)
+        _log.log(logging.ERROR if state == FAILED else logging.INFO, "%s %s", state, reason)
         return result
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ Layout (docs/records.md sets it out):
                     reports.json history so far, and which checkpoint belongs to it
                     checkpoint-12.pt
                     result.json  how it ended
+                    train.log, events.out.tfevents.*  for people: never read back
         finals/<configuration>/  the best configuration, trained again
             final.json           which trial it came from, seeds
             seed-1000/fold-0/    the same four files a training, and model.safetensors
@@ -17,6 +18,7 @@ Layout (docs/records.md sets it out):
         test_access.jsonl        a line for every time that test images were opened
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -24,7 +26,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, datetime
@@ -48,6 +50,8 @@ from wpm.config import Protocol
 from wpm.errors import UserError
 
 FORMAT = 1  # raise when a reader of the old layout would misread the new
+
+LOGS_KEPT = 20  # of launches
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
@@ -258,6 +262,18 @@ class TrainingFolder:
             write_json(path, {**read_json(path), "checkpoint": None})
         self._drop_checkpoints(keep=None)
 
+    def finish_result(self) -> dict[str, Any] | None:
+        """Return how the training ended, after finishing what a killed `write_result` had not."""
+        result = self.read_result()
+        if result is not None and any(self.folder.glob("*checkpoint-*")):
+            self.write_result(result)
+        return result
+
+    def drop_models(self) -> None:
+        """Delete the best models' weights: they lost, or their run failed."""
+        for path in self.folder.glob("model-fold-*.safetensors"):
+            path.unlink(missing_ok=True)
+
     def write_log(self, text: str) -> None:
         """Keep a traceback beside the records."""
         write_bytes(self.folder / "error.log", text.encode())
@@ -281,8 +297,8 @@ class TrainingFolder:
         return TrainingRecord(self.folder, self.read_identity(), reports, self.read_result())
 
     def _drop_checkpoints(self, keep: str | None) -> None:
-        # Half ones too, of a writer that was killed, or could not remove them any more.
-        for pattern in ("checkpoint-*.pt", ".checkpoint-*.pt.*"):
+        # The hidden ones are halves that a killed process left: whoever writes holds the lock.
+        for pattern in ("checkpoint-*.pt", ".checkpoint-*"):
             for path in self.folder.glob(pattern):
                 if path.name != keep:
                     with suppress(OSError):  # the next to come removes it
@@ -387,6 +403,20 @@ class FinalRecord:
         return [r for r in self.results if r is not None and r["state"] == state]
 
 
+def best_tested(finals: Sequence[FinalRecord]) -> FinalRecord | None:
+    """Return the tested configuration that was best in validation; None without a tested one.
+
+    Of equal scores the earlier trial; what was not chosen by a search comes last.
+    """
+
+    def order(final: FinalRecord) -> tuple[float, str]:
+        chosen = final.content["chosen"]
+        score = float("-inf") if chosen["score"] is None else chosen["score"]
+        return -score, str(chosen["trial"]).zfill(9)
+
+    return min((f for f in finals if f.with_state(COMPLETE)), key=order, default=None)
+
+
 def read_finals(place: StudyPlace) -> tuple[list[FinalRecord], list[str]]:
     """Read the final runs of all configurations of a study.
 
@@ -432,7 +462,7 @@ def _read_results(seed: Path) -> tuple[list[dict[str, Any]], list[str]]:
     return results, problems
 
 
-def worker_seconds(reports: list[dict[str, Any]]) -> float:
+def worker_seconds(reports: Sequence[Mapping[str, Any]]) -> float:
     """Return the seconds that a training's worker has used, by its last report."""
     folds = reports[-1]["folds"] if reports else []
     return float(sum(fold["training_seconds"] + fold["validation_seconds"] for fold in folds))
@@ -469,9 +499,16 @@ def note_test_access(place: StudyPlace, reason: str) -> None:
     append_line(place.folder / "test_access.jsonl", line)
 
 
-def log_path(run_root: Path) -> Path:
-    """Return a new name for a launch's log."""
-    return run_root / "logs" / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}.log"
+def new_log(run_root: Path) -> Path:
+    """Return a new name for a launch's log; of the others the newest stay."""
+    folder = run_root / "logs"
+    ages: dict[Path, float] = {}
+    for path in folder.glob("*.log"):
+        with contextlib.suppress(OSError):  # another launch has just deleted it
+            ages[path] = path.stat().st_mtime
+    for path in sorted(ages, key=ages.__getitem__)[: max(0, len(ages) - LOGS_KEPT + 1)]:
+        path.unlink(missing_ok=True)
+    return folder / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}.log"
 
 
 def configuration_key(parameters: Mapping[str, float]) -> str:

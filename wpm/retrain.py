@@ -23,13 +23,15 @@ from wpm.records import (
     StudyPlace,
     TrainingFolder,
     TrainingRecord,
+    best_tested,
     check_format,
     configuration_key,
     provenance,
+    read_finals,
     read_study,
     read_trials,
 )
-from wpm.work import Work
+from wpm.work import STUDY_FAILED, STUDY_FINISHED, StudyEnd, Work
 
 FIRST_SEED = 1000  # apart from the seeds of searches, so that no final run repeats a trial
 
@@ -137,21 +139,45 @@ def _score_of(record: TrainingRecord) -> float:
     return float(record.result["score"])
 
 
+def drop_losing_models(place: StudyPlace) -> None:
+    """Delete the weights of searched configurations that are not the best tested one.
+
+    Only those of runs that have ended; weights of published configurations stay.
+    """
+    finals, _ = read_finals(place)
+    best = best_tested(finals)
+    for final in finals:
+        if final is best or final.content["chosen"]["score"] is None:
+            continue
+        for result in final.folder.glob("seed-*/result.json"):
+            for fold in result.parent.glob("fold-*"):
+                TrainingFolder(fold).drop_models()
+
+
 class RetrainWork:
     """A `wpm.work.WorkSource`: trains seeds x folds, and tests a seed once its folds are there."""
 
-    def __init__(self, plans: Sequence[RetrainPlan], announce: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        plans: Sequence[RetrainPlan],
+        announce: Callable[[str], None],
+        hear_study_end: Callable[[StudyEnd], None] = lambda end: None,
+    ) -> None:
         """Lock the studies and find what is left to do.
 
         Args:
             plans: configurations to train.
             announce: told a line whenever a run is tested or fails.
+            hear_study_end: told when all runs of a study have ended.
 
         Raises:
             UserError: another launch holds one of the studies, or a record is damaged or of
                 another format.
         """
-        self._announce = announce
+        self._announce, self._hear_study_end = announce, hear_study_end
+        self._retired: set[str] = set()
+        self._left = 0  # pieces of retired studies
+        self._open_runs: dict[str, set[tuple[Path, int]]] = {}  # by study: those to end
         self._running: dict[str, tuple[RetrainPlan, int, int | None]] = {}
         self._trainings: deque[tuple[RetrainPlan, int, int]] = deque()
         self._tests: deque[tuple[RetrainPlan, int]] = deque()
@@ -200,7 +226,9 @@ class RetrainWork:
         missing = {k for k in folds if self._fold_state(plan, run, k) != COMPLETE}
         if any(self._fold_state(plan, run, k) == FAILED for k in folds):
             self._record_failure(plan, run, "a fold failed in an earlier launch")
-        elif missing:
+            return
+        self._open_runs.setdefault(plan.place.name, set()).add((plan.folder, run))
+        if missing:
             self._waiting[plan.folder, run] = missing
             self._trainings.extend((plan, run, k) for k in sorted(missing))
         else:
@@ -208,7 +236,7 @@ class RetrainWork:
 
     @staticmethod
     def _fold_state(plan: RetrainPlan, run: int, fold: int) -> str | None:
-        result = TrainingFolder(plan.seed_folder(run) / f"fold-{fold}").read_result()
+        result = TrainingFolder(plan.seed_folder(run) / f"fold-{fold}").finish_result()
         return None if result is None else str(result["state"])
 
     def next_work(self) -> Work | None:
@@ -246,7 +274,7 @@ class RetrainWork:
     ) -> Work:
         key = f"{plan.folder}/{run}/{fold}"
         self._running[key] = (plan, run, fold)
-        return Work(key, payload)
+        return Work(key, plan.place.name, payload)
 
     @property
     def exhausted(self) -> bool:
@@ -260,6 +288,20 @@ class RetrainWork:
     def on_stopped(self, work: Work, step: StepResult) -> None:
         """Never called: `on_step` stops nothing."""
 
+    def on_left(self, work: Work) -> None:
+        """A later launch goes on with it."""
+        del self._running[work.key]
+        self._left += 1
+
+    def retire(self, study: str) -> None:
+        """Train and test no more of a study."""
+        self._retired.add(study)
+        for queue in (self._trainings, self._tests):
+            kept = [piece for piece in queue if piece[0].place.name != study]
+            self._left += len(queue) - len(kept)
+            queue.clear()
+            queue.extend(kept)  # type: ignore[arg-type]
+
     def on_ended(self, work: Work, step: StepResult) -> None:
         """A fold was trained, or a run tested."""
         plan, run, fold = self._running.pop(work.key)
@@ -272,12 +314,20 @@ class RetrainWork:
                 f"{plan.place.name} run {run + 1}/{plan.runs} tested: MAP@R concatenated "
                 f"{concatenated:.4f}, separated {separated:.4f}"
             )
+            drop_losing_models(plan.place)
+            self._close_run(plan, run)
         elif step.result["state"] == COMPLETE:
-            waiting = self._waiting.get((plan.folder, run), set())
+            waiting = self._waiting.get((plan.folder, run))
+            if waiting is None:  # another fold of this run failed meanwhile
+                TrainingFolder(plan.seed_folder(run) / f"fold-{fold}").drop_models()
+                return
             waiting.discard(fold)
-            if not waiting and (plan.folder, run) in self._waiting:
+            if not waiting:
                 del self._waiting[plan.folder, run]
-                self._tests.append((plan, run))
+                if plan.place.name in self._retired:
+                    self._left += 1
+                else:
+                    self._tests.append((plan, run))
         else:
             self._record_failure(plan, run, f"fold {fold}: {step.result['reason']}")
 
@@ -288,14 +338,37 @@ class RetrainWork:
 
     def _record_failure(self, plan: RetrainPlan, run: int, reason: str) -> None:
         self._waiting.pop((plan.folder, run), None)
+        for fold in plan.seed_folder(run).glob("fold-*"):
+            TrainingFolder(fold).drop_models()
         result = {"state": FAILED, "seed": FIRST_SEED + run, "reason": reason}
         write_json(plan.seed_folder(run) / "result.json", result)
         self._announce(f"{plan.place.name} run {run + 1}/{plan.runs} failed: {reason}")
+        self._close_run(plan, run)
+
+    def _close_run(self, plan: RetrainPlan, run: int) -> None:
+        """Tell when the last run of a study has ended."""
+        name = plan.place.name
+        still_open = self._open_runs.get(name, set())
+        if (plan.folder, run) not in still_open:
+            return
+        still_open.discard((plan.folder, run))
+        if not still_open:
+            best = best_tested(read_finals(plan.place)[0])
+            if best is None:
+                self._hear_study_end(StudyEnd(name, STUDY_FAILED, "no final run was tested"))
+                return
+            scores = [r["concatenated"]["map_at_r"] for r in best.with_state(COMPLETE)]
+            mean = sum(scores) / len(scores)
+            told = f"final runs: {len(scores)} tested, mean test MAP@R concatenated {mean:.4f}"
+            chosen = best.content["chosen"]
+            end = StudyEnd(name, STUDY_FINISHED, told, chosen["score"], chosen["trial"])
+            self._hear_study_end(end)
 
     @property
     def remaining(self) -> int:
         """Pieces of work that have not ended yet."""
-        return len(self._trainings) + len(self._tests) + len(self._running) + len(self._waiting)
+        handed_out_or_not = len(self._trainings) + len(self._tests) + len(self._running)
+        return handed_out_or_not + len(self._waiting) + self._left
 
     def describe(self) -> str:
         """Return the progress in one line."""

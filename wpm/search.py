@@ -10,7 +10,8 @@ from wpm.jobs import StepResult
 from wpm.records import COMPLETE, FAILED, PRUNED
 from wpm.steps import LOW_MEMORY
 from wpm.study import Study
-from wpm.work import Work
+from wpm.training_log import last_lines
+from wpm.work import STUDY_FAILED, STUDY_FINISHED, StudyEnd, Work
 
 # So many failures before anything succeeds are not bad luck: a wrong path, a broken loss.
 MAX_FIRST_FAILURES = 3
@@ -19,15 +20,23 @@ MAX_FIRST_FAILURES = 3
 class SearchWork:
     """A `wpm.work.WorkSource` of the trials of several studies."""
 
-    def __init__(self, studies: Sequence[Study], announce: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        studies: Sequence[Study],
+        announce: Callable[[str], None],
+        hear_study_end: Callable[[StudyEnd], None] = lambda end: None,
+    ) -> None:
         """Take studies over; the caller closes them.
 
         Args:
             studies: open studies.
             announce: told a line whenever a trial ends.
+            hear_study_end: told when all trials of a study have ended, or it failed.
         """
         self._studies = list(studies)
-        self._announce = announce
+        self._announce, self._hear_study_end = announce, hear_study_end
+        self._retired: set[str] = set()
+        self._unfinished = {study.plan.place.name for study in studies if not study.exhausted}
         self._running: dict[str, tuple[Study, int]] = {}
         self._ended = {study.plan.place.name: 0 for study in studies}
         self._first_failures: dict[str, list[str]] = {name: [] for name in self._ended}
@@ -36,19 +45,26 @@ class SearchWork:
 
     def next_work(self) -> Work | None:
         """Return the next trial of the study that is furthest behind."""
-        for study in sorted(self._studies, key=lambda s: (not s.has_orphans, s.started)):
+        for study in sorted(self._open_studies(), key=lambda s: (not s.has_orphans, s.started)):
             asked = study.ask()
+            name = study.plan.place.name
             if asked is not None:
                 number, payload = asked
-                key = f"{study.plan.place.name}/{number}"
+                key = f"{name}/{number}"
                 self._running[key] = (study, number)
-                return Work(key, payload)
+                return Work(key, name, payload)
+            self._hear_if_finished(
+                study
+            )  # its last orphans may have ended before they were adopted
         return None
+
+    def _open_studies(self) -> list[Study]:
+        return [study for study in self._studies if study.plan.place.name not in self._retired]
 
     @property
     def exhausted(self) -> bool:
         """Whether every study's budget is handed out."""
-        return all(study.exhausted for study in self._studies)
+        return all(study.exhausted for study in self._open_studies())
 
     def on_step(self, work: Work, step: StepResult) -> bool:
         """Report to the study; it says whether to stop."""
@@ -79,6 +95,15 @@ class SearchWork:
         study.tell_lost(number, reason)
         self._hear_end(study, number, FAILED, None, reason)
 
+    def on_left(self, work: Work) -> None:
+        """The trial stays as it is, for the next launch to adopt."""
+        study, number = self._running.pop(work.key)
+        study.leave(number)
+
+    def retire(self, study: str) -> None:
+        """Start no more trials of a study."""
+        self._retired.add(study)
+
     def describe(self) -> str:
         """Return the progress of all studies in one line."""
         parts = []
@@ -86,15 +111,13 @@ class SearchWork:
             name, row = study.plan.place.name, study.plan.place.row
             running = sum(1 for s, _ in self._running.values() if s is study)
             best = f" best {self._best[name]:.3f}" if name in self._best else ""
-            ended = study.started - running
-            parts.append(f"{row} {ended}/{study.plan.trials} (+{running}){best}")
+            parts.append(f"{row} {study.ended}/{study.plan.trials} (+{running}){best}")
         return " | ".join([*parts, format_eta(self._started_at, self._ends, self.remaining)])
 
     @property
     def remaining(self) -> int:
-        """Trials that have not ended yet."""
-        waiting = sum(max(0, study.plan.trials - study.started) for study in self._studies)
-        return waiting + len(self._running)
+        """Trials that have not ended yet, those of retired studies and orphans among them."""
+        return sum(max(study.plan.trials, study.started) - study.ended for study in self._studies)
 
     @property
     def _ends(self) -> int:
@@ -107,12 +130,31 @@ class SearchWork:
         shown = "" if score is None else f"  MAP@R {score:.4f}"
         word = "stopped" if state == PRUNED else state
         self._announce(f"{name} trial {number:>3} {word:<8}{shown}  {detail}")
+        if state == FAILED:
+            for line in last_lines(study.plan.place.trial_folder(number)):
+                self._announce(f"    | {line}")
         if state == COMPLETE:
             self._best[name] = max(score, self._best.get(name, score))
         if state == FAILED:
             self._first_failures[name].append(detail)
             if self._ended[name] == len(self._first_failures[name]) == MAX_FIRST_FAILURES:
+                why = f"the first {MAX_FIRST_FAILURES} trials of this launch all failed"
+                self._hear_study_end(StudyEnd(name, STUDY_FAILED, f"{why}, the last: {detail}"))
                 raise UserError(
-                    f"study {name}: the first {MAX_FIRST_FAILURES} trials of this launch all "
-                    f"failed, the last: {detail}; see error.log under {study.plan.place.folder}"
+                    f"study {name}: {why}, the last: {detail}; "
+                    f"see error.log under {study.plan.place.folder}"
                 )
+        self._hear_if_finished(study)
+
+    def _hear_if_finished(self, study: Study) -> None:
+        """Tell once, when the last trial of a study has ended."""
+        name = study.plan.place.name
+        if name in self._unfinished and study.ended >= max(study.plan.trials, study.started):
+            self._unfinished.discard(name)
+            if study.best is None:
+                why = f"none of its {study.ended} trials is complete"
+                self._hear_study_end(StudyEnd(name, STUDY_FAILED, why))
+                return
+            number, score = study.best
+            told = f"{study.ended} trials, the best is {number} with validation MAP@R {score:.4f}"
+            self._hear_study_end(StudyEnd(name, STUDY_FINISHED, told, score, number))

@@ -1,7 +1,9 @@
 """Progress of all studies, read from their records."""
 
+import sys
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,48 @@ from wpm.records import (
     worker_seconds,
 )
 from wpm.tables import format_table
+from wpm.training_log import last_lines
 
 _COLUMNS = ("study", "trials", "complete", "stopped", "failed", "running", "best", "final runs",
             "time", "validating", "now")  # fmt: skip
 _SHOWN_FAILURES = 3  # of a study
+
+_CLEAR = "\x1b[H\x1b[2J"  # a terminal's cursor to the corner, and all wiped
+_SHARE = 0.1  # of the time that looking again and again may take
+
+
+def watch_status(
+    look: Callable[[], tuple[str, bool]], show: Callable[[str], None], every_s: float | None
+) -> None:
+    """Show the status, once or until no launch works on any study.
+
+    Args:
+        look: `describe_status` of a run folder, here or elsewhere.
+        show: prints.
+        every_s: seconds from one look to the next; None for one look.
+
+    Raises:
+        UserError: there are no studies.
+    """
+    while True:
+        start = time.monotonic()
+        text, running = look()
+        took = time.monotonic() - start
+        if every_s is not None and sys.stdout.isatty():
+            text = f"{_CLEAR}{text}\n{time.strftime('%H:%M:%S')}, Ctrl-C ends the watching only"
+        show(text)
+        if every_s is None or not running:
+            return
+        time.sleep(max(every_s, took / _SHARE))
+
+
+def describe_status(run_root: Path) -> tuple[str, bool]:
+    """Return the status as text, and whether a launch works on any study.
+
+    Raises:
+        UserError: there are no studies.
+    """
+    return format_status(run_root), any(map(is_running, find_studies(run_root)))
 
 
 def format_status(run_root: Path) -> str:
@@ -78,7 +118,7 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
 
 
 def _last_failures(place: StudyPlace, records: Sequence[TrainingRecord]) -> list[str]:
-    """Return two lines for each of the trials that failed last: why, and where to read on."""
+    """Return for each of the trials that failed last: why, where to read on, its last words."""
     failed = [(r.result["ended"], r) for r in records if r.result and r.state == FAILED]
     lines = []
     for _, record in sorted(failed, key=lambda pair: pair[0])[-_SHOWN_FAILURES:]:
@@ -87,6 +127,7 @@ def _last_failures(place: StudyPlace, records: Sequence[TrainingRecord]) -> list
         lines.append(f"{place.name} trial {number} failed: {record.result['reason']}")
         if log.exists():
             lines.append(f"    {log}")
+        lines += [f"    | {line}" for line in last_lines(record.folder)]
     return lines
 
 

@@ -168,9 +168,11 @@ class Study:
         place = plan.place
         self._held.enter_context(hold_lock(place.lock, wait_s=0, what=f"study {place.name}"))
         try:
-            record_plan(plan, plan.trials)
+            before = read_study(place)
+            record_plan(plan, before["trials"] if before else plan.trials)
             self._study = self._open_study()
             self._orphans = deque(self._find_orphans())
+            record_plan(plan, plan.trials)  # once all is well: more trials, perhaps
         except BaseException:
             self._held.close()
             raise
@@ -188,6 +190,18 @@ class Study:
         return len(
             self._study.get_trials(deepcopy=False, states=(*_STATES.values(), TrialState.RUNNING))
         )
+
+    @property
+    def ended(self) -> int:
+        """Trials that have ended."""
+        return len(self._study.get_trials(deepcopy=False, states=tuple(_STATES.values())))
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """Number and score of the best complete trial."""
+        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        scores = [(trial.number, float(trial.values[0])) for trial in complete]
+        return max(scores, key=lambda scored: scored[1], default=None)
 
     @property
     def exhausted(self) -> bool:
@@ -208,7 +222,7 @@ class Study:
         while self._orphans:
             trial = self._orphans.popleft()
             folder = TrainingFolder(self.plan.place.trial_folder(trial.number))
-            ended = folder.read_result()
+            ended = folder.finish_result()
             if ended is None:
                 return self._start(trial)
             # It ended, and its launch was killed before it could tell the study.
@@ -239,6 +253,10 @@ class Study:
         """Return the reports that the study does not know: a killed launch may have lost some."""
         known = self._study._storage.get_trial(trial._trial_id).intermediate_values
         return [report for report in reports if report["epoch"] not in known]
+
+    def leave(self, number: int) -> None:
+        """Forget that a trial runs; the study keeps it so, and the next launch adopts it."""
+        del self._running[number]
 
     def tell_stopped(self, number: int, reports: list[dict[str, Any]]) -> None:
         """Record that a trial was stopped by successive halving."""

@@ -13,11 +13,36 @@ class Work:
 
     Attributes:
         key: unique in a launch.
+        study: name of the study that it belongs to.
         payload: what `wpm.jobs.start_job` is given on the worker, in plain JSON types.
     """
 
     key: str
+    study: str
     payload: Mapping[str, Any]
+
+
+# How a study ended, for `StudyEnd.event`.
+STUDY_FINISHED, STUDY_FAILED, STUDY_BUDGET = "study_finished", "study_failed", "study_budget"
+
+
+@dataclass(frozen=True)
+class StudyEnd:
+    """What became of a study, or of its final runs.
+
+    Attributes:
+        study: its name.
+        event: one of the three above.
+        message: more of it, for people.
+        best: its best validation score, None where there is none.
+        best_trial: number of the trial that has it.
+    """
+
+    study: str
+    event: str
+    message: str
+    best: float | None = None
+    best_trial: int | None = None
 
 
 class WorkSource(Protocol):
@@ -45,6 +70,12 @@ class WorkSource(Protocol):
 
     def on_lost(self, work: Work, reason: str) -> None:
         """Hear that the work's process died once too often."""
+
+    def on_left(self, work: Work) -> None:
+        """Hear that the work was ended after its checkpoint; a later launch goes on with it."""
+
+    def retire(self, study: str) -> None:
+        """Hand out no more work of a study; what has not ended remains for a later launch."""
 
     def describe(self) -> str:
         """Return the progress in one line."""

@@ -140,7 +140,7 @@ def test_run_folder_that_becomes_read_only(tmp_path: Path) -> None:
     change_modes(launcher.run_root, lambda mode: mode & ~0o222)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2, output
-    assert_one_line(output, "cannot be written (Permission denied); free space or fix permissions")
+    assert_one_line(output, "cannot be written (Permission denied); free space, fix permissions")
     refused = launcher.run(*search, code=2)  # as long as it is
     assert_one_line(refused, "runs: cannot be written")
     change_modes(launcher.run_root, lambda mode: mode | 0o200)
