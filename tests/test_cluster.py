@@ -170,7 +170,7 @@ def test_worker_says_what_is_wrong_and_lets_its_work_go(
         raise UserError("trials/0007: not visible on node 2")
 
     worker = cluster._Worker.__new__(cluster._Worker)
-    config = {"threads": 1, "gpus": 0.0, "payload": "{}"}
+    config = {"threads": 1, "gpus": 0.0, "payload": "{}", "stop_file": "stop"}
     monkeypatch.setattr(cluster, "start_job", lambda payload: FullDisk())
     worker.setup(config)
     assert worker.step()["refused"].startswith("checkpoint-1.pt: cannot be written")

@@ -49,10 +49,12 @@ def drain(source: RetrainWork) -> list[dict[str, Any]]:
 
 def finish(source: RetrainWork, work: Work) -> None:
     job = start_job(work.payload)
-    step = job.step()
-    while step.result is None:
+    try:
         step = job.step()
-    job.close()
+        while step.result is None:
+            step = job.step()
+    finally:
+        job.close()
     source.on_ended(work, step)
 
 

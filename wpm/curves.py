@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +72,13 @@ class CurveFile:
     def close(self) -> None:
         """End the file."""
         if self._writer is not None:
-            self._writer.close()
+            with suppress(OSError):  # what a full disk did not take before is tried once more
+                self._writer.close()
             self._writer = None
 
     def _give_up(self, error: OSError) -> None:
         _log.warning("no more curves for TensorBoard in %s: %s", self._folder, error.strerror)
-        self._writer = None
+        self.close()
 
     def _write(self, event: Event) -> None:
         assert self._writer is not None

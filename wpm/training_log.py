@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def log_training(folder: Path) -> Iterator[None]:
     Args:
         folder: of the training.
     """
-    handler = RotatingFileHandler(
+    handler = _QuietHandler(
         folder / LOG_NAME, maxBytes=MAX_BYTES, backupCount=1, encoding="utf-8", delay=True
     )
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -35,7 +35,15 @@ def log_training(folder: Path) -> Iterator[None]:
         logging.captureWarnings(False)
         root.setLevel(level)
         root.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # what a full disk did not take before is tried once more
+            handler.close()
+
+
+class _QuietHandler(RotatingFileHandler):
+    """Drops what the disk does not take: the records, which it takes no more either, say why."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        pass
 
 
 def last_lines(folder: Path, count: int = 3) -> list[str]:

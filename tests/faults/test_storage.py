@@ -22,7 +22,7 @@ from wpm.records import COMPLETE, RUNNING, TrainingFolder, read_finals, read_tri
 from wpm.retrain import RetrainPlan, RetrainWork
 from wpm.study import Study, StudyPlan
 
-FULL = r"cannot be written \(File too large\); free space .*, then give the same command again"
+FULL = r"cannot be written \(File too large\); free space.*, then give the same command again"
 
 
 @contextmanager
