@@ -327,9 +327,8 @@ def _look_ahead(
         print(format_forecasts(forecasts, slots, gpus, estimate_disk(undertaking, nodes)))
         if args.max_disk is not None:
             used = FolderSize(run_root).measure()
-            print(
-                f"{run_root} holds {used / 1e9:.2f} GB of {args.max_disk * GIB / 1e9:.2f} (--max-disk)"
-            )
+            cap = args.max_disk * GIB
+            print(f"{run_root} holds {used / 1e9:.2f} GB of {cap / 1e9:.2f} (--max-disk)")
     return FINISHED
 
 
