@@ -12,6 +12,7 @@ from ray.air.execution._internal.tracked_actor import TrackedActor
 from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
 from ray.exceptions import OutOfMemoryError
 from ray.job_submission import JobStatus
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from wpm import cluster
@@ -144,7 +145,10 @@ def test_refusal_of_a_worker_ends_the_launch_and_fails_no_work(
     if last:  # as Tune ends: with the last result of each
         bridge.on_trial_complete("a", {**refusal, "done": True})
     else:
-        assert bridge.hear("a", refusal), "the worker is stopped"
+        refused: Any = SimpleNamespace(trial_id="a", run_metadata=SimpleNamespace(num_failures=0))
+        controller: Any = SimpleNamespace()
+        decision = cluster._Listener(bridge).on_trial_result(controller, refused, refusal)
+        assert decision == FIFOScheduler.STOP, "the worker is stopped"
     assert isinstance(bridge.error, UserError)
     assert str(bridge.error) == refusal["refused"]
     assert bridge.suggest("c") == Searcher.FINISHED

@@ -448,7 +448,7 @@ class _Listener(_Unsaved, FIFOScheduler):
     def on_trial_result(
         self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
     ) -> str:
-        reports = len(json.loads(result["step"])["reports"])
+        reports = len(json.loads(result["step"])["reports"]) if "step" in result else 0
         if reports > self._reports.get(trial.trial_id, 0):
             # Nodes come and go while a long trial gets on; what kills its process every time does
             # not let it get on.
