@@ -9,12 +9,12 @@ from typing import Any
 
 from analysis.options import (
     build_parser,
-    parse_count,
     report_problems,
     require_study,
     run_main,
     select_studies,
 )
+from wpm.arguments import at_least
 from wpm.atomic import write_bytes, write_json
 from wpm.config import Row
 from wpm.errors import UserError
@@ -109,7 +109,7 @@ def _export(args: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the script; return the exit code."""
     parser = build_parser("analysis.export", DESCRIPTION, EXAMPLES)
-    parser.add_argument("--run", type=parse_count, default=1, help="which tested run [1]")
+    parser.add_argument("--run", type=at_least(1), default=1, help="which tested run [1]")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     return run_main(parser, _export, arguments)
 

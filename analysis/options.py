@@ -64,17 +64,6 @@ def build_parser(
     return parser
 
 
-def parse_count(text: str) -> int:
-    """Read a whole number of at least 1, for `add_argument(type=...)`."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is too small, must be at least 1")
-    return value
-
-
 def find_selected(args: argparse.Namespace) -> tuple[list[StudyPlace], list[str]]:
     """Return the studies that the flags select, sorted, and a line for each name without a study.
 

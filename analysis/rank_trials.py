@@ -11,7 +11,6 @@ from analysis.fairness import list_departures
 from analysis.layout import format_csv, format_percent, with_notes
 from analysis.options import (
     build_parser,
-    parse_count,
     read_studies,
     report_problems,
     run_main,
@@ -26,6 +25,7 @@ from analysis.trial_columns import (
     find_column,
     parameter_names,
 )
+from wpm.arguments import at_least
 from wpm.records import COMPLETE, FAILED
 from wpm.tables import format_table
 
@@ -217,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what.add_argument(
         "--columns", nargs="+", default=[], metavar="COLUMN", help="show these, in this order"
     )
-    what.add_argument("--top", type=parse_count, metavar="N", help="only the first N a ranking")
+    what.add_argument("--top", type=at_least(1), metavar="N", help="only the first N a ranking")
     add_against(parser, "below each ranking, the progress of the published search beside ours")
     return run_main(parser, _print_rankings, arguments)
 

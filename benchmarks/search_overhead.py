@@ -25,12 +25,11 @@ from typing import Any
 import numpy as np
 import optuna
 
-from wpm.config import Row, find_protocol
+from benchmarks.search_replay import plan_study
 from wpm.jobs import StepResult, summarise
-from wpm.records import COMPLETE, StudyPlace, TrainingFolder, find_studies, read_trials
+from wpm.records import COMPLETE, TrainingFolder, find_studies, read_trials
 from wpm.search import SearchWork
-from wpm.spaces import load_space
-from wpm.study import Study, StudyPlan
+from wpm.study import Study
 
 ROOT = Path(__file__).resolve().parent.parent
 ROW = "contrastive+wpm"  # five parameters
@@ -55,7 +54,7 @@ def main() -> None:
 
 def measure_study(folder: Path, sampler: str, trials: int) -> None:
     """Run a study of invented learning curves, and time what the driver does for each trial."""
-    plan = make_plan(folder, sampler, trials)
+    plan = plan_study(folder, ROW, trials, sampler)
     took: dict[str, list[float]] = defaultdict(list)
 
     @contextmanager
@@ -97,19 +96,6 @@ def measure_study(folder: Path, sampler: str, trials: int) -> None:
         print(f"  {what:<16} " + "  ".join(cells))
     print(f"  opening the study of {trials} trials again: {reopened:.2f} s; "
           f"journal {plan.place.journal.stat().st_size / 1e6:.1f} MB")  # fmt: skip
-
-
-def make_plan(folder: Path, sampler: str, trials: int) -> StudyPlan:
-    """Return a plan whose images nobody opens."""
-    return StudyPlan(
-        place=StudyPlace(folder, "invented", "small", ROW),
-        space=load_space(Row.parse(ROW)),
-        protocol=find_protocol("small", "omniglot"),
-        images={"pixels": "none"},
-        pixels=folder / "none",
-        trials=trials,
-        seed=0,
-    )
 
 
 def invent_quality(parameters: dict[str, float], rng: np.random.Generator) -> float:

@@ -10,7 +10,26 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
+from wpm.config import Row, find_protocol
+from wpm.records import StudyPlace
+from wpm.spaces import load_space
+from wpm.study import DEFAULT_SAMPLER, StudyPlan
+
 HISTORIES = Path(__file__).parent / "data" / "search_histories.json"
+
+
+def plan_study(folder: Path, row: str, trials: int, sampler: str = DEFAULT_SAMPLER) -> StudyPlan:
+    """Return the plan of a study whose images nobody opens."""
+    return StudyPlan(
+        place=StudyPlace(folder, "invented", "small", row),
+        space=load_space(Row.parse(row)),
+        protocol=find_protocol("small", "omniglot"),
+        images={"pixels": "none"},
+        pixels=folder / "none",
+        trials=trials,
+        seed=0,
+        sampler=sampler,
+    )
 
 
 @dataclass(frozen=True)

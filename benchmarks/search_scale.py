@@ -30,13 +30,11 @@ import numpy as np
 import ray
 from ray import tune
 
-from benchmarks.search_replay import HISTORIES, History, read_studies
+from benchmarks.search_replay import HISTORIES, History, plan_study, read_studies
 from wpm import cluster
-from wpm.config import Row, find_protocol
 from wpm.jobs import StepResult, summarise
-from wpm.records import COMPLETE, StudyPlace
+from wpm.records import COMPLETE
 from wpm.search import SearchWork
-from wpm.spaces import load_space
 from wpm.study import Study, StudyPlan
 from wpm.work import Work
 
@@ -64,7 +62,7 @@ def main() -> None:
     for workers in [args.ray] if args.ray else args.workers:
         trials = workers * args.trials_per_worker // len(ROWS)
         with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
-            plans = [make_plan(Path(folder), row, trials) for row in ROWS]
+            plans = [plan_study(Path(folder), row, trials) for row in ROWS]
             leave_orphans(plans[-1])
             studies = [held.enter_context(Study(plan)) for plan in plans]
             source = Replay(studies, histories, args.scale)
@@ -75,19 +73,6 @@ def main() -> None:
                 simulation.run()
                 simulation.print_line()
             print_fairness(source)
-
-
-def make_plan(folder: Path, row: str, trials: int) -> StudyPlan:
-    """Return a plan whose images nobody opens."""
-    return StudyPlan(
-        place=StudyPlace(folder, "invented", "small", row),
-        space=load_space(Row.parse(row)),
-        protocol=find_protocol("small", "omniglot"),
-        images={"pixels": "none"},
-        pixels=folder / "none",
-        trials=trials,
-        seed=0,
-    )
 
 
 def leave_orphans(plan: StudyPlan) -> None:

@@ -1,9 +1,13 @@
 """The replay of recorded searches: the same stops, costs and order as a real one."""
 
+from pathlib import Path
+
 import optuna
 import pytest
 from optuna.pruners import NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, RandomSampler
 
+from benchmarks.search_overhead import measure_study
 from benchmarks.search_replay import History, read_studies, replay
 
 
@@ -59,3 +63,17 @@ def test_stored_histories_can_be_read() -> None:
             assert list(history.values) == sorted(history.values), "best so far never falls"
             assert set(trial["parameters"]) == set(study["searched"])
             assert 0 < history.cost(len(history.epochs)) <= study["max_epochs"]
+
+
+def test_overhead_is_that_of_the_sampler_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = []
+
+    def build(name: str, seed: int, trials: int) -> BaseSampler:
+        built.append(name)
+        return RandomSampler(seed=seed)
+
+    monkeypatch.setattr("wpm.study.build_sampler", build)
+    measure_study(tmp_path, "qmc", trials=10)
+    assert set(built) == {"qmc"}

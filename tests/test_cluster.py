@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +20,7 @@ from ray.tune.search import Searcher
 from wpm import cluster
 from wpm.atomic import StorageError, hold_lock
 from wpm.errors import UserError
-from wpm.jobs import StepResult
+from wpm.jobs import InterruptedJobError, StepResult
 from wpm.machine import Node, count_slots
 from wpm.work import Work
 
@@ -158,6 +160,55 @@ def test_refusal_of_a_worker_ends_the_launch_and_fails_no_work(
     assert source.heard == []
 
 
+def make_worker() -> tuple[cluster._Worker, dict[str, Any]]:
+    """Return a worker without a process of its own, and what it was set up with."""
+    worker = cluster._Worker.__new__(cluster._Worker)
+    worker._lookout = threading.Thread()  # never started, and no signal is taken over
+    config = {"threads": 1, "gpus": 0.0, "payload": "{}", "stop_file": ""}
+    worker.setup(config)
+    return worker, config
+
+
+class ExitedError(Exception):
+    """The actor's process would be gone."""
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_worker_asked_to_end_leaves_at_once_while_its_work_starts(
+    monkeypatch: pytest.MonkeyPatch, started: bool
+) -> None:
+    """A job may wait minutes for the lock of an orphan."""
+    heard: list[str] = []
+
+    class Slow:
+        def step(self) -> StepResult:
+            worker._receive(signal.SIGTERM, None)
+            assert heard == ["interrupt"]
+            raise InterruptedJobError
+
+        def interrupt(self) -> None:
+            heard.append("interrupt")
+
+        def close(self) -> None:
+            heard.append("close")
+
+    def start(payload: object) -> Slow:
+        if not started:
+            worker._receive(signal.SIGTERM, None)
+            raise AssertionError("it would have waited")
+        return Slow()
+
+    def leave() -> None:
+        raise ExitedError
+
+    monkeypatch.setattr(cluster, "start_job", start)
+    monkeypatch.setattr(cluster, "exit_actor", leave)
+    worker, _ = make_worker()
+    with pytest.raises(ExitedError):
+        worker.step()
+    assert heard == (["interrupt", "close"] if started else [])
+
+
 def test_worker_says_what_is_wrong_and_lets_its_work_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -173,10 +224,8 @@ def test_worker_says_what_is_wrong_and_lets_its_work_go(
     def refuse(payload: object) -> FullDisk:
         raise UserError("trials/0007: not visible on node 2")
 
-    worker = cluster._Worker.__new__(cluster._Worker)
-    config = {"threads": 1, "gpus": 0.0, "payload": "{}", "stop_file": "stop"}
     monkeypatch.setattr(cluster, "start_job", lambda payload: FullDisk())
-    worker.setup(config)
+    worker, config = make_worker()
     assert worker.step()["refused"].startswith("checkpoint-1.pt: cannot be written")
     assert len(closed) == 1
     monkeypatch.setattr(cluster, "start_job", refuse)

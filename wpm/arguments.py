@@ -115,13 +115,13 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         "--search-spaces", type=Path, metavar="DIR", help="TOML files of the rows [search_spaces]"
     )
     which.add_argument("--weights", metavar="FILE", help="the trunk's ImageNet weights, or: random")
-    which.add_argument("--seed", type=_at_least(0), default=0, help="of sampler and trainings [0]")
+    which.add_argument("--seed", type=at_least(0), default=0, help="of sampler and trainings [0]")
 
     budget = parser.add_argument_group("budget")
-    budget.add_argument("--trials", type=_at_least(1), help="trials a study, however they end")
-    budget.add_argument("--runs", type=_at_least(1), help="final runs (seeds) a configuration")
+    budget.add_argument("--trials", type=at_least(1), help="trials a study, however they end")
+    budget.add_argument("--runs", type=at_least(1), help="final runs (seeds) a configuration")
     budget.add_argument(
-        "--top", type=_at_least(1), default=1, metavar="N",
+        "--top", type=at_least(1), default=1, metavar="N",
         help="--best-only with the N best configurations; the table shows the best [1]",
     )  # fmt: skip
     budget.add_argument(
@@ -178,7 +178,9 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def _at_least(low: int) -> Callable[[str], int]:
+def at_least(low: int) -> Callable[[str], int]:
+    """Return what reads a whole number of at least `low`, for `add_argument(type=...)`."""
+
     def whole_number(text: str) -> int:
         try:
             value = int(text)

@@ -320,7 +320,8 @@ class _Worker(tune.Trainable):
         self._interrupted = True
         if not self._stepping:
             sys.exit(1)
-        assert self._job is not None
+        if self._job is None:  # it is being started, which may take minutes; nothing to save yet
+            raise InterruptedJobError
         self._job.interrupt()
 
 
@@ -348,9 +349,9 @@ class _Bridge(_Unsaved, Searcher):
         self._source = source
         self._room = room
         self._running: dict[str, Work] = {}
-        self._stopping: set[str] = set()
         self.error: Exception | None = None
         self.errors: dict[str, str] = {}  # last words of every trial whose process died
+        self.reported: dict[str, int] = {}  # how many reports every trial had at its last step
 
     def suggest(self, trial_id: str) -> Any:
         if self.error is not None:
@@ -373,6 +374,7 @@ class _Bridge(_Unsaved, Searcher):
             self._give_up(UserError(result["refused"]))
             return True
         work, step = self._running[trial_id], StepResult(**json.loads(result["step"]))
+        self.reported[trial_id] = len(step.reports)
         try:
             if step.result is not None:
                 del self._running[trial_id]
@@ -429,7 +431,6 @@ class _Listener(_Unsaved, FIFOScheduler):
     def __init__(self, bridge: _Bridge) -> None:
         super().__init__()
         self._bridge = bridge
-        self._reports: dict[str, int] = {}
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """Return the trial that takes over the process of one that has ended: the oldest waiting.
@@ -448,13 +449,13 @@ class _Listener(_Unsaved, FIFOScheduler):
     def on_trial_result(
         self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
     ) -> str:
-        reports = len(json.loads(result["step"])["reports"]) if "step" in result else 0
-        if reports > self._reports.get(trial.trial_id, 0):
+        reported = self._bridge.reported
+        before = reported.get(trial.trial_id, 0)
+        stop = self._bridge.hear(trial.trial_id, result)
+        if reported.get(trial.trial_id, 0) > before:
             # Nodes come and go while a long trial gets on; what kills its process every time does
             # not let it get on.
             trial.run_metadata.num_failures = 0
-        self._reports[trial.trial_id] = reports
-        stop = self._bridge.hear(trial.trial_id, result)
         return FIFOScheduler.STOP if stop else FIFOScheduler.CONTINUE
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:

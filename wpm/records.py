@@ -18,7 +18,6 @@ Layout (docs/records.md sets it out):
         test_access.jsonl        a line for every time that test images were opened
 """
 
-import contextlib
 import hashlib
 import io
 import json
@@ -504,7 +503,7 @@ def new_log(run_root: Path) -> Path:
     folder = run_root / "logs"
     ages: dict[Path, float] = {}
     for path in folder.glob("*.log"):
-        with contextlib.suppress(OSError):  # another launch has just deleted it
+        with suppress(OSError):  # another launch has just deleted it
             ages[path] = path.stat().st_mtime
     for path in sorted(ages, key=ages.__getitem__)[: max(0, len(ages) - LOGS_KEPT + 1)]:
         path.unlink(missing_ok=True)

@@ -53,9 +53,8 @@ class SearchWork:
                 key = f"{name}/{number}"
                 self._running[key] = (study, number)
                 return Work(key, name, payload)
-            self._hear_if_finished(
-                study
-            )  # its last orphans may have ended before they were adopted
+            # Its last orphans may have ended before they were adopted.
+            self._hear_if_finished(study)
         return None
 
     def _open_studies(self) -> list[Study]:
@@ -130,12 +129,11 @@ class SearchWork:
         shown = "" if score is None else f"  MAP@R {score:.4f}"
         word = "stopped" if state == PRUNED else state
         self._announce(f"{name} trial {number:>3} {word:<8}{shown}  {detail}")
-        if state == FAILED:
-            for line in last_lines(study.plan.place.trial_folder(number)):
-                self._announce(f"    | {line}")
         if state == COMPLETE:
             self._best[name] = max(score, self._best.get(name, score))
         if state == FAILED:
+            for line in last_lines(study.plan.place.trial_folder(number)):
+                self._announce(f"    | {line}")
             self._first_failures[name].append(detail)
             if self._ended[name] == len(self._first_failures[name]) == MAX_FIRST_FAILURES:
                 why = f"the first {MAX_FIRST_FAILURES} trials of this launch all failed"
