@@ -59,9 +59,8 @@ _TRUNKS = {
     "timm:": _Kind(build_timm, load_zoo_weights, timm_weights, timm_page),
 }
 RANDOM_WEIGHTS = "random"  # in place of a file: for trying things out
-# Of the first convolution's output, as many go through the trunk at a time on a CPU: more are
-# slower, being out of its caches long before they are used again (benchmarks/within_pair_step.py:
-# 64 images of BN-Inception at 227 px; 256 at a time took 1.8 times as long).
+# Of the first convolution's output, as many go through the trunk at a time on a CPU: 64 images of
+# BN-Inception at 227 px; more are slower (benchmarks/within_pair_step.py --ungrouped).
 _CPU_ELEMENTS = 2**26
 
 
