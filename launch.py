@@ -239,14 +239,20 @@ def _check_writable(folder: Path) -> None:
 
 def _check_address(address: str) -> None:
     """Refuse a cluster that nobody answers for, before anything is written or decoded."""
-    if address in ("local", "auto"):
+    if address == "local":
         return
-    host, _, port = address.rpartition(":")
+    there, where = address, "there"
+    if address == "auto":
+        from wpm.cluster import find_cluster
+
+        there = find_cluster()
+        where = f"at {there}, where Ray last ran"
+    host, _, port = there.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, ValueError) as error:
         raise UserError(
-            f"--address {address}: nothing answers there ({error}); give the address that ray "
+            f"--address {address}: nothing answers {where} ({error}); give the address that ray "
             "start printed on the head, or --address auto on a node of the cluster"
         ) from error
 

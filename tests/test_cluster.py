@@ -14,6 +14,7 @@ from ray.air.execution._internal.tracked_actor import TrackedActor
 from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
 from ray.exceptions import OutOfMemoryError
 from ray.job_submission import JobStatus
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
@@ -284,6 +285,21 @@ def test_saved_work_that_was_asked_to_end_is_no_death(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_death_is_named_in_one_line(error: str, words: str) -> None:
     assert cluster.name_death(error) == words
+
+
+def test_what_tune_keeps_of_an_ended_trial_is_let_go() -> None:
+    """It keeps every trial for its analysis, which nobody reads: 50 kB each, for days."""
+    listener, controller = cluster._Listener(cluster._Bridge(Endless(), lambda: 1)), Any
+    config = {"payload": "long"}
+    ended, ending = (Trial("wpm", stub=True, config=dict(config)) for _ in range(2))
+    for trial in (ended, ending):
+        trial.update_last_result({"step": "long", "score": 0.5, "training_iteration": 1})
+        listener.on_trial_complete(controller, trial, {})  # type: ignore[arg-type]
+    ended.set_status(Trial.TERMINATED)
+    listener.on_trial_add(controller, ending)  # type: ignore[arg-type]
+    assert (ended.config, ended.metric_analysis, ended.run_metadata.last_result) == ({}, {}, {})
+    assert ending.config == config, "Tune is not through with it"
+    assert ending.last_result["step"] == "long"
 
 
 def test_process_that_is_starting_is_left_to_its_trial() -> None:

@@ -106,6 +106,14 @@ def test_cluster_that_does_not_answer_is_refused(tmp_path: Path) -> None:
     launcher.environment.pop("RAY_ADDRESS", None)
     output = launcher.run("--trials", "1", "--address", "auto", code=2)
     assert "--address auto: Ray does not answer" in output.splitlines()[-1]
+    # A cluster that was killed leaves where it was; Ray would try for minutes, and exit.
+    last = tmp_path / "ray" / "ray_current_cluster"
+    last.parent.mkdir(exist_ok=True)
+    last.write_text("127.0.0.1:1")
+    output = launcher.run("--trials", "1", "--address", "auto", code=2)
+    told = "--address auto: nothing answers at 127.0.0.1:1, where Ray last ran"
+    assert told in output.splitlines()[-1]
+    assert not list(launcher.run_root.glob("*/*/*/study.json")), "nothing is recorded for that"
 
 
 def test_failing_loss_stops_the_launch_and_says_why(tmp_path: Path) -> None:

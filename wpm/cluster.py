@@ -33,6 +33,7 @@ os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1e9")  # Tune's snapshots are
 import ray
 import torch
 from ray import tune
+from ray._private import services
 from ray.actor import exit_actor
 from ray.air.execution._internal import actor_manager
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
@@ -98,15 +99,33 @@ def connect(resources: Resources) -> Iterator[str]:
             include_dashboard=None if resources.address == "local" else False,
         )
     except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        first_line = (str(error).strip().splitlines() or [repr(error)])[0]
-        raise UserError(
-            f"--address {resources.address}: Ray does not answer ({first_line}); start a cluster, "
-            "or use --address local"
-        ) from error
+        raise _no_answer(resources.address, error) from error
     try:
         yield joined.dashboard_url or ""
     finally:
         ray.shutdown()
+
+
+def find_cluster() -> str:
+    """Return where `--address auto` looks: RAY_ADDRESS, or where Ray was last started here.
+
+    Nobody may answer there any more. Ray then tries for minutes, and ends the whole process.
+
+    Raises:
+        UserError: neither is there.
+    """
+    try:
+        return str(services.get_ray_address_from_environment("auto", None))
+    except ConnectionError as error:
+        raise _no_answer("auto", error) from error
+
+
+def _no_answer(address: str, error: Exception) -> UserError:
+    first_line = (str(error).strip().splitlines() or [repr(error)])[0]
+    return UserError(
+        f"--address {address}: Ray does not answer ({first_line}); start a cluster, or use "
+        "--address local"
+    )
 
 
 def run_work(
@@ -431,6 +450,18 @@ class _Listener(_Unsaved, FIFOScheduler):
     def __init__(self, bridge: _Bridge) -> None:
         super().__init__()
         self._bridge = bridge
+        self._ended: list[Trial] = []
+
+    def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
+        """Let go of trials that have ended, now that Tune is through with them."""
+        for ended in [t for t in self._ended if t.status in (Trial.TERMINATED, Trial.ERROR)]:
+            self._ended.remove(ended)
+            _lighten(ended)
+
+    def on_trial_complete(
+        self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
+    ) -> None:
+        self._ended.append(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """Return the trial that takes over the process of one that has ended: the oldest waiting.
@@ -464,6 +495,13 @@ class _Listener(_Unsaved, FIFOScheduler):
             trial.run_metadata.num_failures -= 1
         self._bridge.errors[trial.trial_id] = name_death(error)
         _log.warning("work %s: its process died: %s", trial.trial_id, error)
+
+
+def _lighten(trial: Trial) -> None:
+    """Empty a trial that has ended: Tune keeps every one, and 50 kB with it, to analyse it."""
+    kept = trial.run_metadata
+    kept.last_result, kept.metric_analysis, kept.metric_n_steps = {}, {}, {}
+    trial.config, trial.evaluated_params, trial.experiment_tag = {}, {}, ""
 
 
 def _last_error(trial: Trial) -> str:

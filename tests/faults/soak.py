@@ -33,6 +33,9 @@ _DRIVER_SPARED = 0.5
 # Caps of the run folder: for every trial and every launch, and for checkpoints of what runs.
 _CAP_BYTES = 50_000
 _CHECKPOINTS_BYTES = 40_000_000
+# Growth of the driver a trial: Optuna and Tune keep something of each. Few trials tell little.
+_MOST_A_TRIAL = 60_000
+_ENOUGH_TO_TELL = 150
 
 
 @dataclass
@@ -198,13 +201,16 @@ def check(launcher: Launcher, tally: Tally, trials: int) -> dict[str, int]:
 
 
 def describe_memory(memory: list[tuple[int, float]]) -> str:
-    """Say how the last driver's memory went, from its first ended trial on."""
+    """Say how the last driver's memory went, from its tenth ended trial on, and check that."""
     settled = [pair for pair in memory if pair[0] > memory[0][0] + 10]
     if len(settled) < 2 or settled[0][0] == settled[-1][0]:
         return "driver's memory: too short to tell"
+    seen = settled[-1][0] - settled[0][0]
     ended, resident = zip(*settled, strict=True)
     slope = statistics.linear_regression(ended, resident).slope
     (first, before), (last, after) = settled[0], settled[-1]
+    if seen >= _ENOUGH_TO_TELL:
+        assert slope <= _MOST_A_TRIAL, f"the driver's memory grows by {slope:.0f} bytes a trial"
     return (
         f"driver's memory: {before / 1e6:.1f} MB at {first} ended trials, {after / 1e6:.1f} MB at "
         f"{last}; {slope / 1e3:.1f} kB a trial"

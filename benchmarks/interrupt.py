@@ -1,0 +1,110 @@
+"""How soon a training is on disk and ended after SIGTERM: published protocol, four folds, mining.
+
+python -m benchmarks.interrupt            # bninception, 8 x 4 images at 227 px; 15 min on two cores
+python -m benchmarks.interrupt --quick    # small protocol, under a minute
+
+Every fold trains first, so that the checkpoint is as large as it gets. Then the job is interrupted
+as the handler of SIGTERM does it, `--times` at random moments of its steps, and goes on each time
+in a new job from what was saved. Photographs are noise; weights are random.
+"""
+
+import argparse
+import random
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.common import find_device
+from wpm.config import Row, TrainingConfig, find_protocol
+from wpm.datasets import index_class_folders
+from wpm.jobs import InterruptedJobError, TrainJob, identify
+from wpm.pixels import build_pixels
+from wpm.records import COMPLETE, TrainingFolder
+from wpm.spaces import load_space
+from wpm.splits import class_disjoint_splits
+
+ROW = Row("contrastive", mined=True)
+CLASSES, IMAGES = 32, 8  # half of them to train and validate on
+
+
+def write_images(root: Path) -> None:
+    """Write photographs of noise, a folder a class."""
+    rng = np.random.default_rng(0)
+    for number in range(CLASSES * IMAGES):
+        coarse = Image.fromarray(rng.integers(0, 256, (15, 20, 3), dtype=np.uint8))
+        file = root / f"class_{number % CLASSES:02d}" / f"{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        coarse.resize((500, 375)).save(file)
+
+
+def interrupt_after(job: TrainJob, wait_s: float) -> tuple[float, bool]:
+    """Run a job, and interrupt it after a while; return seconds to its end, and whether by that."""
+    at: list[float] = []
+
+    def interrupt() -> None:
+        at.append(time.monotonic())
+        job.interrupt()
+
+    timer = threading.Timer(wait_s, interrupt)
+    timer.start()
+    try:
+        while (result := job.step().result) is None:
+            pass
+        assert result["state"] == COMPLETE, result["reason"]
+    except InterruptedJobError:
+        return time.monotonic() - at[0], True
+    finally:
+        timer.cancel()
+        job.close()
+    return 0.0, False
+
+
+def main() -> None:
+    """Print a line an interruption."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    protocol = find_protocol("small" if args.quick else "mlrc", "cub200")
+    rng = random.Random(args.seed)
+    print(f"{find_device()[1]}, {torch.get_num_threads()} threads, {protocol.trunk}, "
+          f"{protocol.crop} px, {protocol.folds} folds, seed {args.seed}", flush=True)  # fmt: skip
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        write_images(root / "images")
+        index = index_class_folders("folder", root / "images", channels=3)
+        trainval = class_disjoint_splits(index.labels, protocol.folds).trainval_classes
+        pixels = build_pixels(index.subset(trainval), protocol.resize, root / "work")
+        folds = tuple(range(protocol.folds))
+        space = load_space(ROW)
+        middle = {name: (r.low + r.high) / 2 for name, r in space.searched.items()}
+        config = TrainingConfig(str(ROW), protocol, space.complete(middle), args.seed, folds)
+        folder = root / "training"
+        TrainingFolder(folder).write_identity(identify(0, config))
+        job = TrainJob(folder, pixels, config, export=False)
+        start = time.monotonic()
+        result = job.step().result
+        assert result is None, result
+        epoch_s = time.monotonic() - start
+        job.close()
+        print(f"first epoch: {epoch_s:.1f} s", flush=True)
+        for _ in range(args.times):
+            job = TrainJob(folder, pixels, config, export=False)
+            job.step()  # a resumed job begins with its history
+            took, interrupted = interrupt_after(job, rng.uniform(0.1, 0.6) * epoch_s)
+            if not interrupted:
+                print("it ended before it was interrupted")
+                break
+            size = sum(file.stat().st_size for file in folder.glob("checkpoint-*"))
+            print(f"saved and ended {took:.1f} s after the signal; checkpoint of "
+                  f"{size / 1e6:.0f} MB", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
