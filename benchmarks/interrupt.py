@@ -1,14 +1,16 @@
 """How soon a training is on disk and ended after SIGTERM: published protocol, four folds, mining.
 
-python -m benchmarks.interrupt            # bninception, 8 x 4 images at 227 px; 15 min on two cores
+python -m benchmarks.interrupt            # bninception, 8 x 4 images at 227 px; 10 min on two cores
 python -m benchmarks.interrupt --quick    # small protocol, under a minute
 
-Every fold trains first, so that the checkpoint is as large as it gets. Then the job is interrupted
-as the handler of SIGTERM does it, `--times` at random moments of its steps, and goes on each time
-in a new job from what was saved. Photographs are noise; weights are random.
+Every fold trains first, so that the checkpoint is as large as it gets; an epoch has 2 steps instead
+of 100, so that this takes minutes. Then the job is interrupted as the handler of SIGTERM does it,
+`--times` at random moments, and goes on each time in a new job from what was saved. Photographs are
+noise; weights are random.
 """
 
 import argparse
+import dataclasses
 import random
 import tempfile
 import threading
@@ -72,6 +74,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     protocol = find_protocol("small" if args.quick else "mlrc", "cub200")
+    protocol = dataclasses.replace(protocol, iterations_per_epoch=2)
     rng = random.Random(args.seed)
     print(f"{find_device()[1]}, {torch.get_num_threads()} threads, {protocol.trunk}, "
           f"{protocol.crop} px, {protocol.folds} folds, seed {args.seed}", flush=True)  # fmt: skip

@@ -30,6 +30,7 @@ import numpy as np
 import ray
 from ray import tune
 
+from benchmarks.retrieval_memory import resident_bytes
 from benchmarks.search_replay import HISTORIES, History, plan_study, read_studies
 from wpm import cluster
 from wpm.jobs import StepResult, summarise
@@ -93,6 +94,7 @@ class Seen:
     widest: int = 0  # largest difference of trials started between two studies that have more
     processes: Counter[int] = field(default_factory=Counter)
     last_start: float = 0.0
+    resident: list[int] = field(default_factory=list)  # bytes of the driver, at every end
 
 
 class Replay(SearchWork):
@@ -128,14 +130,18 @@ class Replay(SearchWork):
 
     def on_stopped(self, work: Work, step: StepResult) -> None:
         """Count, then tell the study."""
-        self.seen.ends += 1
+        self._note_end()
         super().on_stopped(work, step)
 
     def on_ended(self, work: Work, step: StepResult) -> None:
         """Count, then tell the study."""
         self._note(work, step)
-        self.seen.ends += 1
+        self._note_end()
         super().on_ended(work, step)
+
+    def _note_end(self) -> None:
+        self.seen.ends += 1
+        self.seen.resident.append(resident_bytes())
 
     def _note(self, work: Work, step: StepResult) -> None:
         self.seen.steps += 1
@@ -294,6 +300,12 @@ def run_on_ray(source: Replay, workers: int, folder: Path) -> None:
         f"{seen.worked_s / (workers * wall):.1%} of all that time, starts and end included; "
         f"{len(seen.processes)} processes were started; driver {1e3 * cpu / seen.steps:.1f} ms of "
         f"CPU a report, {1e3 * cpu / seen.ends:.0f} ms a trial"
+    )
+    settled = seen.resident[len(seen.resident) // 4 :]
+    slope = statistics.linear_regression(range(len(settled)), settled).slope
+    print(
+        f"     driver's memory: {settled[0] / 1e6:.1f} MB after a quarter of the trials, "
+        f"{settled[-1] / 1e6:.1f} MB in the end; {slope / 1e3:.1f} kB a trial"
     )
 
 
