@@ -246,7 +246,7 @@ def _check_address(address: str) -> None:
         from wpm.cluster import find_cluster
 
         there = find_cluster()
-        where = f"at {there}, where Ray last ran"
+        where = f"at {there} (of RAY_ADDRESS, or where Ray last ran)"
     host, _, port = there.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
@@ -585,7 +585,12 @@ def _meter(
     from wpm.records import gpu_seconds, read_all_reports
     from wpm.work import STUDY_BUDGET, StudyEnd
 
-    budget = Budget(args.max_hours, args.max_gpu_hours, args.max_gpu_hours_per_study)
+    budget = Budget(
+        hours=args.max_hours,
+        study_hours=args.max_hours_per_study,
+        gpu_hours=args.max_gpu_hours,
+        study_gpu_hours=args.max_gpu_hours_per_study,
+    )
     in_gpu_hours = budget.gpu_hours is not None or budget.study_gpu_hours is not None
     if in_gpu_hours and count_gpus(resources) == 0:
         flag = "--max-gpu-hours" + ("-per-study" if budget.gpu_hours is None else "")

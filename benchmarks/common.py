@@ -1,10 +1,13 @@
-"""What several benchmarks begin with: the device, and real images to train on."""
+"""What several benchmarks share: the device, images to train on, the memory in use."""
 
 import argparse
 import platform
+import resource
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from wpm.config import Protocol
 from wpm.datasets import DataSource, load_index
@@ -32,3 +35,23 @@ def open_trainval(args: argparse.Namespace, protocol: Protocol) -> Pixels:
     splits = class_disjoint_splits(index.labels, protocol.folds)
     trainval = index.subset(splits.trainval_classes)
     return Pixels(build_pixels(trainval, protocol.resize, args.work_root))
+
+
+def make_photographs(root: Path, images: int, classes: int = 8) -> Path:
+    """Write JPEG files of 500 x 375: smooth shapes and noise, about 75 kB each."""
+    rng = np.random.default_rng(0)
+    for number in range(images):
+        folder = root / f"class_{number % classes:02d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        shapes = Image.fromarray(rng.integers(0, 256, (12, 16, 3)).astype(np.uint8))
+        smooth = np.asarray(shapes.resize((500, 375), Image.Resampling.BICUBIC))
+        noisy = smooth + rng.normal(0, 12, smooth.shape)
+        picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+        picture.save(folder / f"{number}.jpg", quality=90)
+    return root
+
+
+def resident_bytes() -> int:
+    """Return the resident size of this process now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()

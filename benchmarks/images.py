@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from benchmarks.common import find_device
+from benchmarks.common import find_device, make_photographs
 from wpm.batches import BatchMaker
 from wpm.config import Protocol, find_protocol
 from wpm.datasets import DataSource, ImageIndex, load_index
@@ -37,20 +37,6 @@ from wpm.pixels import PART_IMAGES, Pixels, build_pixels
 
 BATCH = 32
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def make_photographs(root: Path, images: int) -> Path:
-    """Write JPEG files of 500 x 375: smooth shapes and noise, about 75 kB each."""
-    rng = np.random.default_rng(0)
-    for number in range(images):
-        folder = root / f"class_{number % 8}"
-        folder.mkdir(parents=True, exist_ok=True)
-        shapes = Image.fromarray(rng.integers(0, 256, (12, 16, 3)).astype(np.uint8))
-        smooth = np.asarray(shapes.resize((500, 375), Image.Resampling.BICUBIC))
-        noisy = smooth + rng.normal(0, 12, smooth.shape)
-        picture = Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-        picture.save(folder / f"{number}.jpg", quality=90)
-    return root
 
 
 def endless_pil_batches(root: Path, protocol: Protocol, cores: int) -> Iterator[Tensor]:

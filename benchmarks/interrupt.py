@@ -5,8 +5,8 @@ python -m benchmarks.interrupt --quick    # small protocol, under a minute
 
 Every fold trains first, so that the checkpoint is as large as it gets; an epoch has 2 steps instead
 of 100, so that this takes minutes. Then the job is interrupted as the handler of SIGTERM does it,
-`--times` at random moments, and goes on each time in a new job from what was saved. Photographs are
-noise; weights are random.
+`--times` at random moments, and goes on each time in a new job from what was saved. Photographs and
+weights are random. Needs safetensors.
 """
 
 import argparse
@@ -17,11 +17,9 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
-from benchmarks.common import find_device
+from benchmarks.common import find_device, make_photographs
 from wpm.config import Row, TrainingConfig, find_protocol
 from wpm.datasets import index_class_folders
 from wpm.jobs import InterruptedJobError, TrainJob, identify
@@ -34,18 +32,8 @@ ROW = Row("contrastive", mined=True)
 CLASSES, IMAGES = 32, 8  # half of them to train and validate on
 
 
-def write_images(root: Path) -> None:
-    """Write photographs of noise, a folder a class."""
-    rng = np.random.default_rng(0)
-    for number in range(CLASSES * IMAGES):
-        coarse = Image.fromarray(rng.integers(0, 256, (15, 20, 3), dtype=np.uint8))
-        file = root / f"class_{number % CLASSES:02d}" / f"{number}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        coarse.resize((500, 375)).save(file)
-
-
-def interrupt_after(job: TrainJob, wait_s: float) -> tuple[float, bool]:
-    """Run a job, and interrupt it after a while; return seconds to its end, and whether by that."""
+def interrupt_after(job: TrainJob, wait_s: float) -> float | None:
+    """Run a job, and interrupt it after a while; return seconds to its end, None if it was over."""
     at: list[float] = []
 
     def interrupt() -> None:
@@ -59,11 +47,11 @@ def interrupt_after(job: TrainJob, wait_s: float) -> tuple[float, bool]:
             pass
         assert result["state"] == COMPLETE, result["reason"]
     except InterruptedJobError:
-        return time.monotonic() - at[0], True
+        return time.monotonic() - at[0]
     finally:
         timer.cancel()
         job.close()
-    return 0.0, False
+    return None
 
 
 def main() -> None:
@@ -80,7 +68,7 @@ def main() -> None:
           f"{protocol.crop} px, {protocol.folds} folds, seed {args.seed}", flush=True)  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        write_images(root / "images")
+        make_photographs(root / "images", CLASSES * IMAGES, CLASSES)
         index = index_class_folders("folder", root / "images", channels=3)
         trainval = class_disjoint_splits(index.labels, protocol.folds).trainval_classes
         pixels = build_pixels(index.subset(trainval), protocol.resize, root / "work")
@@ -100,8 +88,8 @@ def main() -> None:
         for _ in range(args.times):
             job = TrainJob(folder, pixels, config, export=False)
             job.step()  # a resumed job begins with its history
-            took, interrupted = interrupt_after(job, rng.uniform(0.1, 0.6) * epoch_s)
-            if not interrupted:
+            took = interrupt_after(job, rng.uniform(0.1, 0.6) * epoch_s)
+            if took is None:
                 print("it ended before it was interrupted")
                 break
             size = sum(file.stat().st_size for file in folder.glob("checkpoint-*"))

@@ -9,11 +9,11 @@ import platform
 import resource
 import sys
 import time
-from pathlib import Path
 
 import torch
 from torch.nn.functional import normalize
 
+from benchmarks.common import resident_bytes
 from wpm import retrieval
 
 IMAGES, CLASSES, DIM = 60_502, 11_316, 512  # SOP's test half, four folds' embeddings joined
@@ -32,12 +32,6 @@ def make_set(images: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
         noise = torch.randn(len(part), DIM, generator=generator)
         embeddings[part] = normalize(centres[labels[part]] + 1.5 * noise)
     return embeddings, labels
-
-
-def resident_bytes() -> int:
-    """Return the resident size of this process now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
 
 
 def peak_bytes() -> int:

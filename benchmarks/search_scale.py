@@ -1,7 +1,7 @@
 """Many workers, several studies at once: share of the workers busy, and where the driver saturates.
 
 python -m benchmarks.search_scale [--workers 64 128 256] [--scale 1] [--quick]
-python -m benchmarks.search_scale --ray 16
+python -m benchmarks.search_scale --ray 16 [--keep-trials]
 
 Nothing is trained: a trial lasts as long as a recorded one, times `--scale`, and reports what that
 reported. The first form simulates workers and clock; the studies, their sampler, pruner and journal
@@ -30,7 +30,7 @@ import numpy as np
 import ray
 from ray import tune
 
-from benchmarks.retrieval_memory import resident_bytes
+from benchmarks.common import resident_bytes
 from benchmarks.search_replay import HISTORIES, History, plan_study, read_studies
 from wpm import cluster
 from wpm.jobs import StepResult, summarise
@@ -48,6 +48,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="+", default=[64, 128, 256])
     parser.add_argument("--ray", type=int, metavar="N", help="on Ray, with N processes that sleep")
+    parser.add_argument(
+        "--keep-trials", action="store_true", help="with --ray: leave Tune's ended trials full"
+    )
     parser.add_argument("--trials-per-worker", type=int, default=8)
     parser.add_argument("--scale", type=float, default=1.0, help="of the recorded times")
     parser.add_argument("--ray-ms", type=float, default=6.0, help="of the driver, an event")
@@ -68,6 +71,8 @@ def main() -> None:
             studies = [held.enter_context(Study(plan)) for plan in plans]
             source = Replay(studies, histories, args.scale)
             if args.ray:
+                if args.keep_trials:
+                    held.enter_context(patch.object(cluster, "empty_trial", lambda trial: None))
                 run_on_ray(source, workers, Path(folder) / "ray")
             else:
                 simulation = Simulation(source, workers, args.ray_ms / 1e3, args.reset_s)

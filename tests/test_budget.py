@@ -125,6 +125,31 @@ def test_a_studys_hours_end_its_work_and_let_the_others_go_on() -> None:
     assert metered.over() == "", "the launch goes on"
 
 
+def test_a_studys_hours_on_the_clock_begin_with_its_first_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, source, told = 100.0, Endless(), []
+    monkeypatch.setattr("wpm.budget.time.monotonic", lambda: now)
+    source.stops = False
+    metered = MeteredWork(
+        source, Budget(study_hours=2.0), {}, announce=lambda *line: told.append(line)
+    )
+    now += 9 * 3600
+    work, other = metered.next_work(), make_work("b", "margin")
+    assert work is not None
+    now += 2 * 3600 - 1
+    assert not metered.on_step(work, step(0.1))
+    now += 1
+    metered.next_work()
+    assert told == [("triplet", "2 hours (--max-hours-per-study)")], "without a report"
+    assert metered.on_step(work, step(0.1))
+    metered.on_stopped(work, step(0.1))
+    assert not metered.on_step(other, step(0.1)), "its clock has not begun"
+    assert source.heard == ["step", "retire triplet", "step", "left a", "step"]
+    assert len(told) == 1
+    assert metered.over() == "", "the launch goes on"
+
+
 def test_what_the_search_itself_stops_is_not_left() -> None:
     source = Endless()
     metered = MeteredWork(source, Budget(study_gpu_hours=1.0), {})

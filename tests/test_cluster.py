@@ -288,8 +288,9 @@ def test_death_is_named_in_one_line(error: str, words: str) -> None:
 
 
 def test_what_tune_keeps_of_an_ended_trial_is_let_go() -> None:
-    """It keeps every trial for its analysis, which nobody reads: 50 kB each, for days."""
-    listener, controller = cluster._Listener(cluster._Bridge(Endless(), lambda: 1)), Any
+    """It keeps every trial for its analysis, which nobody reads."""
+    listener = cluster._Listener(cluster._Bridge(Endless(), lambda: 1))
+    controller = SimpleNamespace()
     config = {"payload": "long"}
     ended, ending = (Trial("wpm", stub=True, config=dict(config)) for _ in range(2))
     for trial in (ended, ending):

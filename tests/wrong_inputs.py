@@ -142,6 +142,7 @@ FLAGS = [
     WrongInput("--max-hours -2", "argument --max-hours: -2 must be at least 0"),
     WrongInput("--max-hours inf", "argument --max-hours: inf must be at least 0"),
     WrongInput("--max-gpu-hours -1", "argument --max-gpu-hours: -1 must be at least 0"),
+    WrongInput("--max-hours-per-study 0", "--max-hours-per-study: 0 must be above 0"),
     WrongInput("--max-gpu-hours-per-study 0", "--max-gpu-hours-per-study: 0 must be above 0"),
     WrongInput("--max-disk -5", "argument --max-disk: -5 must be at least 0"),
     WrongInput("--max-disk 5GB", "argument --max-disk: '5GB' is not a number"),

@@ -143,6 +143,10 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         "--max-hours", type=_positive, metavar="H", help="of this launch; then checkpoint and stop"
     )
     budget.add_argument(
+        "--max-hours-per-study", type=_positive, metavar="H",
+        help="of each study in this launch; then its trials checkpoint and stop",
+    )  # fmt: skip
+    budget.add_argument(
         "--max-gpu-hours", type=_positive, metavar="H",
         help="of all selected studies, earlier launches included; then checkpoint and stop",
     )  # fmt: skip

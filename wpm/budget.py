@@ -20,11 +20,13 @@ class Budget:
 
     Attributes:
         hours: on the clock, of this launch.
+        study_hours: on the clock, of each study in this launch, from its first piece of work on.
         gpu_hours: of all selected studies together, earlier launches included.
         study_gpu_hours: of each study, earlier launches included.
     """
 
     hours: float | None = None
+    study_hours: float | None = None
     gpu_hours: float | None = None
     study_gpu_hours: float | None = None
 
@@ -53,6 +55,7 @@ class MeteredWork:
         self._disk_over: Callable[[], str] = str
         self._seconds = {study: dict(seconds) for study, seconds in spent_seconds.items()}
         self._started = time.monotonic()
+        self._begun: dict[str, float] = {}  # when each study's first work was handed out
         self._retired: set[str] = set()
         self._leaving: set[str] = set()  # keys of work that ends because its study's hours did
         self.running = 0  # pieces of work that are handed out
@@ -85,18 +88,34 @@ class MeteredWork:
             self._retire_if_spent(work.study)
 
     def _retire_if_spent(self, study: str) -> None:
-        limit = self._budget.study_gpu_hours
-        used = sum(self._seconds[study].values()) / 3600
-        if limit is not None and used >= limit and study not in self._retired:
+        if study in self._retired:
+            return
+        reason = self._study_over(study)
+        if reason:
             self._retired.add(study)
             self._source.retire(study)
-            reason = f"{used:.2f} of {limit:g} GPU-hours (--max-gpu-hours-per-study)"
             self._announce(study, reason)
+
+    def _study_over(self, study: str) -> str:
+        """Return which limit of a study is reached, in words; empty while there is none."""
+        now = time.monotonic()
+        hours, limit = (now - self._begun.get(study, now)) / 3600, self._budget.study_hours
+        if limit is not None and hours >= limit:
+            return f"{limit:g} hours (--max-hours-per-study)"
+        used = sum(self._seconds.get(study, {}).values()) / 3600
+        limit = self._budget.study_gpu_hours
+        if limit is not None and used >= limit:
+            return f"{used:.2f} of {limit:g} GPU-hours (--max-gpu-hours-per-study)"
+        return ""
 
     def next_work(self) -> Work | None:
         """Return the source's next work, none once a limit is reached."""
+        for study in self._begun:  # a clock runs out between two reports, too
+            self._retire_if_spent(study)
         work = None if self.over() else self._source.next_work()
-        self.running += work is not None
+        if work is not None:
+            self.running += 1
+            self._begun.setdefault(work.study, time.monotonic())
         return work
 
     @property

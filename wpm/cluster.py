@@ -454,9 +454,9 @@ class _Listener(_Unsaved, FIFOScheduler):
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
         """Let go of trials that have ended, now that Tune is through with them."""
-        for ended in [t for t in self._ended if t.status in (Trial.TERMINATED, Trial.ERROR)]:
+        for ended in [trial for trial in self._ended if trial.is_finished()]:
             self._ended.remove(ended)
-            _lighten(ended)
+            empty_trial(ended)
 
     def on_trial_complete(
         self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
@@ -497,8 +497,8 @@ class _Listener(_Unsaved, FIFOScheduler):
         _log.warning("work %s: its process died: %s", trial.trial_id, error)
 
 
-def _lighten(trial: Trial) -> None:
-    """Empty a trial that has ended: Tune keeps every one, and 50 kB with it, to analyse it."""
+def empty_trial(trial: Trial) -> None:
+    """Empty a trial that has ended: Tune keeps every one to the end, for an analysis of its own."""
     kept = trial.run_metadata
     kept.last_result, kept.metric_analysis, kept.metric_n_steps = {}, {}, {}
     trial.config, trial.evaluated_params, trial.experiment_tag = {}, {}, ""

@@ -195,26 +195,42 @@ def check(launcher: Launcher, tally: Tally, trials: int) -> dict[str, int]:
     for row, states in study_states(launcher.run_root).items():
         assert len(states) == each
         assert set(states) <= {"COMPLETE", "PRUNED", "FAIL"}, f"{row}: {Counter(states)}"
+    check_memory(tally.memory)
     cap = _CHECKPOINTS_BYTES + _CAP_BYTES * (trials + tally.launches)
     assert tally.largest <= cap, f"the run folder had {tally.largest} bytes, more than {cap}"
     return dict(Counter(record.state for record in records))
 
 
 def describe_memory(memory: list[tuple[int, float]]) -> str:
-    """Say how the last driver's memory went, from its tenth ended trial on, and check that."""
-    settled = [pair for pair in memory if pair[0] > memory[0][0] + 10]
-    if len(settled) < 2 or settled[0][0] == settled[-1][0]:
+    """Say how the last driver's memory went, from its tenth ended trial on."""
+    settled = _settle(memory)
+    if not settled:
         return "driver's memory: too short to tell"
-    seen = settled[-1][0] - settled[0][0]
-    ended, resident = zip(*settled, strict=True)
-    slope = statistics.linear_regression(ended, resident).slope
     (first, before), (last, after) = settled[0], settled[-1]
-    if seen >= _ENOUGH_TO_TELL:
-        assert slope <= _MOST_A_TRIAL, f"the driver's memory grows by {slope:.0f} bytes a trial"
     return (
         f"driver's memory: {before / 1e6:.1f} MB at {first} ended trials, {after / 1e6:.1f} MB at "
-        f"{last}; {slope / 1e3:.1f} kB a trial"
+        f"{last}; {_growth(settled) / 1e3:.1f} kB a trial"
     )
+
+
+def check_memory(memory: list[tuple[int, float]]) -> None:
+    """Fail where a driver that was left alone for long grew too much."""
+    settled = _settle(memory)
+    if settled and settled[-1][0] - settled[0][0] >= _ENOUGH_TO_TELL:
+        growth = _growth(settled)
+        assert growth <= _MOST_A_TRIAL, f"the driver's memory grows by {growth:.0f} bytes a trial"
+
+
+def _settle(memory: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Leave out how a driver starts; empty where nothing is left that could grow."""
+    settled = [pair for pair in memory if pair[0] > memory[0][0] + 10]
+    return settled if settled and settled[0][0] < settled[-1][0] else []
+
+
+def _growth(settled: list[tuple[int, float]]) -> float:
+    """Return bytes a trial."""
+    ended, resident = zip(*settled, strict=True)
+    return statistics.linear_regression(ended, resident).slope
 
 
 def main() -> None:

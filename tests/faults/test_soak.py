@@ -6,14 +6,22 @@ import random
 import pytest
 
 from tests.commands import Launcher
-from tests.faults.soak import Drill, check, describe_memory, soak
-
-pytestmark = pytest.mark.slow
+from tests.faults.soak import Drill, check, check_memory, describe_memory, soak
 
 
+@pytest.mark.slow
 def test_search_bears_what_is_killed_on_its_way(launcher: Launcher) -> None:
     seed = int(os.environ.get("WPM_FAULT_SEED", "0"))
     print(f"seed {seed}")
     tally = soak(launcher, Drill(60, faults=4, gap_s=(0.2, 1.5)), random.Random(seed))
     print(dict(tally.faults), check(launcher, tally, 60), describe_memory(tally.memory))
     assert tally.faults.total() >= 2
+
+
+def test_driver_that_grows_fails_a_long_drill() -> None:
+    grows = [(ended, 1e9 + 70_000 * ended) for ended in range(200)]
+    with pytest.raises(AssertionError, match="grows by 70000 bytes a trial"):
+        check_memory(grows)
+    check_memory(grows[:100])  # too short to tell a leak from a start
+    check_memory([(ended, 1e9 + 50_000 * ended) for ended in range(200)])
+    check_memory([])
