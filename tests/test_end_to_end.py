@@ -106,7 +106,7 @@ def test_cluster_that_does_not_answer_is_refused(tmp_path: Path) -> None:
     launcher.environment.pop("RAY_ADDRESS", None)
     output = launcher.run("--trials", "1", "--address", "auto", code=2)
     assert "--address auto: Ray does not answer" in output.splitlines()[-1]
-    # A cluster that was killed leaves where it was; Ray would try for minutes, and exit.
+    # A cluster that was killed leaves where it was; Ray would try for minutes.
     last = tmp_path / "ray" / "ray_current_cluster"
     last.parent.mkdir(exist_ok=True)
     last.write_text("127.0.0.1:1")

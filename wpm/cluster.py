@@ -109,7 +109,7 @@ def connect(resources: Resources) -> Iterator[str]:
 def find_cluster() -> str:
     """Return where `--address auto` looks: RAY_ADDRESS, or where Ray was last started here.
 
-    Nobody may answer there any more. Ray then tries for minutes, and ends the whole process.
+    Nobody may answer there any more; `ray.init` would then try for more than five minutes.
 
     Raises:
         UserError: neither is there.
