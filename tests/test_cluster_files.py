@@ -37,7 +37,7 @@ def test_ray_accepts_the_file(path: Path) -> None:
 @clusters
 def test_start_commands_ask_for_a_token_and_keep_the_dashboard_private(path: Path) -> None:
     config = load(path)
-    head, worker = config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]
+    head, worker = config["head_start_ray_commands"][1], config["worker_start_ray_commands"][1]
     assert "--dashboard-host=127.0.0.1 " in head
     for command in (head, worker):
         assert "RAY_AUTH_MODE=token ray start" in command
@@ -79,6 +79,16 @@ def test_workers_are_spot_nodes_that_come_and_go(path: Path) -> None:
 def is_spot(node: dict[str, Any]) -> bool:
     aws = node.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
     return bool(aws or node.get("scheduling", {}).get("provisioningModel") == "SPOT")
+
+
+def test_aws_spot_workers_watch_for_the_announcement_of_their_end() -> None:
+    """After Ray has started, and in the background, or `ray up` would wait for it forever."""
+    config = load(ROOT / "cluster.yaml")
+    *_, start, watch = config["worker_start_ray_commands"]
+    assert "ray start --address" in start
+    script = watch.partition("setsid --fork python ")[2].split()[0]
+    assert (ROOT / script).is_file()
+    assert watch.endswith("2>&1 < /dev/null")
 
 
 @clusters

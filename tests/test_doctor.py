@@ -222,7 +222,7 @@ def test_listeners_of_ray_are_read_from_proc(tmp_path: Path) -> None:
         "10": b"/x/site-packages/ray/dashboard/dashboard.py\0--port=8265\0--host=x\0",
         "11": b"/x/site-packages/ray/core/src/ray/gcs/gcs_server\0",
         "12": b"/usr/sbin/sshd\0/home/ray/\0",
-        "13": b"ray::_Worker.train",
+        "13": b"ray::ResourceTrainable.train",
     }
     sockets = {"10": ("501", "503"), "11": ("502",), "12": ("504",), "13": ("505",)}
     for process, command in commands.items():

@@ -20,7 +20,7 @@ from wpm.records import StudyPlace, TrainingFolder, find_studies
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [
-    *sorted(p for d in ("wpm", "analysis") for p in (ROOT / d).glob("*.py")),
+    *sorted(p for d in ("wpm", "analysis", "clusters") for p in (ROOT / d).glob("*.py")),
     ROOT / "launch.py",
 ]
 # Reading with these runs whatever the file says; so does giving text to a shell.

@@ -1,4 +1,4 @@
-"""Nodes that vanish or join midway change no result: from the launch to the table."""
+"""Nodes that vanish, join or are taken back midway change no result, from launch to table."""
 
 import subprocess
 import sys
@@ -10,6 +10,7 @@ import pytest
 
 from tests.commands import ROOT, Launcher, study_states, wait_until, workers_of
 from tests.faults.planted import plant
+from tests.metadata import NOTICE, MetadataService
 from tests.ray_nodes import RayNodes, parent_of
 from wpm.records import COMPLETE
 
@@ -23,8 +24,9 @@ def fault(number, folder, fold):
     with open(folder / "steps", "a") as file:
         file.write(f"{fold.epoch} {fold.position} {fold.iteration}\\n")
     if not (folder.parents[4] / "go").exists():
-        time.sleep(0.3)
+        time.sleep(0.4)
 """
+HALF = range(4, 32)  # of a trial's 64 steps
 
 
 @pytest.fixture
@@ -44,11 +46,11 @@ def steps_of(folder: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def test_search_goes_on_when_a_node_dies_and_uses_one_that_joins(
+def test_search_goes_on_when_nodes_die_join_and_are_taken_back(
     launcher: Launcher, tmp_path: Path, ray_folder: Path
 ) -> None:
     plant(launcher, tmp_path / "site", PACE)
-    with RayNodes(ray_folder, 3, launcher.environment) as nodes:
+    with RayNodes(ray_folder, 3, launcher.environment) as nodes, MetadataService() as metadata:
         launcher.environment = nodes.environment
         on_cluster = (*ROWS, "--address", nodes.address)
         process = launcher.start(*on_cluster, "--trials", "4", "--no-early-stopping")
@@ -66,16 +68,38 @@ def test_search_goes_on_when_a_node_dies_and_uses_one_that_joins(
         joined = nodes.add()
         wait(lambda: training_on(launcher, joined) is not None)
         wait(lambda: len(steps_of(moved)) > done_before)
+
+        spot = nodes.added[1]
+        watcher = subprocess.Popen(
+            [sys.executable, "clusters/spot_watch.py", "--raylet", str(spot),
+             "--metadata", metadata.address],
+            cwd=ROOT, env=nodes.environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        # In its first half, so that the announcement does not find it at its end.
+        wait(lambda: (f := training_on(launcher, spot)) is not None and len(steps_of(f)) in HALF)
+        warned = training_on(launcher, spot)
+        assert warned is not None
+        metadata.notice = NOTICE
+        wait(lambda: training_on(launcher, spot) is None)
+        saved = steps_of(warned)
         (launcher.run_root / "go").touch()
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
         launcher.run(*on_cluster, "--best-only", "--runs", "1")
+    said, _ = watcher.communicate(timeout=60)  # it ends with the node
 
     records = launcher.trials()
     assert {record.state for record in records} == {COMPLETE}
     for record in records:
         assert [report["epoch"] for report in record.reports] == [1, 2, 3, 4], "lost or repeated"
     assert len(steps_of(moved)) - 64 <= 16, "more than an epoch was trained again"
+    assert watcher.returncode == 0, said
+    assert "the node is drained" in said
+    assert said.count("told trial process") == 1, "nothing new may start on a node that goes"
+    later = steps_of(warned)[len(saved) :]
+    assert not set(later) & set(saved), "a step was trained again after a warning"
+    assert len({*saved, *later}) == 64, "a step was lost"
     assert study_states(launcher.run_root) == {row: ["COMPLETE"] * 4 for row in ROWS[1:]}
     table = subprocess.run(
         [sys.executable, "-m", "analysis.table", "--run-root", str(launcher.run_root)],

@@ -1,0 +1,249 @@
+"""Tells the trials of a spot node that AWS takes the machine away, two minutes before it does.
+
+`python clusters/spot_watch.py` runs beside Ray on every worker of cluster.yaml. It asks the
+machine's metadata service every 5 s, as AWS advises. Once the end is announced, it drains the
+node, so that Ray starts nothing more there, and sends SIGTERM to every trial: each saves its
+work and goes on elsewhere. It needs no library but Ray, and ends with the node.
+
+Source: "Spot Instance interruption notices" and "Use the Instance Metadata Service", AWS,
+https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
+
+_METADATA = "http://169.254.169.254/latest"
+_ASK_EVERY_S = 5
+_ANSWER_WAIT_S = 2
+_TOKEN_LIFE_S = 60
+_NODE_WAIT_S = 60  # `ray start` has returned before its raylet has its name
+_DRAIN_WAIT_S = 30
+_NOTICE_S = 120  # what AWS gives
+_TRIAL = "ray::ResourceTrainable"  # Tune's name for a process that trains
+
+
+class Node:
+    """A Ray node of this machine: its raylet, and the trials that are the raylet's children."""
+
+    def __init__(self, raylet: int) -> None:
+        """Read who the node is.
+
+        Args:
+            raylet: its process.
+
+        Raises:
+            ValueError: if the process is not a raylet.
+        """
+        self.raylet = raylet
+        command = _command_of(raylet)
+        options = dict(part.partition("=")[::2] for part in command if part.startswith("--"))
+        if not _is_raylet(command) or not {"--node_id", "--gcs-address"} <= options.keys():
+            raise ValueError(f"process {raylet} is not the raylet of a Ray node")
+        self.id, self._gcs = options["--node_id"], options["--gcs-address"]
+        self._command = command
+
+    @property
+    def alive(self) -> bool:
+        """Whether the raylet still runs."""
+        return _command_of(self.raylet) == self._command
+
+    def trials(self) -> set[int]:
+        """Return the processes in which trials are trained."""
+        return {
+            process
+            for process in _processes()
+            if _parent_of(process) == self.raylet and _command_of(process)[0].startswith(_TRIAL)
+        }
+
+    def drain(self) -> str | None:
+        """Ask the cluster to start nothing more here.
+
+        Returns:
+            None, or why it could not be done.
+        """
+        command = [
+            sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", self._gcs,
+            "--node-id", self.id, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
+            "--reason-message", "AWS takes the spot instance back",
+            "--deadline-remaining-seconds", str(_NOTICE_S),
+        ]  # fmt: skip
+        try:
+            answer = subprocess.run(
+                command, capture_output=True, text=True, check=False, timeout=_DRAIN_WAIT_S
+            )
+        except subprocess.TimeoutExpired:
+            return f"no answer in {_DRAIN_WAIT_S} s"
+        if answer.returncode == 0:
+            return None
+        return (answer.stderr.strip() or f"exit code {answer.returncode}").splitlines()[-1]
+
+
+def announced_end(metadata: str) -> str | None:
+    """Ask whether AWS takes the machine away.
+
+    Args:
+        metadata: address of the metadata service, version 2, which wants a token.
+
+    Returns:
+        What AWS says, such as `{"action": "terminate", "time": "2026-01-01T00:02:00Z"}`; None
+        as long as it says nothing.
+
+    Raises:
+        OSError, HTTPException: if the service does not answer, or not as expected.
+    """
+    token = _ask(
+        f"{metadata}/api/token",
+        "PUT",
+        {"X-aws-ec2-metadata-token-ttl-seconds": str(_TOKEN_LIFE_S)},
+    )
+    try:
+        return _ask(
+            f"{metadata}/meta-data/spot/instance-action",
+            "GET",
+            {"X-aws-ec2-metadata-token": token},
+        )
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return None
+        raise
+
+
+def wait_for_announcement(node: Node, metadata: str) -> str | None:
+    """Ask until AWS announces the end.
+
+    Args:
+        node: when it ends, so does the waiting.
+        metadata: as in `announced_end`. While it does not answer, it is asked on.
+
+    Returns:
+        What AWS says, None if the node has ended before.
+    """
+    trouble = None
+    while node.alive:
+        try:
+            end, problem = announced_end(metadata), None
+        except (OSError, HTTPException) as error:
+            end, problem = None, f"{metadata} does not answer: {error}"
+        if problem != trouble:
+            _say(f"{problem}; asking on" if problem else f"{metadata} answers again")
+            trouble = problem
+        if end is not None:
+            return " ".join(end.split())
+        time.sleep(_ASK_EVERY_S)
+    return None
+
+
+def empty(node: Node) -> None:
+    """Drain the node and tell its trials, until it has ended.
+
+    A trial that starts before the node is drained is told as well.
+    """
+    told: set[int] = set()
+    drained = False
+    while node.alive:
+        if not drained:
+            why = node.drain()
+            drained = why is None
+            _say("the node is drained" if drained else f"the node cannot be drained: {why}")
+        for trial in node.trials() - told:
+            with suppress(ProcessLookupError):
+                os.kill(trial, signal.SIGTERM)
+                _say(f"told trial process {trial} to save and end")
+            told.add(trial)
+        time.sleep(1)
+
+
+def find_node() -> Node:
+    """Return the only Ray node that this user runs on the machine.
+
+    Raises:
+        ValueError: if there is none within a minute, or several.
+    """
+    deadline = time.monotonic() + _NODE_WAIT_S
+    while True:
+        raylets = [p for p in _processes() if _is_raylet(_command_of(p)) and _is_ours(p)]
+        if len(raylets) > 1:
+            raise ValueError(f"raylets {raylets} run here: name one with --raylet")
+        if raylets:
+            return Node(raylets[0])
+        if time.monotonic() > deadline:
+            raise ValueError(f"no Ray node came up here in {_NODE_WAIT_S} s: run `ray start` first")
+        time.sleep(1)
+
+
+def _ask(address: str, method: str, headers: dict[str, str]) -> str:
+    request = urllib.request.Request(address, method=method, headers=headers)
+    # A proxy of the environment would be asked about itself.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=_ANSWER_WAIT_S) as answer:
+        content: bytes = answer.read()
+    return content.decode("utf-8", errors="replace")
+
+
+def _processes() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _command_of(process: int) -> list[str]:
+    """Return a process's command, an empty one if it has ended."""
+    try:
+        content = Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:
+        return [""]
+    return content.decode("utf-8", errors="replace").split("\0")
+
+
+def _parent_of(process: int) -> int | None:
+    with suppress(OSError):
+        status = Path(f"/proc/{process}/status").read_text(encoding="utf-8", errors="replace")
+        return int(status.split("PPid:")[1].split()[0])
+    return None
+
+
+def _is_raylet(command: list[str]) -> bool:
+    return command[0].endswith("/raylet/raylet")
+
+
+def _is_ours(process: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{process}").stat().st_uid == os.getuid()
+    return False
+
+
+def _say(line: str) -> None:
+    print(time.strftime("%Y-%m-%dT%H:%M:%S%z"), line, flush=True)
+
+
+def main() -> None:
+    """Watch over one node until it ends."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--raylet", type=int, metavar="PID", help="the node, where one user runs several"
+    )
+    parser.add_argument(
+        "--metadata", default=_METADATA, metavar="URL", help="the metadata service (%(default)s)"
+    )
+    arguments = parser.parse_args()
+    try:
+        node = find_node() if arguments.raylet is None else Node(arguments.raylet)
+    except ValueError as error:
+        parser.exit(2, f"spot_watch: {error}\n")
+    _say(f"watching over node {node.id}")
+    end = wait_for_announcement(node, arguments.metadata)
+    if end is not None:
+        _say(f"AWS takes the machine back: {end}")
+        empty(node)
+    _say("the node has ended")
+
+
+if __name__ == "__main__":
+    main()
