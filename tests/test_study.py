@@ -293,8 +293,46 @@ def test_larger_budget_continues_and_is_recorded(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, trials=2)
     with Study(plan) as again:
         assert not again.exhausted
+        run_trial(again, lambda n: 0.5)
     content = read_study(plan.place)
     assert content is not None and content["trials"] == 2
+
+
+def refused_before_a_trial(plan: StudyPlan, error: type[BaseException]) -> None:
+    with pytest.raises(error), Study(plan):
+        raise error("no node has that many GPUs")
+
+
+def test_refused_launch_leaves_no_study_behind(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    refused_before_a_trial(plan, UserError)
+    assert read_study(plan.place) is None
+    with Study(dataclasses.replace(plan, seed=plan.seed + 1)) as other:  # nothing holds it back
+        run_trial(other, lambda n: 0.5)
+
+
+def test_refused_launch_does_not_raise_the_budget(tmp_path: Path) -> None:
+    with Study(make_plan(tmp_path, trials=1)) as study:
+        run_trial(study, lambda n: 0.5)
+    plan = make_plan(tmp_path, trials=2)
+    refused_before_a_trial(plan, UserError)
+    content = read_study(plan.place)
+    assert content is not None and content["trials"] == 1
+
+
+def test_interrupted_launch_keeps_its_study(tmp_path: Path) -> None:
+    """So that --status shows what waits."""
+    plan = make_plan(tmp_path)
+    refused_before_a_trial(plan, KeyboardInterrupt)
+    assert read_study(plan.place) is not None
+
+
+def test_error_in_the_first_trial_keeps_the_study(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    with pytest.raises(UserError), Study(plan) as study:
+        study.ask()
+        raise UserError("disk full")
+    assert read_study(plan.place) is not None
 
 
 @pytest.mark.parametrize("damage", [b'{"op_code": 4, "wor', b"\x00\xff{}\n{}\n"])
@@ -369,8 +407,8 @@ def test_trial_of_another_format_is_refused_with_its_version(
 def test_images_that_were_left_out_are_in_the_record(tmp_path: Path) -> None:
     plan = dataclasses.replace(make_plan(tmp_path), left_out=[("a/1.png", "truncated")])
     for trials in (4, 5):
-        with Study(dataclasses.replace(plan, trials=trials)):
-            pass
+        with Study(dataclasses.replace(plan, trials=trials)) as study:
+            study.ask()
         content = read_study(plan.place)
         assert content is not None
         assert content["trials"] == trials

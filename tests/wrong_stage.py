@@ -162,12 +162,6 @@ def without_a_key(stage: Stage) -> None:
     write_json(path, content)
 
 
-def five_wanted(stage: Stage) -> None:
-    """As an interrupted search of five trials."""
-    path = stage.place.folder / "study.json"
-    write_json(path, {**read_json(path), "trials": 5})
-
-
 def unfinished(stage: Stage) -> None:
     (stage.place.trial_folder(2) / "result.json").unlink()
 

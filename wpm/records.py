@@ -341,6 +341,14 @@ def write_study(place: StudyPlace, content: Mapping[str, Any]) -> None:
     write_json(place.folder / "study.json", {"format": FORMAT, **content})
 
 
+def remove_empty_study(place: StudyPlace) -> None:
+    """Remove what a study without a trial has written, if the disk lets us; hold its lock."""
+    with suppress(OSError):
+        if not trial_numbers(place):
+            place.journal.unlink(missing_ok=True)
+            (place.folder / "study.json").unlink()  # last: a journal alone is refused
+
+
 def find_studies(
     run_root: Path, dataset: str | None = None, protocol: str | None = None, row: str | None = None
 ) -> list[StudyPlace]:

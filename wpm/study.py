@@ -39,6 +39,7 @@ from wpm.records import (
     TrainingFolder,
     provenance,
     read_study,
+    remove_empty_study,
     trial_numbers,
     write_study,
 )
@@ -169,10 +170,11 @@ class Study:
         self._held.enter_context(hold_lock(place.lock, wait_s=0, what=f"study {place.name}"))
         try:
             before = read_study(place)
+            self._is_new = before is None
             record_plan(plan, before["trials"] if before else plan.trials)
             self._study = self._open_study()
             self._orphans = deque(self._find_orphans())
-            record_plan(plan, plan.trials)  # once all is well: more trials, perhaps
+            self._budget_recorded = False
         except BaseException:
             self._held.close()
             raise
@@ -180,9 +182,11 @@ class Study:
     def __enter__(self) -> "Study":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Release the study."""
-        self._held.close()
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        """Release the study; one that a refused launch has begun without a trial is removed."""
+        with self._held:
+            if kind is not None and issubclass(kind, UserError) and self._is_new:
+                remove_empty_study(self.plan.place)
 
     @property
     def started(self) -> int:
@@ -219,6 +223,9 @@ class Study:
         Returns:
             Its number and the work to do, or None when the budget is handed out.
         """
+        if not self._budget_recorded:  # not before: the launch may still be refused
+            record_plan(self.plan, self.plan.trials)
+            self._budget_recorded = True
         while self._orphans:
             trial = self._orphans.popleft()
             folder = TrainingFolder(self.plan.place.trial_folder(trial.number))
