@@ -3,8 +3,6 @@
 
 import argparse
 import dataclasses
-import os
-import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -13,8 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wpm.arguments import AUTO, DEFAULT_ROWS, EXIT_BAD_INPUT, build_parser
-from wpm.config import Protocol, Row, default_protocol, find_protocol
+from wpm.config import Protocol, default_protocol, find_protocol
 from wpm.errors import UserError
+from wpm.inputs import (
+    check_address,
+    check_parameters,
+    check_writable,
+    locate_weights,
+    parse_rows,
+)
 
 if TYPE_CHECKING:  # slow to import: only once the arguments are known to be good
     from wpm.budget import MeteredWork
@@ -22,15 +27,10 @@ if TYPE_CHECKING:  # slow to import: only once the arguments are known to be goo
     from wpm.console import Console
     from wpm.datasets import DataSource
     from wpm.notify import Notifier
-    from wpm.records import StudyPlace, TrainingRecord
-    from wpm.spaces import SearchSpace
-    from wpm.study import StudyPlan
-    from wpm.work import StudyEnd, WorkSource
+    from wpm.prepare import Prepared
+    from wpm.records import StudyPlace
+    from wpm.work import StudyEnd
 
-    # Work, its studies, and a training of its size.
-    _Prepared = tuple[WorkSource, list[StudyPlace], Mapping[str, Any] | None]
-
-_ANSWER_S = 10.0  # that a cluster's head may take to answer
 # How a launch ended, as `--notify` is told; a doctor's findings end one too.
 FINISHED, OVER, INTERRUPTED, FAILED, ILL = "finished", "budget", "interrupted", "failed", "ill"
 
@@ -93,7 +93,7 @@ def _show_status(args: argparse.Namespace) -> int:
         command = ["python", "launch.py", "--status", "--run-root", str(root)]
         print(run_on_head(args.address, command))
         return 0
-    _check_address(args.address)
+    check_address(args.address)
     with connect(Resources(args.address, 1, 0)):
         watch_status(lambda: call_on_a_node(describe_status, root), print, args.watch)
     return 0
@@ -109,7 +109,7 @@ def _launch(args: argparse.Namespace, notifier: "Notifier") -> str:
         )
     if args.top > 1 and (args.published or not args.best_only):
         raise UserError("--top needs --best-only after a search, without --published")
-    rows = _parse_rows(args)
+    rows = parse_rows(args)
     if args.sampler is not None:
         from wpm.study import build_sampler
 
@@ -120,19 +120,20 @@ def _launch(args: argparse.Namespace, notifier: "Notifier") -> str:
         trunk=args.trunk,
         precision=args.precision,
     )
-    _check_writable(args.run_root)
-    _check_writable(args.work_root)
-    _check_address(args.address)
+    check_writable(args.run_root)
+    check_writable(args.work_root)
+    check_address(args.address)
 
     from wpm.model import check_model
 
-    args.weights = _find_weights(args, protocol)
+    args.weights = locate_weights(args, protocol)
     check_model(protocol, args.weights)
     for row in rows:
-        _check_parameters(row, args.search_spaces)
+        check_parameters(row, args.search_spaces)
 
     from wpm.console import Console
     from wpm.datasets import DataSource
+    from wpm.prepare import prepare_pixels, prepare_retraining, prepare_search
     from wpm.records import StudyPlace
 
     # Absolute: workers run elsewhere.
@@ -149,146 +150,19 @@ def _launch(args: argparse.Namespace, notifier: "Notifier") -> str:
         return _look_ahead(args, protocol, places, source)
     with Console() as console:
         if args.fetch and args.rows is None and not args.best_only:
-            _prepare_pixels(args, protocol, source, console)
+            prepare_pixels(args, protocol, source, console)
             console.line("fetched; next: the same command with --rows in place of --fetch")
             return FINISHED
-        prepare = _prepare_retraining if args.best_only else _prepare_search
+        prepare = prepare_retraining if args.best_only else prepare_search
         with ExitStack() as held:
             hear = notifier.tell_study
             prepared = prepare(args, protocol, places, source, console, held, hear)
-            if prepared is not None and not _run(args, *prepared, console, hear):
+            if prepared is not None and not _run(args, prepared, console, hear):
                 return OVER
         console.clear()
         hint = "python -m analysis.table" if args.best_only else "python launch.py --best-only"
         console.line(f"done; next: {hint} with the same selection")
     return FINISHED
-
-
-def _parse_rows(args: argparse.Namespace) -> list[Row]:
-    """Check rows against the search spaces before anything slow starts."""
-    from wpm.spaces import SPACES_FOLDER, TABLE_ROWS, load_space
-
-    args.search_spaces = args.search_spaces or SPACES_FOLDER
-    asked = args.rows or DEFAULT_ROWS
-    names = [n for name in asked for n in (TABLE_ROWS if name == "all" else (name,))]
-    rows = [Row.parse(name) for name in dict.fromkeys(names)]
-    for row in rows:
-        load_space(row, args.search_spaces)
-    return rows
-
-
-def _check_parameters(row: Row, folder: Path) -> None:
-    """Refuse a search space that lacks a parameter of its loss, before trials fail for it."""
-    import torch
-
-    from wpm.losses import build_loss
-    from wpm.spaces import load_space
-
-    if not row.trained:
-        return
-    space = load_space(row, folder)
-    parameters = space.complete({name: r.low for name, r in space.searched.items()})
-    try:
-        with torch.random.fork_rng(devices=[]):
-            build_loss(row, parameters, num_classes=2, embedding_dim=2)
-    except UserError as error:
-        raise UserError(f"{folder / row.loss}.toml: {error}, searched or fixed") from error
-
-
-def _find_weights(args: argparse.Namespace, protocol: Protocol) -> str:
-    """Return the trunk's weights file, fetched if asked; "random" for trunks without one."""
-    from wpm.datasets import fetch_archive
-    from wpm.model import RANDOM_WEIGHTS, find_weights, find_weights_page, needs_weights
-
-    trunk = protocol.trunk
-    archive = find_weights(trunk)
-    if not needs_weights(trunk):
-        if args.weights not in (None, RANDOM_WEIGHTS):
-            raise UserError(f"--weights has no meaning for trunk {trunk}; leave it out")
-        return RANDOM_WEIGHTS
-    if args.weights == RANDOM_WEIGHTS:
-        return RANDOM_WEIGHTS
-    or_give = f"give --weights FILE (--weights {RANDOM_WEIGHTS} to try without)"
-    if args.weights is None and archive is None:
-        page = find_weights_page(trunk)
-        get_it = f"download model.safetensors from {page} and " if page else ""
-        raise UserError(f"trunk {trunk} has no weights that could be fetched; {get_it}{or_give}")
-    folder = args.work_root / "weights"
-    if args.weights is not None or archive is None:
-        file = Path(args.weights)
-    elif args.fetch:
-        file = fetch_archive(dataclasses.replace(archive, elsewhere=or_give), folder)
-    else:
-        file = folder / archive.name
-    if not file.is_file():
-        get_it = "" if archive is None else f"add --fetch, or download {archive.url} there, or "
-        raise UserError(f"no weights of trunk {trunk} at {file}; {get_it}{or_give}")
-    return str(file.resolve())
-
-
-def _check_writable(folder: Path) -> None:
-    """Refuse a folder that records could not be written to."""
-    existing = folder.resolve()
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(
-            f"{folder}: cannot be written ({existing} is not a writable folder); choose another"
-        )
-
-
-def _check_address(address: str) -> None:
-    """Refuse a cluster that nobody answers for, before anything is written or decoded."""
-    if address == "local":
-        return
-    there, where = address, "there"
-    if address == "auto":
-        from wpm.cluster import find_cluster
-
-        there = find_cluster()
-        where = f"at {there} (of RAY_ADDRESS, or where Ray last ran)"
-    host, _, port = there.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
-    except (OSError, OverflowError, ValueError) as error:
-        raise UserError(
-            f"--address {address}: nothing answers {where} ({error}); give the address that ray "
-            "start printed on the head, or --address auto on a node of the cluster"
-        ) from error
-
-
-def _prepare_pixels(
-    args: argparse.Namespace, protocol: Protocol, source: "DataSource", console: "Console"
-) -> Path:
-    """Index the images, check that they can be split, decode the trainval half."""
-    from wpm.contents import name_first
-    from wpm.datasets import load_index
-    from wpm.pixels import build_pixels, read_left_out
-    from wpm.splits import check_splits, class_disjoint_splits
-
-    index = load_index(source, fetch=args.fetch)
-    splits = class_disjoint_splits(index.labels, protocol.folds)
-    check_splits(splits, index.labels)
-    console.line(
-        f"{index.dataset}: {len(index.paths)} images, {len(index.class_names)} classes, "
-        f"{len(splits.trainval_classes)} of them to train and validate on, "
-        f"{len(splits.test_classes)} kept for the test"
-    )
-
-    def show(done: int, total: int) -> None:
-        console.live(lambda: f"decoding: {done} of {total} images")
-
-    trainval = index.subset(splits.trainval_classes)
-    folder = build_pixels(
-        trainval, protocol.resize, source.work_root, show, skip_unreadable=source.skip_unreadable
-    )
-    left_out = read_left_out(folder)
-    if left_out:
-        console.line(
-            f"left out: {len(left_out)} of {len(trainval.paths)} images to train and validate on "
-            f"cannot be read: {name_first(left_out)} (all in {folder / 'meta.json'})"
-        )
-    return folder
 
 
 def _look_ahead(
@@ -349,179 +223,9 @@ def _look_ahead(
     return FINISHED
 
 
-def _prepare_search(
-    args: argparse.Namespace,
-    protocol: Protocol,
-    places: "list[StudyPlace]",
-    source: "DataSource",
-    console: "Console",
-    held: ExitStack,
-    hear_study_end: "Callable[[StudyEnd], None]",
-) -> "_Prepared | None":
-    from wpm.search import SearchWork
-    from wpm.study import Study
-
-    pixels = _prepare_pixels(args, protocol, source, console)
-    searched = [place for place in places if Row.parse(place.row).trained]
-    for place in places:
-        if place not in searched:
-            console.line(f"{place.name}: nothing to search; --best-only tests it")
-    plans = [_plan_study(args, protocol, place, pixels) for place in searched]
-    studies = [held.enter_context(Study(plan)) for plan in plans]
-    work = SearchWork(studies, console.line, hear_study_end)
-    if work.exhausted:
-        return None
-    parameters: dict[Row, Mapping[str, float]] = {
-        plan.space.row: plan.space.complete({n: r.low for n, r in plan.space.searched.items()})
-        for plan in plans
-    }
-    folds = tuple(range(protocol.folds))
-    return work, places, _describe_probe(args, protocol, parameters, folds, pixels)
-
-
-def _plan_study(
-    args: argparse.Namespace, protocol: Protocol, place: "StudyPlace", pixels: Path
-) -> "StudyPlan":
-    from wpm.pixels import read_left_out
-    from wpm.spaces import load_space
-    from wpm.study import DEFAULT_SAMPLER, StudyPlan
-
-    space = load_space(Row.parse(place.row), args.search_spaces)
-    return StudyPlan(
-        place=place,
-        space=space,
-        protocol=protocol,
-        images={"pixels": pixels.name},
-        pixels=pixels,
-        trials=args.trials or protocol.trials,
-        seed=args.seed,
-        first_points=_first_points(args, space),
-        early_stopping=not args.no_early_stopping,
-        weights=args.weights,
-        sampler=args.sampler or DEFAULT_SAMPLER,
-        left_out=read_left_out(pixels),
-    )
-
-
-def _first_points(args: argparse.Namespace, space: "SearchSpace") -> tuple[dict[str, float], ...]:
-    """Return what a study tries first: published thresholds, and the published loss if asked."""
-    from wpm.spaces import published_thresholds
-
-    point = dict(published_thresholds(args.search_spaces)) if space.row.mined else {}
-    if args.warm_start and space.row.trained:
-        point |= space.find_published(args.dataset).parameters
-        for name, value in point.items():
-            searched = space.searched[name]
-            if not searched.contains(value):
-                raise UserError(
-                    f"row {space.row}: published {name} {value:g} is outside the searched "
-                    f"{searched.low:g} to {searched.high:g}; widen it with --search-spaces, or "
-                    "leave out --warm-start"
-                )
-    return (point,) if point else ()
-
-
-def _prepare_retraining(
-    args: argparse.Namespace,
-    protocol: Protocol,
-    places: "list[StudyPlace]",
-    source: "DataSource",
-    console: "Console",
-    held: ExitStack,
-    hear_study_end: "Callable[[StudyEnd], None]",
-) -> "_Prepared | None":
-    from wpm.retrain import RetrainPlan, RetrainWork, check_same_study, choose_best_trials
-    from wpm.study import record_plan
-
-    searched = [p for p in places if Row.parse(p.row).trained and not args.published]
-    best = {
-        place: choose_best_trials(place, args.top, allow_unfinished=args.allow_unfinished)
-        for place in searched
-    }
-    pixels = _prepare_pixels(args, protocol, source, console)
-    plans = []
-    for place in places:
-        if place in best:
-            check_same_study(place, protocol, pixels, args.weights)
-            configurations = [_describe_choice(record) for record in best[place]]
-        else:
-            study = _plan_study(args, protocol, place, pixels)
-            configurations = [_configure_unsearched(args, study.space)]
-            record_plan(study, trials=0)
-        # Nothing is drawn at random where nothing is trained.
-        runs = (args.runs or protocol.runs) if Row.parse(place.row).trained else 1
-        for parameters, chosen, told in configurations:
-            console.line(f"{place.name}: {told}")
-            plans.append(
-                RetrainPlan(
-                    place=place,
-                    protocol=protocol,
-                    parameters=parameters,
-                    chosen=chosen,
-                    source=source,
-                    pixels=pixels,
-                    runs=runs,
-                    weights=args.weights,
-                )
-            )
-    work = held.enter_context(RetrainWork(plans, console.line, hear_study_end))
-    if work.exhausted:
-        return None
-    by_row = {Row.parse(plan.place.row): plan.parameters for plan in plans}
-    return work, places, _describe_probe(args, protocol, by_row, (0,), pixels)
-
-
-def _describe_probe(
-    args: argparse.Namespace,
-    protocol: Protocol,
-    parameters: Mapping[Row, Mapping[str, float]],
-    folds: tuple[int, ...],
-    pixels: Path,
-) -> Mapping[str, Any] | None:
-    """Describe a training as large as any of the rows': one with mining, if one has it.
-
-    Returns:
-        Its payload, None where nothing is trained.
-    """
-    from wpm.config import TrainingConfig
-    from wpm.jobs import training_payload
-
-    row = max(parameters, key=lambda row: (row.mined, row.trained))
-    if not row.trained:
-        return None
-    config = TrainingConfig(str(row), protocol, parameters[row], args.seed, folds, args.weights)
-    return training_payload(Path(), pixels, config, export=False)
-
-
-# A configuration to retrain: its parameters, where they come from, and that in words.
-_Choice = tuple[dict[str, float], dict[str, Any], str]
-
-
-def _describe_choice(record: "TrainingRecord") -> _Choice:
-    assert record.result is not None
-    number, score = record.identity["number"], record.result["score"]
-    told = f"trial {number}, validation MAP@R {score:.4f}"
-    return record.identity["parameters"], {"trial": number, "score": score}, told
-
-
-def _configure_unsearched(args: argparse.Namespace, space: "SearchSpace") -> _Choice:
-    """Return the published configuration of a row, or that of the row without any."""
-    from wpm.spaces import published_thresholds
-
-    if not space.row.trained:
-        return {}, {"trial": None, "score": None}, "the trunk as it comes, without training"
-    point = space.find_published(args.dataset)
-    thresholds = published_thresholds(args.search_spaces) if space.row.mined else {}
-    parameters = space.complete({**thresholds, **point.parameters})
-    chosen = {"trial": None, "score": None, "published": point.source}
-    return parameters, chosen, f"as published ({point.source})"
-
-
 def _run(
     args: argparse.Namespace,
-    work: "WorkSource",
-    places: "list[StudyPlace]",
-    probe: Mapping[str, Any] | None,
+    prepared: "Prepared",
     console: "Console",
     hear_study_end: "Callable[[StudyEnd], None]",
 ) -> bool:
@@ -555,25 +259,25 @@ def _run(
                     console.line(f"Ray's dashboard: http://{dashboard}")
                 if args.address != "local":
                     check_shared([args.run_root.resolve(), args.work_root.resolve()], ask_nodes)
-                if args.gpus_per_trial == AUTO and probe is not None:
-                    resources = dataclasses.replace(resources, gpus=measure_gpus(probe))
+                if args.gpus_per_trial == AUTO and prepared.probe is not None:
+                    gpus = measure_gpus(prepared.probe)
+                    resources = dataclasses.replace(resources, gpus=gpus)
                     console.line(f"GPUs a trial, measured: {resources.gpus:.3g}")
-                metered = _meter(args, work, places, probe, resources, console, hear_study_end)
+                metered = _meter(args, prepared, resources, console, hear_study_end)
                 run_work(metered, resources, args.run_root.resolve(), console.live, metered.over)
         except StoppedBySignalError:
             raise KeyboardInterrupt from None
     console.clear()
-    if work.remaining and metered.over():
+    remaining = prepared.work.remaining
+    if remaining and metered.over():
         console.line(f"stopped at {metered.over()}; the same command with more goes on")
         return False
-    return not (work.remaining and metered.retired)
+    return not (remaining and metered.retired)
 
 
 def _meter(
     args: argparse.Namespace,
-    work: "WorkSource",
-    places: "list[StudyPlace]",
-    probe: Mapping[str, Any] | None,
+    prepared: "Prepared",
     resources: "Resources",
     console: "Console",
     hear_study_end: "Callable[[StudyEnd], None]",
@@ -598,17 +302,20 @@ def _meter(
     # Read for these budgets only: it takes as long as a ranking.
     spent = {
         place.name: {folder: gpu_seconds(r) for folder, r in read_all_reports(place).items()}
-        for place in (places if in_gpu_hours else [])
+        for place in (prepared.places if in_gpu_hours else [])
     }
 
     def announce(study: str, reason: str) -> None:
         console.line(f"{study} stopped at {reason}; the same command with more goes on")
         hear_study_end(StudyEnd(study, STUDY_BUDGET, f"stopped at {reason}"))
 
-    metered = MeteredWork(work, budget, spent, announce=announce)
+    metered = MeteredWork(prepared.work, budget, spent, announce=announce)
     if args.max_disk is not None:
         cap = DiskCap(
-            args.run_root, args.max_disk * GIB, _checkpoint_bytes(probe), lambda: metered.running
+            args.run_root,
+            args.max_disk * GIB,
+            _checkpoint_bytes(prepared.probe),
+            lambda: metered.running,
         )
         metered.cap_disk(cap.over)
     return metered

@@ -92,14 +92,6 @@ def test_search_never_opens_a_test_image(tmp_path: Path) -> None:
     assert "seed-1000" in json.loads(lines[0])["reason"]
 
 
-def test_resources_that_no_node_has_are_refused(tmp_path: Path) -> None:
-    launcher = Launcher(tmp_path)
-    output = launcher.run("--trials", "1", "--cpus-per-trial", "512", code=2)
-    assert "a trial wants 512 CPUs" in output.splitlines()[-1]
-    assert "lower --cpus-per-trial" in output.splitlines()[-1]
-    launcher.run("--trials", "1")
-
-
 def test_cluster_that_does_not_answer_is_refused(tmp_path: Path) -> None:
     launcher = Launcher(tmp_path)
     launcher.environment |= {"RAY_TMPDIR": str(tmp_path)}

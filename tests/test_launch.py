@@ -12,6 +12,7 @@ from tests.tiny import make_image_folder
 from wpm.arguments import build_parser
 from wpm.config import find_protocol
 from wpm.errors import UserError
+from wpm.inputs import locate_weights
 from wpm.records import StudyPlace, write_study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,7 +75,6 @@ def test_help_has_examples() -> None:
 def test_weights_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import hashlib
 
-    import launch as program
     from wpm import model
     from wpm.datasets import Archive
 
@@ -92,13 +92,13 @@ def test_weights_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.Mon
         args = build_parser(None).parse_args([*arguments, "--fetch"])
         serve_with("sha256:0123")
         with pytest.raises(UserError, match=r"SHA-256 .* but .* has 0123.*give --weights FILE"):
-            program._find_weights(args, protocol)
+            locate_weights(args, protocol)
         serve_with("sha256:" + hashlib.sha256(data).hexdigest()[:9])
-        found = Path(program._find_weights(args, protocol))
+        found = Path(locate_weights(args, protocol))
     assert found == (tmp_path / "weights" / "trunk.pth").resolve()
     assert found.read_bytes() == data
     args = build_parser(None).parse_args(arguments)  # another day, without --fetch or network
-    assert Path(program._find_weights(args, protocol)) == found
+    assert Path(locate_weights(args, protocol)) == found
 
 
 def test_fetch_without_rows_stops_before_the_search(tmp_path: Path) -> None:

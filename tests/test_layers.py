@@ -25,6 +25,7 @@ LAYERS = [
     {"study", "retrain", "final_embeddings", "budget", "forecast", "notify"},
     {"search"},
     {"cluster"},
+    {"inputs", "prepare"},
 ]
 MODULES = sorted((ROOT / "wpm").glob("*.py"))
 LAYER_OF = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -10,7 +10,7 @@ from tests.test_study import curve
 from tests.tiny import make_plan
 from wpm.errors import UserError
 from wpm.jobs import StepResult, summarise
-from wpm.records import COMPLETE, FAILED
+from wpm.records import COMPLETE, FAILED, read_study
 from wpm.search import MAX_FIRST_FAILURES, SearchWork
 from wpm.study import Study
 from wpm.training_log import LOG_NAME
@@ -43,6 +43,19 @@ def test_studies_take_turns_and_every_budget_is_used(studies: list[Study]) -> No
     assert source.remaining == 0
     assert len(lines) == 6
     assert "trial   0 complete  MAP@R 0.5000" in lines[0]
+
+
+def test_work_that_starts_records_the_budgets_of_all_studies(tmp_path: Path) -> None:
+    """Or one whose turn never came would pass for finished."""
+    rows = ("contrastive", "triplet")
+    for row in rows:
+        with Study(make_plan(tmp_path, row, trials=1)):
+            pass
+    plans = [make_plan(tmp_path, row, trials=3) for row in rows]
+    with Study(plans[0]) as first, Study(plans[1]) as second:
+        SearchWork([first, second], print).next_work()
+    recorded = [read_study(plan.place) for plan in plans]
+    assert [study and study["trials"] for study in recorded] == [3, 3]
 
 
 def test_orphans_go_first(tmp_path: Path) -> None:

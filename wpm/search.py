@@ -45,6 +45,8 @@ class SearchWork:
 
     def next_work(self) -> Work | None:
         """Return the next trial of the study that is furthest behind."""
+        for study in self._studies:  # also of those whose turn may never come
+            study.record_budget()
         for study in sorted(self._open_studies(), key=lambda s: (not s.has_orphans, s.started)):
             asked = study.ask()
             name = study.plan.place.name

@@ -217,15 +217,19 @@ class Study:
         """Whether trials of an interrupted launch wait to go on."""
         return bool(self._orphans)
 
+    def record_budget(self) -> None:
+        """Write how many trials are wanted. Not sooner than work starts: it may be refused."""
+        if not self._budget_recorded:
+            record_plan(self.plan, self.plan.trials)
+            self._budget_recorded = True
+
     def ask(self) -> tuple[int, dict[str, Any]] | None:
         """Hand out the next trial: an orphan, else a new one.
 
         Returns:
             Its number and the work to do, or None when the budget is handed out.
         """
-        if not self._budget_recorded:  # not before: the launch may still be refused
-            record_plan(self.plan, self.plan.trials)
-            self._budget_recorded = True
+        self.record_budget()
         while self._orphans:
             trial = self._orphans.popleft()
             folder = TrainingFolder(self.plan.place.trial_folder(trial.number))

@@ -102,15 +102,15 @@ def test_driver_killed_at_random_moments_of_the_final_runs(launcher: Launcher) -
 
 
 def test_ctrl_c_ends_quickly_and_the_same_command_goes_on(launcher: Launcher) -> None:
-    process = launcher.start(*ROWS, "--trials", "8")
+    process = launcher.start(*ROWS, "--trials", "5")
     wait_until(lambda: Ledger().progress(launcher) >= 2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130, output
     assert "interrupted; give the same command again to continue" in output
     assert "Traceback" not in output
-    launcher.run(*ROWS, "--trials", "8")
-    assert len(launcher.trials()) == 16
+    launcher.run(*ROWS, "--trials", "5")
+    assert len(launcher.trials()) == 10
     assert not any("RUNNING" in s for s in study_states(launcher.run_root).values())
 
 

@@ -13,8 +13,8 @@ from tests.faults.soak import Drill, check, check_memory, describe_memory, soak
 def test_search_bears_what_is_killed_on_its_way(launcher: Launcher) -> None:
     seed = int(os.environ.get("WPM_FAULT_SEED", "0"))
     print(f"seed {seed}")
-    tally = soak(launcher, Drill(60, faults=4, gap_s=(0.2, 1.5)), random.Random(seed))
-    print(dict(tally.faults), check(launcher, tally, 60), describe_memory(tally.memory))
+    tally = soak(launcher, Drill(40, faults=3, gap_s=(0.2, 1.5)), random.Random(seed))
+    print(dict(tally.faults), check(launcher, tally, 40), describe_memory(tally.memory))
     assert tally.faults.total() >= 2
 
 
