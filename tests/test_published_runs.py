@@ -16,8 +16,8 @@ from analysis.table import main as print_table
 from wpm import config, published_sets
 from wpm.datasets import DataSource, ImageIndex
 from wpm.jobs import start_job
+from wpm.prepare import Prepared
 from wpm.records import COMPLETE, StudyPlace, read_finals, read_trials
-from wpm.work import WorkSource
 
 pytestmark = pytest.mark.slow
 
@@ -96,8 +96,9 @@ CASES = {
 }
 
 
-def run_here(args: Any, work: WorkSource, *_: Any) -> bool:
+def run_here(args: Any, prepared: Prepared, *_: Any) -> bool:
     """Do all work in this process, one piece after another."""
+    work = prepared.work
     while (piece := work.next_work()) is not None:
         job = start_job(piece.payload)
         step = job.step()
