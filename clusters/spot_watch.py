@@ -25,7 +25,6 @@ _METADATA = "http://169.254.169.254/latest"
 _ASK_EVERY_S = 5
 _ANSWER_WAIT_S = 2
 _TOKEN_LIFE_S = 60
-_NODE_WAIT_S = 60  # `ray start` has returned before its raylet has its name
 _DRAIN_WAIT_S = 30
 _NOTICE_S = 120  # what AWS gives
 _TRIAL = "ray::ResourceTrainable"  # Tune's name for a process that trains
@@ -166,18 +165,14 @@ def find_node() -> Node:
     """Return the only Ray node that this user runs on the machine.
 
     Raises:
-        ValueError: if there is none within a minute, or several.
+        ValueError: if there is none, or several.
     """
-    deadline = time.monotonic() + _NODE_WAIT_S
-    while True:
-        raylets = [p for p in _processes() if _is_raylet(_command_of(p)) and _is_ours(p)]
-        if len(raylets) > 1:
-            raise ValueError(f"raylets {raylets} run here: name one with --raylet")
-        if raylets:
-            return Node(raylets[0])
-        if time.monotonic() > deadline:
-            raise ValueError(f"no Ray node came up here in {_NODE_WAIT_S} s: run `ray start` first")
-        time.sleep(1)
+    raylets = [p for p in _processes() if _is_raylet(_command_of(p)) and _is_ours(p)]
+    if not raylets:
+        raise ValueError("no Ray node runs here: run `ray start` first")
+    if len(raylets) > 1:
+        raise ValueError(f"raylets {sorted(raylets)} run here: name one with --raylet")
+    return Node(raylets[0])
 
 
 def _ask(address: str, method: str, headers: dict[str, str]) -> str:

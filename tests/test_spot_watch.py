@@ -4,6 +4,7 @@ tests/faults/test_nodes.py has the same on a real Ray node.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -75,10 +76,8 @@ class PlayedNode:
 class Watcher:
     """clusters/spot_watch.py, and the lines that it prints."""
 
-    def __init__(self, *arguments: str, site: Path | None = None) -> None:
-        environment = dict(os.environ, http_proxy="http://127.0.0.1:9")
-        if site is not None:
-            environment["PYTHONPATH"] = str(site)
+    def __init__(self, *arguments: str, site: Path) -> None:
+        environment = dict(os.environ, http_proxy="http://127.0.0.1:9", PYTHONPATH=str(site))
         self.process = subprocess.Popen(
             [sys.executable, "clusters/spot_watch.py", *arguments], cwd=ROOT, env=environment,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -92,10 +91,11 @@ class Watcher:
         for line in self.process.stdout:
             self._lines.put(line.rstrip("\n"))
 
-    def hear(self, words: str) -> None:
-        """Wait for the next line, which must have these words."""
+    def hear(self, words: str) -> str:
+        """Return the next line, which must have these words."""
         line = self._lines.get(timeout=60)
         assert words in line, line
+        return line
 
     def end(self) -> int:
         code = self.process.wait(timeout=60)
@@ -103,6 +103,11 @@ class Watcher:
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
+
+
+def watch(node: PlayedNode, metadata: MetadataService) -> Watcher:
+    arguments = ("--raylet", str(node.raylet), "--metadata", metadata.address)
+    return Watcher(*arguments, site=node.folder / "site")
 
 
 @pytest.fixture
@@ -122,8 +127,7 @@ def test_trials_are_told_once_and_the_node_is_drained(
     node: PlayedNode, metadata: MetadataService
 ) -> None:
     metadata.notice = NOTICE
-    arguments = ("--raylet", str(node.raylet), "--metadata", metadata.address)
-    watcher = Watcher(*arguments, site=node.folder / "site")
+    watcher = watch(node, metadata)
     watcher.hear("watching over node c0ffee")
     watcher.hear(NOTICE)
     watcher.hear("cannot be drained: no answer from the head")
@@ -143,7 +147,7 @@ def test_trials_are_told_once_and_the_node_is_drained(
 def test_nothing_happens_before_the_announcement(
     node: PlayedNode, metadata: MetadataService
 ) -> None:
-    watcher = Watcher("--raylet", str(node.raylet), "--metadata", metadata.address)
+    watcher = watch(node, metadata)
     watcher.hear("watching over")
     node.end()
     watcher.hear("the node has ended")
@@ -156,8 +160,7 @@ def test_silent_metadata_service_is_said_and_asked_on(
     node: PlayedNode, metadata: MetadataService
 ) -> None:
     metadata.broken = True
-    arguments = ("--raylet", str(node.raylet), "--metadata", metadata.address)
-    watcher = Watcher(*arguments, site=node.folder / "site")
+    watcher = watch(node, metadata)
     watcher.hear("watching over")
     watcher.hear("does not answer: HTTP Error 500")
     metadata.broken = False
@@ -168,7 +171,16 @@ def test_silent_metadata_service_is_said_and_asked_on(
     watcher.end()
 
 
-def test_process_that_is_no_node_is_refused_in_one_line() -> None:
-    watcher = Watcher("--raylet", str(os.getpid()))
+def test_process_that_is_no_node_is_refused_in_one_line(tmp_path: Path) -> None:
+    watcher = Watcher("--raylet", str(os.getpid()), site=tmp_path)
     watcher.hear(f"spot_watch: process {os.getpid()} is not the raylet of a Ray node")
     assert watcher.end() == 2
+
+
+def test_nodes_are_found_and_one_of_several_must_be_named(node: PlayedNode, tmp_path: Path) -> None:
+    other = PlayedNode(tmp_path / "other")
+    watcher = Watcher(site=tmp_path)
+    line = watcher.hear("run here: name one with --raylet")
+    assert watcher.end() == 2
+    other.end()
+    assert {str(node.raylet), str(other.raylet)} <= set(re.findall(r"\d+", line))

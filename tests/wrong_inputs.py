@@ -108,9 +108,11 @@ def _digest(root: Path) -> dict[str, str]:
 def _compare(before: dict[str, str], after: dict[str, str]) -> list[str]:
     """Name what is not as it was: decoded pixels may come, and lock files; a journal may grow."""
     changes = [f"lost {name}" for name in before.keys() - after.keys()]
+    locks = [Path(name) for name in after if name.endswith("lock")]
+    around = {str(folder) for lock in locks for folder in lock.parents}
     for name, digest in after.items():
-        if name.endswith("lock") or digest == "folder":
-            continue  # what is in a folder is looked at by itself
+        if name.endswith("lock") or (name in around and name not in before):
+            continue
         if name.endswith("study.journal") and name in before:
             continue  # Optuna notes every opening
         if name in before:
@@ -338,7 +340,7 @@ ON_RAY = [
                "--max-gpu-hours has no meaning where trials take no GPU",
                what="two trials more", starts_ray=True),
     WrongInput(FOLDER.removesuffix("contrastive") + "triplet --cpus-per-trial 4096",
-               "lower --cpus-per-trial or --gpus", what="a new study", starts_ray=True),
+               "a trial wants 4096 CPUs", what="a new study", starts_ray=True),
     WrongInput(FOLDER + " --dry-run --cpus-per-trial 4096", "no node can hold a trial",
                starts_ray=True),
 ]  # fmt: skip
