@@ -35,6 +35,7 @@ class SearchWork:
         """
         self._studies = list(studies)
         self._announce, self._hear_study_end = announce, hear_study_end
+        self._begun = False
         self._retired: set[str] = set()
         self._unfinished = {study.plan.place.name for study in studies if not study.exhausted}
         self._running: dict[str, tuple[Study, int]] = {}
@@ -45,8 +46,10 @@ class SearchWork:
 
     def next_work(self) -> Work | None:
         """Return the next trial of the study that is furthest behind."""
-        for study in self._studies:  # also of those whose turn may never come
-            study.record_budget()
+        if not self._begun:
+            for study in self._studies:  # also of those whose turn may never come
+                study.record_budget()
+            self._begun = True
         for study in sorted(self._open_studies(), key=lambda s: (not s.has_orphans, s.started)):
             asked = study.ask()
             name = study.plan.place.name

@@ -174,7 +174,6 @@ class Study:
             record_plan(plan, before["trials"] if before else plan.trials)
             self._study = self._open_study()
             self._orphans = deque(self._find_orphans())
-            self._budget_recorded = False
         except BaseException:
             self._held.close()
             raise
@@ -219,9 +218,7 @@ class Study:
 
     def record_budget(self) -> None:
         """Write how many trials are wanted. Not sooner than work starts: it may be refused."""
-        if not self._budget_recorded:
-            record_plan(self.plan, self.plan.trials)
-            self._budget_recorded = True
+        record_plan(self.plan, self.plan.trials)
 
     def ask(self) -> tuple[int, dict[str, Any]] | None:
         """Hand out the next trial: an orphan, else a new one.
@@ -229,7 +226,6 @@ class Study:
         Returns:
             Its number and the work to do, or None when the budget is handed out.
         """
-        self.record_budget()
         while self._orphans:
             trial = self._orphans.popleft()
             folder = TrainingFolder(self.plan.place.trial_folder(trial.number))
