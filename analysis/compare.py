@@ -4,13 +4,18 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from analysis.comparison import Comparison, compare_rows, correct_comparisons
-from analysis.comparison_text import format_comparisons, format_curves_csv, format_pairs_csv
-from analysis.options import build_parser, read_studies, report_problems, run_main, select_studies
-from analysis.rows import RowRecord, add_score_flags, read_row
-from wpm.config import WPM_SUFFIX
+from analysis.command_line import build_parser, run_main
+from analysis.studies.comparison import (
+    choose_pairs,
+    choose_twins,
+    compare_rows,
+    correct_comparisons,
+    drop_unequal,
+)
+from analysis.studies.row_results import add_score_flags, read_row
+from analysis.studies.selection import read_studies, select_studies
+from analysis.text.comparison import format_comparisons, format_curves_csv, format_pairs_csv
 from wpm.errors import UserError
-from wpm.records import StudyPlace
 
 DESCRIPTION = """Compare two rows, such as a loss and its twin with within-pair mining.
 
@@ -28,78 +33,6 @@ EXAMPLES = """  python -m analysis.compare contrastive contrastive+wpm --dataset
   python -m analysis.compare omniglot/triplet omniglot/margin --view separated
   python -m analysis.compare --all-twins --format csv --curves > curves.csv
 """
-
-_Pair = tuple[RowRecord, RowRecord]
-
-
-def choose_pairs(rows: Sequence[RowRecord], names: Sequence[str]) -> list[_Pair]:
-    """Return the pairs of rows that two names mean, one a data set and protocol.
-
-    Args:
-        rows: to choose from.
-        names: ROW, DATASET/ROW or DATASET/PROTOCOL/ROW, twice.
-
-    Raises:
-        UserError: a name means no row, or there is no data set with both.
-    """
-    firsts, seconds = ([row for row in rows if _matches(row.place, name)] for name in names)
-    for name, found in zip(names, (firsts, seconds), strict=True):
-        if not found:
-            there = ", ".join(row.place.name for row in rows)
-            raise UserError(f"no row {name} among the selected studies (there are: {there})")
-    pairs = [
-        (a, b) for a in firsts for b in seconds if a.place.folder.parent == b.place.folder.parent
-    ]
-    if not pairs and len(firsts) == len(seconds) == 1:  # two protocols, each given by name
-        pairs = [(firsts[0], seconds[0])]
-    pairs = [(a, b) for a, b in pairs if a.place != b.place and a.place.dataset == b.place.dataset]
-    if not pairs:
-        raise UserError(
-            f"{names[0]} and {names[1]} are no two rows of one data set and protocol: "
-            "scores on different test images do not compare"
-        )
-    return pairs
-
-
-def _matches(place: StudyPlace, name: str) -> bool:
-    *where, row = name.split("/")
-    parts = {0: [], 1: [place.dataset], 2: [place.dataset, place.protocol]}
-    return row == place.row and parts.get(len(where)) == where
-
-
-def choose_twins(rows: Sequence[RowRecord]) -> list[_Pair]:
-    """Return every plain row with its `+wpm` twin.
-
-    Raises:
-        UserError: there is no such pair.
-    """
-    by_place = {row.place.folder: row for row in rows}
-    twins = [
-        (row, by_place[mined])
-        for row in rows
-        if (mined := row.place.folder.with_name(row.place.row + WPM_SUFFIX)) in by_place
-    ]
-    if not twins:
-        there = ", ".join(row.place.name for row in rows)
-        raise UserError(f"no row has its {WPM_SUFFIX} twin among the selected studies ({there})")
-    return twins
-
-
-def drop_unequal(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Leave out comparisons that are not fair, each named on stderr.
-
-    Raises:
-        UserError: none is left.
-    """
-    refused = [
-        f"{comparison.name}: {'; '.join(comparison.unequal)}"
-        for comparison in comparisons
-        if comparison.unequal
-    ]
-    if len(refused) == len(comparisons):
-        raise UserError(f"{refused[0]}; --allow-unequal compares and flags them")
-    report_problems([f"left out without --allow-unequal: {line}" for line in refused])
-    return [comparison for comparison in comparisons if not comparison.unequal]
 
 
 def _print_comparisons(args: argparse.Namespace) -> None:

@@ -6,17 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.embedded import folder_of, write_embedded
-from analysis.options import (
-    build_parser,
-    report_problems,
-    require_study,
-    run_main,
-    select_studies,
-)
-from wpm.config import Row, protocol_from_json
+from analysis.command_line import build_parser, run_main
+from analysis.studies.embeddings import folder_of, write_embedded
+from analysis.studies.selection import report_problems, require_study, select_studies
 from wpm.errors import UserError
+from wpm.protocols import protocol_from_json
 from wpm.records import COMPLETE, StudyPlace, best_tested, read_finals
+from wpm.rows import Row
 
 DESCRIPTION = """Embed the test images with the models of each study's best configuration.
 
@@ -65,8 +61,8 @@ def embed_study(
     run = choose_run(place) if Row.parse(place.row).trained else None
     if run is None:
         return None
-    from wpm.datasets import DataSource  # here: --help needs no torch
-    from wpm.final_embeddings import embed_test_images
+    from wpm.data.index import DataSource  # here: --help needs no torch
+    from wpm.jobs.held_out_embeddings import embed_test_images
 
     folder, result, chosen = run
     protocol = protocol_from_json(require_study(place)["identity"]["protocol"])

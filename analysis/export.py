@@ -7,24 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.options import (
-    build_parser,
-    report_problems,
-    require_study,
-    run_main,
-    select_studies,
-)
-from wpm.arguments import at_least
-from wpm.atomic import write_bytes, write_json
-from wpm.config import Row
+from analysis.command_line import build_parser, run_main
+from analysis.studies.selection import report_problems, require_study, select_studies
+from wpm.cli.parser import at_least
 from wpm.errors import UserError
+from wpm.files import write_bytes, write_json
 from wpm.records import COMPLETE, StudyPlace, TrainingFolder, best_tested, read_finals
+from wpm.rows import Row
 
 DESCRIPTION = """Copy the models of a final run out of the records.
 
 For every fold a safetensors file with the weights, and a JSON file with all that is needed to use
 them: trunk, embedding size, how images are resized and cropped, where they come from, test scores.
-wpm.model.load_exported(FOLDER) gives a callable from images to concatenated embeddings.
+wpm.model.exported.load_exported(FOLDER) gives a callable from images to concatenated embeddings.
 """
 EXAMPLES = """  python -m analysis.export --dataset omniglot --row triplet+wpm --out exported
 """

@@ -3,31 +3,17 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from analysis.conditions import Condition, parse_conditions
-from analysis.edges import EdgeDistance
-from analysis.fairness import list_departures
-from analysis.layout import format_csv, format_percent, with_notes
-from analysis.options import (
-    build_parser,
-    read_studies,
-    report_problems,
-    run_main,
-    select_studies,
-)
-from analysis.ranking import RankedTrial, Ranking, merge_rankings, read_ranking
-from analysis.reference import PUBLISHED, add_against, read_trace
-from analysis.trial_columns import (
-    COLUMNS,
+from analysis.command_line import build_parser, run_main
+from analysis.studies.conditions import parse_conditions
+from analysis.studies.published import add_against
+from analysis.studies.ranking import merge_rankings, read_ranking
+from analysis.studies.selection import read_studies, report_problems, select_studies
+from analysis.text.ranking import Choice, compare_trace, format_rankings
+from analysis.text.trial_columns import (
     check_columns,
-    choose_trials,
-    find_column,
-    parameter_names,
 )
-from wpm.arguments import at_least
-from wpm.records import COMPLETE, FAILED
-from wpm.tables import format_table
+from wpm.cli.parser import at_least
 
 DESCRIPTION = """Rank the trials of each study by validation MAP@R.
 
@@ -47,142 +33,6 @@ EXAMPLES = """  python -m analysis.rank_trials --dataset omniglot --row contrast
   python -m analysis.rank_trials --dataset glyphs --format csv > trials.csv
   python -m analysis.rank_trials --dataset cub200 --against published
 """
-
-_TRACE_COUNTS = (1, 5, 10, 20, 50)  # trials after which two searches are compared
-_STUDY_COLUMNS = ("dataset", "protocol", "row")
-_TEXT_COLUMNS = ("rank", "trial", "state", "score", "score_deviation", "epochs", "device_hours")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What to show of rankings.
-
-    Attributes:
-        conditions: that a trial meets.
-        sort: column to order by; None: the ranking.
-        descending: the largest first.
-        columns: to show; empty: the usual ones.
-        top: at most so many trials a ranking; None: all.
-        against: `PUBLISHED` adds a line a study about the published search.
-    """
-
-    conditions: Sequence[Condition] = ()
-    sort: str | None = None
-    descending: bool = False
-    columns: Sequence[str] = ()
-    top: int | None = None
-    against: str | None = None
-
-    def apply(self, ranking: Ranking) -> list[RankedTrial]:
-        """Return the trials that meet the conditions, in order."""
-        return choose_trials(ranking.trials, self.conditions, self.sort, self.descending)
-
-
-def compare_trace(ranking: Ranking) -> str:
-    """Compare the progress of a study's search with the published one, in a line without style."""
-    place = ranking.places[0]
-    published = read_trace(place.dataset, place.protocol, place.row)
-    if published is None:
-        return "no published search of this row to compare with"
-    complete = [trial for trial in ranking.trials if trial.state == COMPLETE]
-    scores = [trial.score for trial in sorted(complete, key=lambda trial: trial.number)]
-    known = [score for score in scores if score is not None]
-    ours = [max(known[:count]) if count <= len(known) else None for count in _TRACE_COUNTS]
-    theirs = [published[count - 1] if count <= len(published) else None for count in _TRACE_COUNTS]
-    budgets = {"trials": ranking.ended}
-    departures = list_departures(place.dataset, ranking.identity, budgets)
-    return (
-        f"best MAP@R % so far after {' / '.join(map(str, _TRACE_COUNTS))} complete trials: "
-        f"ours {' / '.join(map(format_percent, ours))}, "
-        f"published {' / '.join(map(format_percent, theirs))}"
-        f"{'; not the published procedure: ' * bool(departures)}{'; '.join(departures)}"
-    )
-
-
-def format_rankings(rankings: Sequence[Ranking], style: str, choice: Choice) -> str:
-    """Lay rankings out.
-
-    Args:
-        rankings: to show one under the other.
-        style: one of `wpm.tables.FORMATS`; CSV makes one table of all, without notes.
-        choice: what to show of them.
-
-    Returns:
-        Text without a final newline.
-    """
-    if style == "csv":
-        return _format_csv(rankings, choice)
-    return "\n\n".join(_format_block(ranking, style, choice) for ranking in rankings)
-
-
-def _format_block(ranking: Ranking, style: str, choice: Choice) -> str:
-    chosen = choice.apply(ranking)
-    shown = chosen[: choice.top]
-    heading = f"{ranking.name}: {ranking.ended} of {ranking.wanted} trials ended"
-    if choice.conditions:
-        heading += f", {len(chosen)} of {len(ranking.trials)} meet the conditions"
-    if len(shown) < len(chosen):
-        heading += f", the first {len(shown)} of {len(chosen)} shown"
-    if not shown:
-        table = "no trials yet" if not ranking.trials else "no trial meets the conditions"
-    else:
-        names = choice.columns or _usual_columns(ranking, shown)
-        rows = [[_show(trial, name, choice) for name in names] for trial in shown]
-        table = format_table([find_column(name).heading for name in names], rows, style)
-    return with_notes(heading, table, _describe_ranking(ranking, choice), style)
-
-
-def _usual_columns(ranking: Ranking, shown: Sequence[RankedTrial]) -> list[str]:
-    """Return the columns for people: of the study's name, only what varies."""
-    varying = [
-        name
-        for name in _STUDY_COLUMNS
-        if len({getattr(place, name) for place in ranking.places}) > 1
-    ]
-    reason = ["reason"] if any(trial.state == FAILED for trial in shown) else []
-    return [*varying, *_TEXT_COLUMNS, *parameter_names(shown), *reason]
-
-
-def _show(trial: RankedTrial, name: str, choice: Choice) -> str:
-    column = find_column(name)
-    value = column.value(trial)
-    if name == "reason" and trial.state != FAILED and not choice.columns:
-        return ""  # where successive halving stopped a trial is in its epochs
-    return "-" if value is None else column.show(value)
-
-
-def _describe_ranking(ranking: Ranking, choice: Choice) -> list[str]:
-    notes = []
-    best = next((trial for trial in ranking.trials if trial.state == COMPLETE), None)
-    if best and best.edges:
-        name = f"trial {best.number}"
-        if len(ranking.places) > 1:
-            name += f" of {best.place.name}"
-        distances = ", ".join(map(_describe_edge, best.edges))
-        notes.append(
-            f"the best ({name}) lies from the nearer edge, in % of the searched scale: {distances}"
-        )
-    if len({(place.dataset, place.protocol) for place in ranking.places}) > 1:
-        notes.append("scores on different data sets or under different protocols do not compare")
-    if choice.against == PUBLISHED and len(ranking.places) == 1:
-        notes.append(compare_trace(ranking))
-    return notes
-
-
-def _describe_edge(distance: EdgeDistance) -> str:
-    share = f"{100 * distance.share:.2g}"
-    return f"{distance.parameter} {share} ({distance.side} edge, {distance.edge:g})"
-
-
-def _format_csv(rankings: Sequence[Ranking], choice: Choice) -> str:
-    shown = [trial for ranking in rankings for trial in choice.apply(ranking)[: choice.top]]
-    names = choice.columns
-    if not names:
-        before = [name for name in COLUMNS if name != "reason"]
-        names = [*before, *parameter_names(shown), "reason"]
-    columns = [find_column(name) for name in names]
-    values = [[column.value(trial) for column in columns] for trial in shown]
-    return format_csv(names, values)
 
 
 def _print_rankings(args: argparse.Namespace) -> None:

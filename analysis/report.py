@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.options import build_parser, find_selected, report_problems, run_main
-from wpm.atomic import write_bytes
+from analysis.command_line import build_parser, run_main
+from analysis.studies.selection import find_selected, report_problems
+from wpm.files import write_bytes
 
 DESCRIPTION = """Write one self-contained HTML page about the selected studies.
 

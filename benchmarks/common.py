@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from wpm.config import Protocol
-from wpm.datasets import DataSource, load_index
-from wpm.pixels import Pixels, build_pixels
+from wpm.data.datasets import load_index
+from wpm.data.index import DataSource
+from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixels import Pixels
+from wpm.protocols import Protocol
 from wpm.splits import class_disjoint_splits
 
 

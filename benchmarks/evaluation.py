@@ -17,10 +17,11 @@ from torch.nn.functional import normalize
 
 from benchmarks.common import add_image_flags, find_device, open_trainval
 from wpm import retrieval
-from wpm.config import TrainingConfig, find_protocol
-from wpm.pixels import Pixels
+from wpm.data.pixels import Pixels
+from wpm.protocols import find_protocol
 from wpm.retrieval import RetrievalScores, retrieval_scores
-from wpm.train import Training
+from wpm.training.config import TrainingConfig
+from wpm.training.training import Training
 
 IMAGES, CLASSES, DIM = 5_900, 100, 512
 SCORES = ("precision_at_1", "r_precision", "mean_average_precision_at_r")

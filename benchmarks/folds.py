@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 from benchmarks.common import find_device
-from wpm.config import Protocol, find_protocol
-from wpm.model import EmbeddingModel, build_model, freeze_batch_norm
+from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
+from wpm.protocols import Protocol, find_protocol
 
 FOLDS = 4
 Step = Callable[[], None]
@@ -79,7 +79,7 @@ def make_images(protocol: Protocol, device: torch.device) -> tuple[Tensor, Tenso
 
 
 def one_after_another(protocol: Protocol, device: torch.device) -> Step:
-    """Return a step of every fold, as `wpm.train` takes them."""
+    """Return a step of every fold, as `wpm.training` takes them."""
     models, loss = make_models(protocol, device), ContrastiveLoss()
     optimizers = [make_optimizer(list(model.parameters())) for model in models]
     images, labels = make_images(protocol, device)

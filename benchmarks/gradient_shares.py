@@ -19,10 +19,13 @@ from torch import Tensor
 
 from benchmarks.common import add_image_flags, find_device, open_trainval
 from benchmarks.views import PARAMETERS
-from wpm import train
-from wpm.config import TrainingConfig, find_protocol
-from wpm.model import EmbeddingModel, ViewMasks
-from wpm.steps import LossOfViews, backward_fast
+from wpm.model.embedding import EmbeddingModel
+from wpm.model.views import ViewMasks
+from wpm.protocols import find_protocol
+from wpm.training import fold
+from wpm.training.config import TrainingConfig
+from wpm.training.mined_step import LossOfViews, backward_fast
+from wpm.training.training import Training
 
 THRESHOLDS = (0.0, 1e-6, 1e-4, 1e-3, 1e-2)
 # Of an image in a pass, of a whole pass; each a share in percent, and a relative error.
@@ -107,14 +110,14 @@ def main() -> None:
     )
     parameters = {**PARAMETERS, "sharpness": args.sharpness}
     config = TrainingConfig("contrastive+wpm", protocol, parameters, 0, (0,))
-    training = train.Training(config, open_trainval(args, protocol), find_device()[0])
+    training = Training(config, open_trainval(args, protocol), find_device()[0])
     print(f"{protocol.trunk_passes} x {protocol.embedding_masks} views, sharpness "
           f"{args.sharpness:g}, {protocol.iterations_per_epoch} steps an epoch\n"
           "epoch  share <=  images in passes  whole passes  error of the gradient (largest)"
           )  # fmt: skip
     while not training.finished:
         found: Shares = defaultdict(list)
-        with patch.object(train, "backward_fast", watch(found, args.every)):
+        with patch.object(fold, "backward_fast", watch(found, args.every)):
             training.run_epoch()
         for threshold, values in found.items():
             images, passes, errors = zip(*values, strict=True)

@@ -28,12 +28,20 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from benchmarks.common import find_device, make_photographs
-from wpm.batches import BatchMaker
-from wpm.config import Protocol, find_protocol
-from wpm.datasets import DataSource, ImageIndex, load_index
-from wpm.decoding import DecodedPart, Part, cached_size, decode_in_processes, decode_in_threads
-from wpm.model import build_model, freeze_batch_norm
-from wpm.pixels import PART_IMAGES, Pixels, build_pixels
+from wpm.data.batches import BatchMaker
+from wpm.data.datasets import load_index
+from wpm.data.decoding import (
+    DecodedPart,
+    DecodingTask,
+    cached_size,
+    decode_in_processes,
+    decode_in_threads,
+)
+from wpm.data.index import DataSource, ImageIndex
+from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixels import PART_IMAGES, Pixels
+from wpm.model.embedding import build_model, freeze_batch_norm
+from wpm.protocols import Protocol, find_protocol
 
 BATCH = 32
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -162,7 +170,7 @@ def compare_decoding(
     file = folder / "pixels.bin"
     file.write_bytes(bytes(starts[-1]))
     parts = [
-        Part(number, str(file), starts[first], str(index.root),
+        DecodingTask(number, str(file), starts[first], str(index.root),
              index.paths[first : first + PART_IMAGES], sizes[first : first + PART_IMAGES],
              index.channels, resize)
         for number, first in enumerate(range(0, len(sizes), PART_IMAGES))

@@ -20,13 +20,16 @@ from pathlib import Path
 import torch
 
 from benchmarks.common import find_device, make_photographs
-from wpm.config import Row, TrainingConfig, find_protocol
-from wpm.datasets import index_class_folders
-from wpm.jobs import InterruptedJobError, TrainJob, identify
-from wpm.pixels import build_pixels
+from wpm.data.index import index_class_folders
+from wpm.data.pixel_cache import build_pixels
+from wpm.jobs.job import InterruptedJobError
+from wpm.jobs.train_job import TrainJob, identify
+from wpm.protocols import find_protocol
 from wpm.records import COMPLETE, TrainingFolder
+from wpm.rows import Row
 from wpm.spaces import load_space
 from wpm.splits import class_disjoint_splits
+from wpm.training.config import TrainingConfig
 
 ROW = Row("contrastive", mined=True)
 CLASSES, IMAGES = 32, 8  # half of them to train and validate on

@@ -13,8 +13,8 @@ import numpy as np
 import scipy
 from scipy.stats import rankdata
 
-from analysis.correlation import correlate
-from analysis.paired import detectable_effect, paired_difference
+from analysis.numbers.correlation import correlate
+from analysis.numbers.paired import detectable_effect, paired_difference
 
 _Rng = np.random.Generator
 

@@ -11,8 +11,9 @@ import statistics
 import torch
 
 from benchmarks.common import add_image_flags, find_device, open_trainval
-from wpm.config import PRECISIONS, PROTOCOL_NAMES, TrainingConfig, find_protocol
-from wpm.train import Training
+from wpm.protocols import PRECISIONS, PROTOCOL_NAMES, find_protocol
+from wpm.training.config import TrainingConfig
+from wpm.training.training import Training
 
 PARAMETERS = {"pos_margin": 0.1, "neg_margin": 0.8}
 

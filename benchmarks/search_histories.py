@@ -15,9 +15,9 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from wpm.atomic import write_bytes
-from wpm.config import TrainingConfig
+from wpm.files import write_bytes
 from wpm.records import COMPLETE, StudyPlace, TrainingRecord, find_studies, read_study, read_trials
+from wpm.training.config import TrainingConfig
 
 _DIGITS = 5
 
@@ -122,9 +122,9 @@ def train(identity: dict[str, Any], max_epochs: int, pixels: Path, path: Path) -
     """Train one configuration on one core, and write its history."""
     import torch
 
-    from wpm.jobs import choose_device
-    from wpm.pixels import Pixels
-    from wpm.train import Training
+    from wpm.data.pixels import Pixels
+    from wpm.jobs.job import choose_device
+    from wpm.training.training import Training
 
     torch.set_num_threads(1)
     config = TrainingConfig.from_json(identity["config"])

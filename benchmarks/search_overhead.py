@@ -3,9 +3,9 @@
 python -m benchmarks.search_overhead [--quick] [--sampler tpe]
 python -m benchmarks.search_overhead [--quick] --launch
 
-Needs Optuna. The first asks and tells through `wpm.study.Study` with its journal on disk, and
-trains nothing. The second needs Ray as well: it runs `launch.py --protocol smoke`, one trial at a
-time, and reads the times from its records.
+Needs Optuna. The first asks and tells through `wpm.studies.study.Study` with its journal on disk,
+and trains nothing. The second needs Ray as well: it runs `launch.py --protocol smoke`, one trial at
+a time, and reads the times from its records.
 """
 
 import argparse
@@ -26,10 +26,10 @@ import numpy as np
 import optuna
 
 from benchmarks.search_replay import plan_study
-from wpm.jobs import StepResult, summarise
-from wpm.records import COMPLETE, TrainingFolder, find_studies, read_trials
-from wpm.search import SearchWork
-from wpm.study import Study
+from wpm.jobs.job import StepResult
+from wpm.records import COMPLETE, TrainingFolder, find_studies, read_trials, summarise
+from wpm.studies.search import SearchWork
+from wpm.studies.study import Study
 
 ROOT = Path(__file__).resolve().parent.parent
 ROW = "contrastive+wpm"  # five parameters

@@ -10,10 +10,12 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from wpm.config import Row, find_protocol
+from wpm.protocols import find_protocol
 from wpm.records import StudyPlace
+from wpm.rows import Row
 from wpm.spaces import load_space
-from wpm.study import DEFAULT_SAMPLER, StudyPlan
+from wpm.studies.plan import StudyPlan
+from wpm.studies.samplers import DEFAULT_SAMPLER
 
 HISTORIES = Path(__file__).parent / "data" / "search_histories.json"
 
@@ -100,7 +102,7 @@ def replay(
     workers: int,
     stopped_as: TrialState = TrialState.PRUNED,
 ) -> list[Ended]:
-    """Run a search on simulated time, as `wpm.study` asks, reports and tells.
+    """Run a search on simulated time, as `wpm.studies.study` asks, reports and tells.
 
     Args:
         study: its sampler chooses, its pruner stops.

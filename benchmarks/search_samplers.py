@@ -24,9 +24,10 @@ from optuna.trial import TrialState
 
 from benchmarks.search_landscape import SURROGATES, Landscape
 from benchmarks.search_replay import HISTORIES, Ended, History, read_studies, replay
-from wpm.config import Row, find_protocol
+from wpm.protocols import find_protocol
+from wpm.rows import Row
 from wpm.spaces import SPACES_FOLDER, load_space, published_thresholds
-from wpm.study import SAMPLER_NAMES, build_pruner, build_sampler
+from wpm.studies.samplers import SAMPLER_NAMES, build_pruner, build_sampler
 
 TRIALS, WORKERS = 50, 4
 NEAR = (0.99, 0.97)  # of the best score: what is asked for, and about what the noise allows
@@ -37,7 +38,7 @@ STOPPING: dict[str, TrialState | None] = {
     "stopped hidden": TrialState.FAIL,
     "stopped told as complete": TrialState.COMPLETE,
 }
-# Beside those of `wpm.study`.
+# Beside those of `wpm.studies.study`.
 MORE_SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe univariate": lambda seed: TPESampler(seed=seed, multivariate=False, constant_liar=False),
     "tpe, 5 at random": lambda seed: TPESampler(seed=seed, n_startup_trials=5),

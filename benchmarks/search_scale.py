@@ -7,7 +7,7 @@ Nothing is trained: a trial lasts as long as a recorded one, times `--scale`, an
 reported. The first form simulates workers and clock; the studies, their sampler, pruner and journal
 are real, and the time that they take is measured and counted. What Ray adds is counted as
 `--ray-ms` an event and `--reset-s` a trial: the second form measures both on Ray itself, with that
-many processes that sleep, through `wpm.cluster.run_work`. Needs Optuna, and Ray.
+many processes that sleep, through `wpm.cluster.runner.run_work`. Needs Optuna, and Ray.
 """
 
 import argparse
@@ -32,12 +32,14 @@ from ray import tune
 
 from benchmarks.common import resident_bytes
 from benchmarks.search_replay import HISTORIES, History, plan_study, read_studies
-from wpm import cluster
-from wpm.jobs import StepResult, summarise
-from wpm.records import COMPLETE
-from wpm.search import SearchWork
-from wpm.study import Study, StudyPlan
-from wpm.work import Work
+from wpm.cluster import connection, tune_bridge, worker
+from wpm.cluster import runner as cluster
+from wpm.jobs.job import StepResult
+from wpm.jobs.work import Work
+from wpm.records import COMPLETE, summarise
+from wpm.studies.plan import StudyPlan
+from wpm.studies.search import SearchWork
+from wpm.studies.study import Study
 
 ROWS = ("contrastive", "contrastive+wpm", "triplet", "margin")
 ORPHANS = 5
@@ -72,7 +74,7 @@ def main() -> None:
             source = Replay(studies, histories, args.scale)
             if args.ray:
                 if args.keep_trials:
-                    held.enter_context(patch.object(cluster, "empty_trial", lambda trial: None))
+                    held.enter_context(patch.object(tune_bridge, "empty_trial", lambda trial: None))
                 run_on_ray(source, workers, Path(folder) / "ray")
             else:
                 simulation = Simulation(source, workers, args.ray_ms / 1e3, args.reset_s)
@@ -290,9 +292,9 @@ def run_on_ray(source: Replay, workers: int, folder: Path) -> None:
     )  # fmt: skip
     try:
         start, cpu = time.monotonic(), time.process_time()
-        with patch.object(cluster, "_Worker", Sleeper):
+        with patch.object(worker, "Worker", Sleeper):
             cluster.run_work(
-                source, cluster.Resources("local", 1, 1), folder, lambda describe: None
+                source, connection.Resources("local", 1, 1), folder, lambda describe: None
             )
         wall, cpu = time.monotonic() - start, time.process_time() - cpu
     finally:

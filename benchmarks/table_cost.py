@@ -26,13 +26,14 @@ from torchvision import transforms
 from benchmarks.common import find_device
 from benchmarks.folds import measure_processes
 from benchmarks.within_pair_step import SHARPNESS, LoopedLoss, backward_baseline
-from wpm.batches import BatchMaker
-from wpm.config import Protocol, find_protocol
-from wpm.datasets import index_class_folders
-from wpm.model import build_model, freeze_batch_norm
-from wpm.pixels import Pixels, build_pixels
-from wpm.spaces import TABLE_ROWS
-from wpm.steps import backward_fast
+from wpm.data.batches import BatchMaker
+from wpm.data.index import index_class_folders
+from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixels import Pixels
+from wpm.model.embedding import build_model, freeze_batch_norm
+from wpm.protocols import Protocol, find_protocol
+from wpm.rows import TABLE_ROWS
+from wpm.training.mined_step import backward_fast
 from wpm.within_pair import WithinPairLoss
 
 DATASETS = 2  # CUB and Cars, the two of the published table

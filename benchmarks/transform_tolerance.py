@@ -11,9 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from wpm.batches import centre_crop_boxes, sample_crop_boxes
-from wpm.config import find_protocol
-from wpm.crops import resize_crops
+from wpm.data.crop_boxes import centre_crop_boxes, sample_crop_boxes
+from wpm.data.crops import resize_crops
+from wpm.protocols import find_protocol
 
 
 def make_image(kind: str, height: int, width: int, generator: torch.Generator) -> Tensor:

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from benchmarks.common import add_image_flags, find_device, open_trainval
-from wpm.atomic import read_json, write_json
-from wpm.config import TrainingConfig, find_protocol
-from wpm.pixels import Pixels
-from wpm.train import Training
+from wpm.data.pixels import Pixels
+from wpm.files import read_json, write_json
+from wpm.protocols import find_protocol
+from wpm.training.config import TrainingConfig
+from wpm.training.training import Training
 
 PASSES, MASKS = (1, 2, 4, 8), (1, 8, 64)
 # Thresholds as published; margins of a good trial of `contrastive+wpm` on omniglot.

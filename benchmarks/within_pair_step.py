@@ -25,10 +25,11 @@ from torch.utils._pytree import tree_leaves
 
 import wpm.model
 from benchmarks.common import find_device
-from wpm.config import find_protocol
-from wpm.model import EmbeddingModel, ViewMasks, build_model, freeze_batch_norm
+from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
+from wpm.model.views import ViewMasks
 from wpm.precision import float32_products
-from wpm.steps import backward_fast, backward_low_memory
+from wpm.protocols import find_protocol
+from wpm.training.mined_step import backward_fast, backward_low_memory
 from wpm.within_pair import WithinPairLoss
 
 SHARPNESS, CHANNEL_DROPOUT, EMBEDDING_DROPOUT = 32.0, 0.1, 0.05

@@ -11,7 +11,8 @@ from PIL import Image
 
 from tests.test_study import run_trial
 from tests.tiny import make_image_folder, make_plan
-from wpm.study import Study, StudyPlan
+from wpm.studies.plan import StudyPlan
+from wpm.studies.study import Study
 
 ImageTree = Callable[[Mapping[str, NDArray[np.uint8]]], Path]
 

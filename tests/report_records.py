@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.embedded import folder_of, write_embedded
+from analysis.studies.embeddings import folder_of, write_embedded
 from tests.searches import draw_parameters, write_course, write_searched
 from tests.stored import write_final, write_run
-from wpm.final_embeddings import EmbeddedImages
+from wpm.jobs.held_out_embeddings import EmbeddedImages
 from wpm.records import StudyPlace
 
 EVIL = "<script>alert('reason')</script> & <b>NaN</b>"  # what a record may say of a failure

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from wpm.atomic import write_json
+from wpm.files import write_json
 from wpm.records import COMPLETE, FAILED, PRUNED, StudyPlace, TrainingFolder, write_study
 
 RANGES: Mapping[str, Mapping[str, Any]] = {

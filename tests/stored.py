@@ -4,16 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from wpm.atomic import write_json
-from wpm.records import (
-    COMPLETE,
-    FAILED,
-    FORMAT,
-    PRUNED,
-    StudyPlace,
-    TrainingFolder,
-    write_study,
-)
+from wpm.files import write_json
+from wpm.records import COMPLETE, FAILED, FORMAT, PRUNED, StudyPlace, TrainingFolder, write_study
 
 # 48-d concatenated: not the published numbers
 PROTOCOL = {"embedding_dim": 16, "folds": 3, "trunk": "convnet", "precision": "float32"}

@@ -6,8 +6,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from wpm.atomic import write_json
-from wpm.config import Row, TrainingConfig, find_protocol
+from wpm.files import write_json
+from wpm.protocols import find_protocol
 from wpm.records import (
     COMPLETE,
     FAILED,
@@ -19,7 +19,9 @@ from wpm.records import (
     provenance,
     write_study,
 )
+from wpm.rows import Row
 from wpm.spaces import SearchSpace, known_losses, load_space, nothing_to_mine
+from wpm.training.config import TrainingConfig
 
 _STATES = (COMPLETE, COMPLETE, PRUNED, PRUNED, PRUNED, FAILED)  # as often as a search has them
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from analysis.boundary import check_boundaries, describe_edges
+from analysis.numbers.boundary import check_boundaries, describe_edges
 
 LINEAR = {"low": -0.2, "high": 1.8, "scale": "linear", "type": "float"}
 LOG = {"low": 1.0, "high": 256.0, "scale": "log", "type": "float"}

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from analysis import compare
-from analysis.comparison import compare_rows, correct_comparisons
-from analysis.rows import read_row
+from analysis.studies.comparison import compare_rows, correct_comparisons
+from analysis.studies.row_results import read_row
 from tests.stored import PROTOCOL, bytes_under, write_final, write_run, write_search
 from wpm.records import StudyPlace
 

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 
-from analysis.conditions import Condition, parse_conditions
+from analysis.studies.conditions import Condition, parse_conditions
 
 
 def test_conditions_are_joined_by_and() -> None:

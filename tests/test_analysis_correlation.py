@@ -2,7 +2,7 @@
 
 import pytest
 
-from analysis.correlation import correlate
+from analysis.numbers.correlation import correlate
 
 FIRST = [0.1, 0.4, 0.2, 0.9, 0.5, 0.4]
 SECOND = [0.2, 0.3, 0.1, 0.7, 0.8, 0.35]

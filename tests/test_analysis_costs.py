@@ -2,7 +2,8 @@
 
 import pytest
 
-from analysis.costs import device_hours, format_hours
+from analysis.text.layout import format_hours
+from wpm.records import device_hours
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from analysis.edges import EdgeDistance, edge_distances
+from analysis.numbers.boundary import EdgeDistance, edge_distances
 
 SEARCHED = {
     "margin": {"low": -0.2, "high": 1.8, "scale": "linear", "type": "float"},

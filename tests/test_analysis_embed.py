@@ -10,15 +10,15 @@ import pytest
 import torch
 
 from analysis.embed import choose_run, main
-from analysis.embedded import folder_of, read_embedded
+from analysis.studies.embeddings import folder_of, read_embedded
 from tests.stored import write_final, write_run, write_search
 from tests.test_retrain import drain, retrain_plan
 from tests.tiny import make_image_folder
 from wpm.errors import UserError
 from wpm.records import COMPLETE, StudyPlace, read_finals
-from wpm.retrain import RetrainWork
 from wpm.retrieval import retrieval_scores
-from wpm.study import StudyPlan
+from wpm.studies.final_runs import RetrainWork
+from wpm.studies.plan import StudyPlan
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from analysis import importance
-from analysis.histories import Search, read_search
-from analysis.parameter_importance import (
+from analysis.studies.histories import Search, read_search
+from analysis.studies.parameter_importance import (
     collect_points,
     describe_agreement,
     measure_importance,
@@ -115,7 +115,7 @@ def test_too_little_to_tell_is_a_line(
 
 
 def test_many_trials_are_drawn_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("analysis.parameter_importance.MOST_TRIALS", 15)
+    monkeypatch.setattr("analysis.studies.parameter_importance.MOST_TRIALS", 15)
     found, _ = measure_importance(search_of(write_searched(tmp_path, trials=20)))
     assert found is not None
     assert (found.trials, found.available) == (15, 20)

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from analysis.paired import (
+from analysis.numbers.paired import (
     MAX_FLIPPED,
     correct_holm,
     detectable_effect,

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from analysis import options, rank_trials
-from analysis.reference import read_trace
+from analysis import command_line as options
+from analysis import rank_trials
+from analysis.studies import selection
+from analysis.studies.published import read_trace
 from tests.stored import bytes_under
-from wpm.atomic import write_json
 from wpm.errors import UserError
+from wpm.files import write_json
 from wpm.records import COMPLETE, FAILED, FORMAT, PRUNED, StudyPlace, TrainingFolder, write_study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -307,7 +309,7 @@ def test_study_that_may_not_be_read_is_named_and_the_others_shown(
         return place.row, []
 
     args = options.build_parser("x", "", "").parse_args(["--run-root", str(run_root)])
-    assert options.read_studies(options.select_studies(args), read) == ["contrastive+wpm"]
+    assert selection.read_studies(selection.select_studies(args), read) == ["contrastive+wpm"]
     assert "triplet: left out (PermissionError: " in capsys.readouterr().err
 
 

@@ -18,7 +18,7 @@ from analysis.report_page.theme import Figure
 from tests.report_records import EVIL, write_report_records
 from tests.searches import write_searched
 from tests.stored import bytes_under, write_final, write_run
-from wpm.atomic import write_json
+from wpm.files import write_json
 from wpm.records import StudyPlace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -203,8 +203,8 @@ def test_unequal_searches_are_flagged_in_the_headline(tmp_path: Path) -> None:
 
 
 def test_sentence_without_common_seeds_says_so(tmp_path: Path) -> None:
-    from analysis.comparison import compare_rows
-    from analysis.rows import read_row
+    from analysis.studies.comparison import compare_rows
+    from analysis.studies.row_results import read_row
 
     plain, mined = (read_row(write_searched(tmp_path, row, 3))[0] for row in ("nca", "nca+wpm"))
     assert tell_difference(compare_rows(plain, mined)).endswith(

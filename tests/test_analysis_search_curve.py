@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from analysis.search_curve import ROUND_COUNTS, make_curve
+from analysis.numbers.search_curve import ROUND_COUNTS, make_curve
 
 SCORES = [0.3, 0.0, 0.5, 0.45, 0.2]
 COMPLETE = [True, False, False, True, True]

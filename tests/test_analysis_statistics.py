@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from analysis.statistics import confidence_half_width, mean, standard_deviation
+from analysis.numbers.means import confidence_half_width, mean, standard_deviation
 
 
 def test_mean_is_exact_where_naive_sums_are_not() -> None:
@@ -64,7 +64,7 @@ def test_confidence_outside_its_range_is_refused(confidence: float) -> None:
 
 def test_quantile_needs_no_scipy_stats() -> None:
     code = (
-        "import sys; from analysis.statistics import confidence_half_width as h; h([1.0, 2.0]); "
+        "import sys; from analysis.numbers.means import confidence_half_width as h; h([1.0, 2.0]); "
         "print('scipy.stats' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

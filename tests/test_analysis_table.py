@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from analysis import table
-from analysis.reference import read_scores
+from analysis.studies.published import read_scores
 from tests.stored import PROTOCOL, bytes_under, write_final, write_run, write_search
-from wpm.atomic import read_json, write_json
-from wpm.config import find_protocol
+from wpm.files import read_json, write_json
+from wpm.protocols import find_protocol
 from wpm.records import FORMAT, StudyPlace, TrainingFolder
 
 ROOT = Path(__file__).resolve().parent.parent

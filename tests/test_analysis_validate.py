@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from analysis import validate
-from analysis.rows import read_row
-from analysis.validate import ALL_ROWS, validate_rows
+from analysis.studies.row_results import read_row
+from analysis.studies.validation import ALL_ROWS, validate_rows
 from tests.stored import bytes_under, write_final, write_run, write_search
 from wpm.records import StudyPlace
 

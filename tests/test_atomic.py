@@ -14,16 +14,8 @@ from typing import Any
 
 import pytest
 
-from wpm.atomic import (
-    DamagedFileError,
-    LockedError,
-    hold_lock,
-    is_locked,
-    read_json,
-    write_bytes,
-    write_json,
-)
-from wpm.errors import UserError
+from wpm.errors import DamagedFileError, LockedError, UserError
+from wpm.files import hold_lock, is_locked, read_json, write_bytes, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONTENT = {"name": "triplet", "scores": [0.1, 1 / 3, 1e-17, -0.0], "none": None, "ü": "ß\n"}
@@ -194,7 +186,7 @@ def test_waiting_holder_gets_its_turn(tmp_path: Path) -> None:
 def test_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     code = (
-        "import sys, time; from pathlib import Path; from wpm.atomic import hold_lock\n"
+        "import sys, time; from pathlib import Path; from wpm.files import hold_lock\n"
         "with hold_lock(Path(sys.argv[1]), wait_s=0, what='x'): print('held', flush=True)\\\n"
         "   or time.sleep(60)"
     )

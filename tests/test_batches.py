@@ -16,18 +16,15 @@ from torchvision.transforms.functional import center_crop
 
 from tests.conftest import ImageTree
 from tests.test_crops import resize_by_pillow
-from wpm import batches
-from wpm.batches import (
-    BatchMaker,
-    ClassBalancedSampler,
-    centre_crop_boxes,
-    sample_crop_boxes,
-)
-from wpm.config import Protocol, find_protocol
-from wpm.datasets import index_class_folders
+from wpm.data import crop_boxes
+from wpm.data.batches import BatchMaker, ClassBalancedSampler
+from wpm.data.crop_boxes import centre_crop_boxes, sample_crop_boxes
+from wpm.data.crops import InputSpec
+from wpm.data.index import index_class_folders
+from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixels import Pixels
 from wpm.errors import UserError
-from wpm.pixels import Pixels, build_pixels
-from wpm.trunk import InputSpec
+from wpm.protocols import Protocol, find_protocol
 
 MLRC_SCALE, MLRC_RATIO = (0.16, 1.0), (0.75, 1.33)
 GREY_SPEC = InputSpec("RGB", 1.0, (0.5,), (0.25,))
@@ -305,7 +302,7 @@ def test_training_batch_equals_pillow_on_its_own_boxes(ragged: Pixels) -> None:
     protocol = dataclasses.replace(smoke(), flip=0.5)
     indices = torch.tensor([0, 1, 2, 5] * 4)
     images, _ = BatchMaker(ragged, protocol, GREY_SPEC, CPU).training_batch(indices, seeded())
-    boxes = batches.sample_crop_boxes(
+    boxes = crop_boxes.sample_crop_boxes(
         ragged.sizes[indices], protocol.crop_scale, protocol.crop_ratio, seeded()
     )
     num_flipped = 0

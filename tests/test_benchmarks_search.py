@@ -74,6 +74,6 @@ def test_overhead_is_that_of_the_sampler_asked_for(
         built.append(name)
         return RandomSampler(seed=seed)
 
-    monkeypatch.setattr("wpm.study.build_sampler", build)
+    monkeypatch.setattr("wpm.studies.study.build_sampler", build)
     measure_study(tmp_path, "qmc", trials=10)
     assert set(built) == {"qmc"}

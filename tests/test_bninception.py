@@ -11,10 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wpm import bninception
-from wpm.atomic import DamagedFileError, StorageError
-from wpm.bninception import BNInception, load_bninception_weights
-from wpm.errors import UserError
+from wpm.errors import DamagedFileError, StorageError, UserError
+from wpm.model import bninception
+from wpm.model.bninception import BNInception, load_bninception_weights
 
 
 def load_public_module() -> Any:

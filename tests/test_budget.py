@@ -9,12 +9,12 @@ import pytest
 import launch
 from tests.test_study import curve
 from tests.tiny import make_image_folder, make_plan
-from wpm.budget import Budget, MeteredWork
-from wpm.jobs import StepResult
+from wpm.jobs.job import StepResult
+from wpm.jobs.work import Work, WorkSource
 from wpm.records import StudyPlace, TrainingFolder, gpu_seconds, read_all_reports
-from wpm.search import SearchWork
-from wpm.study import Study
-from wpm.work import Work, WorkSource
+from wpm.studies.budget import Budget, MeteredWork
+from wpm.studies.search import SearchWork
+from wpm.studies.study import Study
 
 
 def make_work(name: str, study: str = "triplet") -> Work:
@@ -44,10 +44,10 @@ class Endless:
     def on_ended(self, work: Work, step: StepResult) -> None:
         self.heard.append("ended")
 
-    def on_lost(self, work: Work, reason: str) -> None:
+    def on_crashed(self, work: Work, reason: str) -> None:
         self.heard.append(reason)
 
-    def on_left(self, work: Work) -> None:
+    def on_suspended(self, work: Work) -> None:
         self.heard.append(f"left {work.key}")
 
     def retire(self, study: str) -> None:
@@ -77,7 +77,7 @@ def test_gpu_hours_are_those_of_all_trainings_and_of_earlier_launches() -> None:
 
 def test_hours_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("wpm.budget.time.monotonic", lambda: now)
+    monkeypatch.setattr("wpm.studies.budget.time.monotonic", lambda: now)
     metered = MeteredWork(Endless(), Budget(hours=2.0), {})
     now += 2 * 3600 - 1
     assert metered.over() == ""
@@ -97,8 +97,8 @@ def test_everything_is_passed_on() -> None:
     metered.on_step(work, StepResult([], None))
     metered.on_stopped(work, step(0.1))
     metered.on_ended(work, step(0.2))
-    metered.on_lost(work, "killed")
-    metered.on_left(work)
+    metered.on_crashed(work, "killed")
+    metered.on_suspended(work)
     metered.retire("margin")
     assert source.heard == ["step", "stopped", "ended", "killed", "left a", "retire margin"]
     assert (metered.describe(), metered.exhausted) == ("endless", False)
@@ -129,7 +129,7 @@ def test_a_studys_hours_on_the_clock_begin_with_its_first_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now, source, told = 100.0, Endless(), []
-    monkeypatch.setattr("wpm.budget.time.monotonic", lambda: now)
+    monkeypatch.setattr("wpm.studies.budget.time.monotonic", lambda: now)
     source.stops = False
     metered = MeteredWork(
         source, Budget(study_hours=2.0), {}, announce=lambda *line: told.append(line)
@@ -210,9 +210,9 @@ def test_a_budget_stops_a_launch_before_its_end(
         assert rest[-1]() == "1 hours (--max-hours)"
 
     now = [0.0]
-    monkeypatch.setattr("wpm.budget.time.monotonic", lambda: now[-1])
-    monkeypatch.setattr("wpm.cluster.connect", lambda resources: nullcontext())
-    monkeypatch.setattr("wpm.cluster.run_work", leave_the_trial)
+    monkeypatch.setattr("wpm.studies.budget.time.monotonic", lambda: now[-1])
+    monkeypatch.setattr("wpm.cluster.connection.connect", lambda resources: nullcontext())
+    monkeypatch.setattr("wpm.cluster.runner.run_work", leave_the_trial)
     images = make_image_folder(tmp_path / "images")
     code = launch.main(
         ["--dataset", "folder", "--data-root", str(images), "--protocol", "smoke",

@@ -18,12 +18,14 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from wpm import cluster
-from wpm.atomic import StorageError, hold_lock
-from wpm.errors import UserError
-from wpm.jobs import InterruptedJobError, StepResult
-from wpm.machine import Node, count_slots
-from wpm.work import Work
+from wpm.cluster import remote, tune_bridge
+from wpm.cluster import runner as cluster
+from wpm.cluster.nodes import Node, count_slots
+from wpm.cluster.worker import Worker
+from wpm.errors import StorageError, UserError
+from wpm.files import hold_lock
+from wpm.jobs.job import InterruptedJobError, StepResult
+from wpm.jobs.work import Work
 
 
 def make_nodes(*resources: tuple[float, float]) -> list[Node]:
@@ -71,10 +73,10 @@ class Endless:
     def on_ended(self, work: Work, step: StepResult) -> None:
         pass
 
-    def on_lost(self, work: Work, reason: str) -> None:
+    def on_crashed(self, work: Work, reason: str) -> None:
         pass
 
-    def on_left(self, work: Work) -> None:
+    def on_suspended(self, work: Work) -> None:
         pass
 
     def retire(self, study: str) -> None:
@@ -88,7 +90,7 @@ def test_work_is_handed_out_while_there_is_room(monkeypatch: pytest.MonkeyPatch)
     """A quarter more than runs at a time: Tune keeps a process only for a trial that waits."""
     monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((8, 0)))
     source = Endless()
-    bridge = cluster._Bridge(source, cluster._Room(1, 0))
+    bridge = tune_bridge.WorkSearcher(source, cluster._QueueCapacity(1, 0))
     while bridge.suggest(f"trial {source.handed_out}"):
         pass
     assert source.handed_out == 8 + 2
@@ -103,14 +105,14 @@ def test_a_small_cluster_may_double(
 ) -> None:
     """An autoscaler adds nodes for what waits, and a node takes minutes to come."""
     monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((slots, 0)))
-    assert cluster._Room(1, 0, grows=True)() == slots + waiting
+    assert cluster._QueueCapacity(1, 0, grows=True)() == slots + waiting
 
 
 def test_room_grows_with_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = make_nodes((1, 0))
     monkeypatch.setattr(cluster, "list_nodes", lambda: nodes)
-    monkeypatch.setattr(cluster._Room, "_RECOUNT_S", 0.0)
-    room = cluster._Room(1, 0)
+    monkeypatch.setattr(cluster._QueueCapacity, "_RECOUNT_S", 0.0)
+    room = cluster._QueueCapacity(1, 0)
     assert room() == 1 + 1
     nodes += make_nodes((7, 0))
     assert room() == 8 + 2
@@ -130,7 +132,7 @@ class Scripted(Endless):
     def on_stopped(self, work: Work, step: StepResult) -> None:
         self.heard.append(f"stop of {work.key}")
 
-    def on_lost(self, work: Work, reason: str) -> None:
+    def on_crashed(self, work: Work, reason: str) -> None:
         self.heard.append(f"loss of {work.key}: {reason}")
 
 
@@ -141,7 +143,7 @@ def test_refusal_of_a_worker_ends_the_launch_and_fails_no_work(
     """A full disk, say: the source hears of no end, so the next launch goes on with the work."""
     monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((8, 0)))
     source = Scripted()
-    bridge = cluster._Bridge(source, cluster._Room(1, 0))
+    bridge = tune_bridge.WorkSearcher(source, cluster._QueueCapacity(1, 0))
     for trial in ("a", "b"):
         assert isinstance(bridge.suggest(trial), dict)
     refusal = {"refused": "checkpoint-1.pt: cannot be written (No space left on device)"}
@@ -150,7 +152,7 @@ def test_refusal_of_a_worker_ends_the_launch_and_fails_no_work(
     else:
         refused: Any = SimpleNamespace(trial_id="a", run_metadata=SimpleNamespace(num_failures=0))
         controller: Any = SimpleNamespace()
-        decision = cluster._Listener(bridge).on_trial_result(controller, refused, refusal)
+        decision = tune_bridge.WorkScheduler(bridge).on_trial_result(controller, refused, refusal)
         assert decision == FIFOScheduler.STOP, "the worker is stopped"
     assert isinstance(bridge.error, UserError)
     assert str(bridge.error) == refusal["refused"]
@@ -161,9 +163,9 @@ def test_refusal_of_a_worker_ends_the_launch_and_fails_no_work(
     assert source.heard == []
 
 
-def make_worker() -> tuple[cluster._Worker, dict[str, Any]]:
+def make_worker() -> tuple[Worker, dict[str, Any]]:
     """Return a worker without a process of its own, and what it was set up with."""
-    worker = cluster._Worker.__new__(cluster._Worker)
+    worker = Worker.__new__(Worker)
     worker._lookout = threading.Thread()  # never started, and no signal is taken over
     config = {"threads": 1, "gpus": 0.0, "payload": "{}", "stop_file": ""}
     worker.setup(config)
@@ -202,8 +204,8 @@ def test_worker_asked_to_end_leaves_at_once_while_its_work_starts(
     def leave() -> None:
         raise ExitedError
 
-    monkeypatch.setattr(cluster, "start_job", start)
-    monkeypatch.setattr(cluster, "exit_actor", leave)
+    monkeypatch.setattr("wpm.cluster.worker.start_job", start)
+    monkeypatch.setattr("wpm.cluster.worker.exit_actor", leave)
     worker, _ = make_worker()
     with pytest.raises(ExitedError):
         worker.step()
@@ -225,11 +227,11 @@ def test_worker_says_what_is_wrong_and_lets_its_work_go(
     def refuse(payload: object) -> FullDisk:
         raise UserError("trials/0007: not visible on node 2")
 
-    monkeypatch.setattr(cluster, "start_job", lambda payload: FullDisk())
+    monkeypatch.setattr("wpm.cluster.worker.start_job", lambda payload: FullDisk())
     worker, config = make_worker()
     assert worker.step()["refused"].startswith("checkpoint-1.pt: cannot be written")
     assert len(closed) == 1
-    monkeypatch.setattr(cluster, "start_job", refuse)
+    monkeypatch.setattr("wpm.cluster.worker.start_job", refuse)
     assert worker.reset_config(config)
     assert worker.step() == {"refused": "trials/0007: not visible on node 2"}
 
@@ -241,8 +243,8 @@ def make_trial(error_file: Path | None = None) -> Any:
 
 def test_deaths_are_counted_anew_when_a_trial_has_got_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((8, 0)))
-    bridge = cluster._Bridge(Endless(), cluster._Room(1, 0))
-    listener, trial = cluster._Listener(bridge), make_trial()
+    bridge = tune_bridge.WorkSearcher(Endless(), cluster._QueueCapacity(1, 0))
+    listener, trial = tune_bridge.WorkScheduler(bridge), make_trial()
 
     def failures_after(reports: int) -> int:
         bridge.suggest("1")
@@ -257,15 +259,15 @@ def test_deaths_are_counted_anew_when_a_trial_has_got_on(monkeypatch: pytest.Mon
 
 
 def test_saved_work_that_was_asked_to_end_is_no_death(tmp_path: Path) -> None:
-    bridge = cluster._Bridge(Endless(), lambda: 1)
+    bridge = tune_bridge.WorkSearcher(Endless(), lambda: 1)
     noted = tmp_path / "error.txt"
     noted.write_text("Failure # 1 (occurred at 1)\nOOM killer\nFailure # 2 (at 2)\nexit_actor()\n")
     trial = make_trial(noted)
-    cluster._Listener(bridge).on_trial_error(SimpleNamespace(), trial)  # type: ignore[arg-type]
+    tune_bridge.WorkScheduler(bridge).on_trial_error(SimpleNamespace(), trial)  # type: ignore[arg-type]
     assert trial.run_metadata.num_failures == 1
     assert bridge.errors == {"1": "it was asked to end (SIGTERM)"}
     noted.write_text("Failure # 3 (occurred at 1)\nits node has died\n")
-    cluster._Listener(bridge).on_trial_error(SimpleNamespace(), trial)  # type: ignore[arg-type]
+    tune_bridge.WorkScheduler(bridge).on_trial_error(SimpleNamespace(), trial)  # type: ignore[arg-type]
     assert trial.run_metadata.num_failures == 1
     assert bridge.errors == {"1": "its node died"}
 
@@ -279,17 +281,17 @@ def test_saved_work_that_was_asked_to_end_is_no_death(tmp_path: Path) -> None:
         ("died\nThe actor died because its node has died. Node Id: 1", "its node died"),
         ("died\n(1) the process was killed by the OOM killer due to high memory\n",
          "killed, out of memory, hung or crashed"),
-        ("Traceback\n  wpm.atomic.StorageError: /x: cannot be written\n",
-         "wpm.atomic.StorageError: /x: cannot be written"),
+        ("Traceback\n  wpm.errors.StorageError: /x: cannot be written\n",
+         "wpm.errors.StorageError: /x: cannot be written"),
     ],
 )  # fmt: skip
 def test_death_is_named_in_one_line(error: str, words: str) -> None:
-    assert cluster.name_death(error) == words
+    assert tune_bridge.describe_crash(error) == words
 
 
 def test_what_tune_keeps_of_an_ended_trial_is_let_go() -> None:
     """It keeps every trial for its analysis, which nobody reads."""
-    listener = cluster._Listener(cluster._Bridge(Endless(), lambda: 1))
+    listener = tune_bridge.WorkScheduler(tune_bridge.WorkSearcher(Endless(), lambda: 1))
     controller = SimpleNamespace()
     config = {"payload": "long"}
     ended, ending = (Trial("wpm", stub=True, config=dict(config)) for _ in range(2))
@@ -314,7 +316,7 @@ def test_process_that_is_starting_is_left_to_its_trial() -> None:
         _trial_to_actor=SimpleNamespace(get=lambda trial: actors.get(id(trial))),
         _actor_manager=SimpleNamespace(is_actor_started=lambda actor: actor == "started"),
     )
-    listener = cluster._Listener(cluster._Bridge(Endless(), lambda: 1))
+    listener = tune_bridge.WorkScheduler(tune_bridge.WorkSearcher(Endless(), lambda: 1))
     wrapper = SimpleNamespace(_tune_controller=controller)
 
     def chosen() -> Any:
@@ -331,6 +333,7 @@ def test_memory_monitor_ends_a_trial_and_not_the_search(monkeypatch: pytest.Monk
     """Tune gives up altogether on errors that it takes for none of an actor's or a task's."""
     manager = RayActorManager(resource_manager=SimpleNamespace())  # type: ignore[arg-type]
     monkeypatch.setattr(manager, "_cleanup_actor", lambda tracked_actor: None)
+    cluster.pass_memory_errors_to_tune()
     heard: list[Exception] = []
 
     def hear(_: TrackedActor, error: Exception) -> None:
@@ -384,15 +387,15 @@ COMMAND = ["python", "launch.py", "--status", "--run-root", "/mnt/my runs"]
 
 
 def test_what_a_command_on_the_head_prints_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "JobSubmissionClient", Jobs)
-    assert cluster.run_on_head("http://head:8265", COMMAND) == "study a\nstudy b"
+    monkeypatch.setattr(remote, "JobSubmissionClient", Jobs)
+    assert remote.run_on_head("http://head:8265", COMMAND) == "study a\nstudy b"
 
 
 def test_what_goes_wrong_there_is_one_line_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "JobSubmissionClient", Jobs)
+    monkeypatch.setattr(remote, "JobSubmissionClient", Jobs)
     monkeypatch.setattr(Jobs, "status", JobStatus.FAILED)
     monkeypatch.setattr(Jobs, "printed", "launch.py: error: no studies under /mnt/my runs\n")
     with pytest.raises(UserError, match=r"^on http://head:8265: no studies under /mnt/my runs$"):
-        cluster.run_on_head("http://head:8265", COMMAND)
+        remote.run_on_head("http://head:8265", COMMAND)
     with pytest.raises(UserError, match=r"no job interface answers .*ray dashboard cluster.yaml"):
-        cluster.run_on_head("http://nobody:8265", COMMAND)
+        remote.run_on_head("http://nobody:8265", COMMAND)

@@ -6,16 +6,16 @@ import math
 
 import pytest
 
-from wpm.config import (
+from wpm.errors import UserError
+from wpm.protocols import (
     PROTOCOL_NAMES,
     Protocol,
-    Row,
-    TrainingConfig,
     default_protocol,
     find_protocol,
     protocol_from_json,
 )
-from wpm.errors import UserError
+from wpm.rows import Row
+from wpm.training.config import TrainingConfig
 
 
 @pytest.mark.parametrize(

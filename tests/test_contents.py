@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from tests.conftest import ImageTree
-from wpm import pixels
-from wpm.atomic import read_json, write_json
-from wpm.contents import UnreadableImagesError
-from wpm.datasets import ImageIndex, index_class_folders
-from wpm.decoding import DecodedPart, Part, decode_parts
+from wpm.data import pixel_cache
+from wpm.data.decoding import DecodedPart, DecodingTask, decode_parts
+from wpm.data.digests import UnreadableImagesError
+from wpm.data.index import ImageIndex, index_class_folders
+from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixels import Pixels, read_left_out
 from wpm.errors import UserError
-from wpm.pixels import Pixels, build_pixels, read_left_out
+from wpm.files import read_json, write_json
 
 PATHS = [f"{name}/{i}.png" for name in ("a", "b", "c") for i in range(3)]
 
@@ -31,11 +32,11 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collect the paths of images that are decoded."""
     paths: list[str] = []
 
-    def remember(parts: Sequence[Part]) -> Iterator[DecodedPart]:
+    def remember(parts: Sequence[DecodingTask]) -> Iterator[DecodedPart]:
         paths.extend(path for part in parts for path in part.paths)
         return decode_parts(parts)
 
-    monkeypatch.setattr(pixels, "decode_parts", remember)
+    monkeypatch.setattr(pixel_cache, "decode_parts", remember)
     return paths
 
 

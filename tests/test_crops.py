@@ -9,11 +9,18 @@ from PIL import Image
 from torch import Tensor
 
 from tests.conftest import ImageTree
-from wpm import pixels as pixels_module
-from wpm.crops import crop_at_once, crop_images, normalise_pixels, resize_crop, resize_crops
-from wpm.datasets import index_class_folders
-from wpm.pixels import Pixels, build_pixels
-from wpm.trunk import InputSpec
+from wpm.data import pixels as pixels_module
+from wpm.data.crops import (
+    InputSpec,
+    crop_at_once,
+    crop_images,
+    normalise_pixels,
+    resize_crop,
+    resize_crops,
+)
+from wpm.data.index import index_class_folders
+from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixels import Pixels
 
 GREY_SPEC = InputSpec("RGB", 1.0, (0.5,), (0.25,))
 CPU = torch.device("cpu")

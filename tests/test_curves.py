@@ -10,8 +10,8 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 from tests.test_jobs import finish, make_job
-from wpm.curves import MEAN, SCALARS, CurveFile
 from wpm.records import TrainingFolder
+from wpm.records.curves import MEAN, SCALARS, CurveFile
 
 
 def read_events(folder: Path) -> list[Event]:
@@ -79,7 +79,7 @@ def test_a_disk_that_refuses_it_does_not_end_the_training(
     def refuse(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("wpm.curves.RecordWriter", refuse)
+    monkeypatch.setattr("wpm.records.curves.RecordWriter", refuse)
     steps = finish(make_job(tmp_path))
     assert steps[-1].result is not None and steps[-1].result["state"] == "complete"
     assert "no more curves for TensorBoard" in caplog.text
@@ -98,6 +98,6 @@ def test_what_is_drawn_is_what_is_recorded(tmp_path: Path) -> None:
 
 
 def test_scalars_are_fields_of_a_folds_report() -> None:
-    from wpm.train import FoldReport
+    from wpm.training.reports import FoldReport
 
     assert set(SCALARS) <= {field.name for field in dataclasses.fields(FoldReport)}

@@ -18,18 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wpm import datasets
-from wpm.atomic import StorageError
-from wpm.datasets import (
-    DATASETS,
-    Archive,
-    DataSource,
-    fetch_archive,
-    index_class_folders,
-    load_index,
-    unpack_zip,
-)
-from wpm.errors import UserError
+from wpm.data import datasets
+from wpm.data.archives import Archive, fetch_archive, unpack_zip
+from wpm.data.datasets import DATASETS, load_index
+from wpm.data.index import DataSource, index_class_folders
+from wpm.errors import StorageError, UserError
 
 
 def image_bytes(level: int = 0) -> bytes:

@@ -14,11 +14,10 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize as torchvision_resize
 
-from wpm import decoding
-from wpm.datasets import IMAGE_SUFFIXES
-from wpm.decoding import (
+from wpm.data import decoding
+from wpm.data.decoding import (
     DecodedPart,
-    Part,
+    DecodingTask,
     cached_size,
     decode_image,
     decode_in_processes,
@@ -26,6 +25,7 @@ from wpm.decoding import (
     decode_part,
     decode_parts,
 )
+from wpm.data.index import IMAGE_SUFFIXES
 from wpm.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -162,7 +162,7 @@ def test_unreadable_image_has_no_size(tmp_path: Path) -> None:
 # Parts
 
 
-def make_parts(folder: Path, images: int = 12, each: int = 3) -> list[Part]:
+def make_parts(folder: Path, images: int = 12, each: int = 3) -> list[DecodingTask]:
     """Write images of several widths, and cut them into parts of one file full of 7s."""
     sizes = [(4, 4 + number % 3) for number in range(images)]
     for number, size in enumerate(sizes):
@@ -171,7 +171,7 @@ def make_parts(folder: Path, images: int = 12, each: int = 3) -> list[Part]:
     file = folder / "pixels.bin"
     file.write_bytes(b"\7" * starts[-1])
     return [
-        Part(
+        DecodingTask(
             number=first // each,
             file=str(file),
             offset=starts[first],
@@ -185,7 +185,7 @@ def make_parts(folder: Path, images: int = 12, each: int = 3) -> list[Part]:
     ]
 
 
-def expected_bytes(parts: Sequence[Part]) -> bytes:
+def expected_bytes(parts: Sequence[DecodingTask]) -> bytes:
     paths = [Path(part.root, path) for part in parts for path in part.paths]
     return b"".join(decode_image(path, 1, 4).tobytes() for path in paths)
 
@@ -211,7 +211,7 @@ def test_unreadable_images_of_a_part_are_named(tmp_path: Path) -> None:
     assert "promises" in mismatch
 
 
-WAYS: list[Callable[[Sequence[Part], int], Iterator[DecodedPart]]] = [
+WAYS: list[Callable[[Sequence[DecodingTask], int], Iterator[DecodedPart]]] = [
     decode_in_threads,
     decode_in_processes,
 ]
@@ -220,7 +220,9 @@ WAYS: list[Callable[[Sequence[Part], int], Iterator[DecodedPart]]] = [
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("workers", [1, 3])
 def test_threads_and_processes_decode_every_part_once(
-    tmp_path: Path, way: Callable[[Sequence[Part], int], Iterator[DecodedPart]], workers: int
+    tmp_path: Path,
+    way: Callable[[Sequence[DecodingTask], int], Iterator[DecodedPart]],
+    workers: int,
 ) -> None:
     parts = make_parts(tmp_path)
     (tmp_path / "11.png").write_bytes(b"")
@@ -234,7 +236,7 @@ def test_threads_and_processes_decode_every_part_once(
 
 @pytest.mark.parametrize("way", WAYS)
 def test_file_that_cannot_be_written_is_an_os_error(
-    tmp_path: Path, way: Callable[[Sequence[Part], int], Iterator[DecodedPart]]
+    tmp_path: Path, way: Callable[[Sequence[DecodingTask], int], Iterator[DecodedPart]]
 ) -> None:
     parts = make_parts(tmp_path)
     (tmp_path / "pixels.bin").unlink()
@@ -310,7 +312,7 @@ def test_process_answers_and_ends_with_its_input(tmp_path: Path) -> None:
 
 
 def test_process_starts_without_torch() -> None:
-    command = "import sys, wpm.decoding; print('torch' in sys.modules)"
+    command = "import sys, wpm.data.decoding; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )

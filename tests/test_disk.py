@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import make_plan
-from wpm.disk import INTERVAL_S, DiskCap, FolderSize
 from wpm.records import COMPLETE, FAILED, PRUNED, TrainingFolder
-from wpm.study import Study
+from wpm.studies.disk_cap import INTERVAL_S, DiskCap, FolderSize
+from wpm.studies.study import Study
 
 KIB = 1024
 
@@ -52,7 +52,7 @@ def test_cap_leaves_room_for_the_next_checkpoint_of_all_that_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
-    monkeypatch.setattr("wpm.disk.time.monotonic", lambda: now)
+    monkeypatch.setattr("wpm.studies.disk_cap.time.monotonic", lambda: now)
     running = 2
     write(tmp_path / "reports.json", 100 * KIB)
     cap = DiskCap(tmp_path, 500 * KIB, 100 * KIB, lambda: running)

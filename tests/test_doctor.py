@@ -12,13 +12,17 @@ import pytest
 import torch
 
 from tests.tiny import make_config, make_image_folder, make_pixels, smoke_protocol
-from wpm import doctor, machine
-from wpm.datasets import DataSource, load_index
-from wpm.doctor import Answer, Undertaking, examine, find_unshared
+from wpm.cluster import disk_needs, doctor
+from wpm.cluster import node_facts as machine
+from wpm.cluster.disk_needs import PlannedRun
+from wpm.cluster.doctor import examine, find_unshared
+from wpm.cluster.node_facts import Facts, Listener, visit
+from wpm.cluster.nodes import Answer, Node
+from wpm.data.datasets import load_index
+from wpm.data.index import DataSource
 from wpm.errors import UserError
-from wpm.machine import Facts, Listener, Node, visit
 from wpm.records import TrainingFolder
-from wpm.train import Training
+from wpm.training.training import Training
 
 NODE = Node("1f2e", "worker (10.0.0.2)", cpus=4.0, gpus=0.0)
 FINE = Facts((), {}, token=True, listeners=(), public=(), cuda=None)
@@ -34,10 +38,10 @@ def facts(**changes: Any) -> dict[Node, Facts]:
 
 
 @pytest.fixture
-def undertaking(tmp_path: Path) -> Undertaking:
+def undertaking(tmp_path: Path) -> PlannedRun:
     make_image_folder(tmp_path / "images")
     source = DataSource("folder", tmp_path / "images", tmp_path / "work")
-    return Undertaking(
+    return PlannedRun(
         run_root=tmp_path / "runs",
         source=source,
         index=load_index(source),
@@ -59,14 +63,14 @@ def safe_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("safe_machine")
-def test_nothing_is_found_on_a_sound_node_and_nothing_left_there(undertaking: Undertaking) -> None:
+def test_nothing_is_found_on_a_sound_node_and_nothing_left_there(undertaking: PlannedRun) -> None:
     assert list(examine(undertaking, ask_here)) == []
     assert list(undertaking.run_root.iterdir()) == []
     assert list(undertaking.source.work_root.iterdir()) == []
 
 
 @pytest.mark.usefixtures("safe_machine")
-def test_images_that_a_node_lacks_or_has_otherwise_are_named(undertaking: Undertaking) -> None:
+def test_images_that_a_node_lacks_or_has_otherwise_are_named(undertaking: PlannedRun) -> None:
     image = undertaking.index.root / undertaking.index.paths[0]
 
     def ask(function: Callable[[Node, Any], Any], question: Any) -> list[Answer]:
@@ -160,9 +164,9 @@ def test_version_of_the_code_follows_the_code(
 ) -> None:
     before = machine.read_versions()
     assert before == machine.read_versions()
-    changed = shutil.copytree(Path(machine.__file__).parent, tmp_path / "wpm")
-    (changed / "train.py").write_text("# changed\n")
-    monkeypatch.setattr(machine, "__file__", str(changed / "machine.py"))
+    changed = shutil.copytree(Path(machine.__file__).parents[1], tmp_path / "wpm")
+    (changed / "training" / "fold.py").write_text("# changed\n")
+    monkeypatch.setattr(machine, "__file__", str(changed / "cluster" / "node_facts.py"))
     after = machine.read_versions()
     assert [name for name in before if before[name] != after[name]] == ["code of wpm"]
 
@@ -239,7 +243,7 @@ def test_listeners_of_ray_are_read_from_proc(tmp_path: Path) -> None:
 
 
 def test_full_disk_is_told_with_what_is_wanted(
-    undertaking: Undertaking, monkeypatch: pytest.MonkeyPatch
+    undertaking: PlannedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     undertaking.run_root.mkdir()
     undertaking.source.work_root.mkdir()
@@ -255,26 +259,26 @@ class FullDisk:
 
 
 def test_estimate_of_disk_holds_the_checkpoints_that_are_written(
-    undertaking: Undertaking, tmp_path: Path
+    undertaking: PlannedRun, tmp_path: Path
 ) -> None:
     pixels = make_pixels(tmp_path)
     training = Training(make_config(max_epochs=1), pixels, torch.device("cpu"))
     training.run_epoch()
     TrainingFolder(tmp_path / "trial").write_progress([], training.state_dict())
     (checkpoint,) = (tmp_path / "trial").glob("checkpoint-*.pt")
-    two_nodes = doctor.estimate_disk(undertaking, [NODE, NODE])[undertaking.run_root]
-    per_slot = (two_nodes - doctor.estimate_disk(undertaking, [NODE])[undertaking.run_root]) / 4
+    two_nodes = disk_needs.estimate_disk(undertaking, [NODE, NODE])[undertaking.run_root]
+    per_slot = (two_nodes - disk_needs.estimate_disk(undertaking, [NODE])[undertaking.run_root]) / 4
     assert 0.9 < per_slot / (2 * checkpoint.stat().st_size) < 1.2
 
 
 def test_estimate_of_pixels_leaves_out_what_lies_there(
-    undertaking: Undertaking, tmp_path: Path
+    undertaking: PlannedRun, tmp_path: Path
 ) -> None:
     work_root = undertaking.source.work_root
-    before = doctor.estimate_disk(undertaking, [NODE])[work_root]
+    before = disk_needs.estimate_disk(undertaking, [NODE])[work_root]
     built = (make_pixels(tmp_path).folder / "pixels.bin").stat().st_size
     assert before == 64 * 20 * 20 * 3 * 1.5
-    assert doctor.estimate_disk(undertaking, [NODE])[work_root] == before - built
+    assert disk_needs.estimate_disk(undertaking, [NODE])[work_root] == before - built
 
 
 @pytest.mark.parametrize(("shift", "what"), [(60.0, "60 s ahead"), (-60.0, "60 s behind")])

@@ -9,14 +9,15 @@ import torch
 from torch.nn.functional import normalize
 
 from tests.conftest import ImageTree
-from wpm import evaluate
-from wpm.batches import BatchMaker
-from wpm.config import find_protocol
-from wpm.datasets import index_class_folders
-from wpm.evaluate import concatenate_embeddings, embed_images, mean_scores, score_models
-from wpm.model import EmbeddingModel, build_model
-from wpm.pixels import Pixels, build_pixels
+from wpm.data.batches import BatchMaker
+from wpm.data.index import index_class_folders
+from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixels import Pixels
+from wpm.model import embedding
+from wpm.model.embedding import EmbeddingModel, build_model, concatenate_embeddings
+from wpm.protocols import find_protocol
 from wpm.retrieval import RetrievalScores, retrieval_scores
+from wpm.training.evaluate import embed_images, mean_scores, score_models
 
 PROTOCOL = find_protocol("smoke", "folder")
 
@@ -69,7 +70,7 @@ def test_embeddings_do_not_depend_on_the_batch(
 ) -> None:
     model, indices = make_model(), torch.arange(20)
     expected = embed_images(model, make_batches(pixels, model), indices)
-    monkeypatch.setattr(evaluate, "EVALUATION_BATCH", batch)
+    monkeypatch.setattr(embedding, "EVALUATION_BATCH", batch)
     found = embed_images(model, make_batches(pixels, model), indices)
     assert torch.allclose(found, expected, atol=1e-5)
 

@@ -12,14 +12,14 @@ from PIL import Image
 from analysis.export import export_run, main
 from tests.test_retrain import drain, retrain_plan
 from tests.tiny import make_pixels
-from wpm.atomic import read_json
 from wpm.errors import UserError
-from wpm.evaluate import mean_scores
-from wpm.model import load_exported
+from wpm.files import read_json
+from wpm.model.exported import load_exported
 from wpm.records import COMPLETE, StudyPlace, read_finals
-from wpm.retrain import RetrainWork
 from wpm.retrieval import retrieval_scores
-from wpm.study import StudyPlan
+from wpm.studies.final_runs import RetrainWork
+from wpm.studies.plan import StudyPlan
+from wpm.training.evaluate import mean_scores
 
 
 @pytest.fixture

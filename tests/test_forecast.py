@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from tests.stored import write_search
-from wpm.config import find_protocol
+from wpm.cli.forecast import Forecast, forecast_finals, forecast_search, format_forecasts
 from wpm.errors import UserError
-from wpm.forecast import Forecast, forecast_finals, forecast_search, format_forecasts
+from wpm.protocols import find_protocol
 from wpm.records import StudyPlace, TrainingFolder
 
 PROTOCOL = find_protocol("small", "omniglot")

@@ -12,10 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from wpm import glyphs
-from wpm.atomic import StorageError
-from wpm.errors import UserError
-from wpm.glyphs import (
+from wpm.data import glyphs
+from wpm.data.glyphs import (
     MARKER,
     MIN_FONTS,
     SCRIPTS,
@@ -25,6 +23,7 @@ from wpm.glyphs import (
     fonts_with,
     render_glyphs,
 )
+from wpm.errors import StorageError, UserError
 
 FEW = (("greek", "ΔΞ"), ("latin", "A"))
 UNDISTORTED = Distortion(

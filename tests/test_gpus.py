@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from wpm.gpus import CONTEXT_BYTES, HEADROOM, SHARES, choose_share, limit_memory
+from wpm.cluster.gpu_share import CONTEXT_BYTES, HEADROOM, SHARES, choose_share, limit_memory
 
 GIB = 2**30
 

@@ -14,21 +14,14 @@ import torch
 
 from tests.tiny import make_config, make_pixels
 from wpm import __version__
-from wpm.atomic import DamagedFileError, LockedError, read_json, write_json
-from wpm.config import TrainingConfig
-from wpm.errors import UserError
-from wpm.jobs import (
-    InterruptedJobError,
-    StepResult,
-    TrainJob,
-    identify,
-    model_file,
-    start_job,
-    summarise,
-    training_payload,
-)
-from wpm.records import COMPLETE, FAILED, PRUNED, TrainingFolder
-from wpm.train import FoldTraining
+from wpm.errors import DamagedFileError, LockedError, UserError
+from wpm.files import read_json, write_json
+from wpm.jobs.job import InterruptedJobError, StepResult
+from wpm.jobs.start import start_job
+from wpm.jobs.train_job import TrainJob, identify, training_payload
+from wpm.records import COMPLETE, FAILED, PRUNED, TrainingFolder, model_file, summarise
+from wpm.training.config import TrainingConfig
+from wpm.training.fold import FoldTraining
 
 
 def make_job(
@@ -297,8 +290,10 @@ def test_long_epochs_are_saved_in_their_middle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks = itertools.count()  # at a clock that ticks at every third
-    monkeypatch.setattr("wpm.jobs.time", SimpleNamespace(monotonic=lambda: next(looks) // 3))
-    monkeypatch.setattr("wpm.jobs._UNSAVED_S", 0.5)
+    monkeypatch.setattr(
+        "wpm.jobs.train_job.time", SimpleNamespace(monotonic=lambda: next(looks) // 3)
+    )
+    monkeypatch.setattr("wpm.jobs.train_job._UNSAVED_S", 0.5)
     saved = []
     plain = TrainingFolder.write_progress
 
@@ -322,7 +317,7 @@ def test_two_trainings_in_one_folder_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = make_job(tmp_path)
-    monkeypatch.setattr("wpm.jobs._ORPHAN_WAIT_S", 0.0)
+    monkeypatch.setattr("wpm.jobs.train_job._ORPHAN_WAIT_S", 0.0)
     with pytest.raises(LockedError, match="in use by process"):
         make_job(tmp_path)
     job.close()
@@ -341,7 +336,7 @@ def test_killed_process_loses_at_most_one_epoch(tmp_path: Path) -> None:
     TrainingFolder(folder).write_identity(identify(0, config))
     payload = training_payload(folder, make_pixels(tmp_path).folder, config, export=False)
     code = (
-        "import json,sys\nfrom wpm.jobs import start_job\n"
+        "import json,sys\nfrom wpm.jobs.start import start_job\n"
         "job = start_job(json.loads(sys.argv[1]))\n"
         "while job.step().result is None: print('step', flush=True)"
     )

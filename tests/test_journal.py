@@ -19,10 +19,11 @@ from optuna.trial import TrialState
 
 from tests.test_study import killed_launch, run_trial, states
 from tests.tiny import make_plan
-from wpm.atomic import DamagedFileError, StorageError
-from wpm.journal import CheckedJournal, open_journal
+from wpm.errors import DamagedFileError, StorageError
 from wpm.records import TrainingFolder
-from wpm.study import Study, StudyPlan
+from wpm.studies.journal import CheckedJournal, open_journal
+from wpm.studies.plan import StudyPlan
+from wpm.studies.study import Study
 
 
 def write_study_file(tmp_path: Path, trials: int = 2) -> StudyPlan:
@@ -192,16 +193,16 @@ def test_line_of_another_program_is_named_and_may_be_deleted(tmp_path: Path) -> 
 
 
 def test_every_line_is_verified_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import wpm.journal
+    from wpm.studies import journal
 
     verified: list[int] = []
-    check = wpm.journal._is_signed
+    check = journal._is_signed
 
     def count(line: bytes, number: int) -> bool:
         verified.append(number)
         return check(line, number)
 
-    monkeypatch.setattr(wpm.journal, "_is_signed", count)
+    monkeypatch.setattr(journal, "_is_signed", count)
     plan = write_study_file(tmp_path)
     assert verified == list(range(1, len(lines_of(plan.place.journal)) + 1))
 
@@ -255,7 +256,7 @@ def test_file_size_limit_ends_an_append_in_the_middle(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from wpm.journal import open_journal\n"
+        "from wpm.studies.journal import open_journal\n"
         "from wpm.errors import UserError\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))\n"

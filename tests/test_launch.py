@@ -9,10 +9,10 @@ import pytest
 
 from tests.test_datasets import Server, serve
 from tests.tiny import make_image_folder
-from wpm.arguments import build_parser
-from wpm.config import find_protocol
+from wpm.cli.arguments import build_parser
+from wpm.cli.checks import locate_weights
 from wpm.errors import UserError
-from wpm.inputs import locate_weights
+from wpm.protocols import find_protocol
 from wpm.records import StudyPlace, write_study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,8 +75,8 @@ def test_help_has_examples() -> None:
 def test_weights_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import hashlib
 
-    from wpm import model
-    from wpm.datasets import Archive
+    from wpm.data.archives import Archive
+    from wpm.model import trunks
 
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     data = b"weights"
@@ -86,8 +86,8 @@ def test_weights_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.Mon
 
         def serve_with(checksum: str) -> None:
             archive = Archive(server.url, checksum, file_name="trunk.pth")
-            kind = dataclasses.replace(model._TRUNKS["bninception"], weights=lambda _: archive)
-            monkeypatch.setitem(model._TRUNKS, "bninception", kind)
+            kind = dataclasses.replace(trunks._TRUNKS["bninception"], weights=lambda _: archive)
+            monkeypatch.setitem(trunks._TRUNKS, "bninception", kind)
 
         args = build_parser(None).parse_args([*arguments, "--fetch"])
         serve_with("sha256:0123")

@@ -10,7 +10,6 @@ from pytorch_metric_learning import losses, miners
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from wpm.config import PRETRAINED, Row
 from wpm.errors import UserError
 from wpm.losses import (
     CenterSpreadRegularizer,
@@ -18,6 +17,7 @@ from wpm.losses import (
     UnitZeroMeanRegularizer,
     build_loss,
 )
+from wpm.rows import PRETRAINED, Row
 from wpm.spaces import known_losses, load_space
 from wpm.within_pair import WithinPairLoss
 

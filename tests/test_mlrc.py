@@ -10,14 +10,18 @@ from PIL import Image
 from torch import Tensor
 
 from tests.tiny import CONTRASTIVE, MINED
-from wpm.bninception import BNInception, load_bninception_weights
-from wpm.config import Protocol, TrainingConfig, find_protocol
-from wpm.datasets import DataSource, load_index
+from wpm.data.datasets import load_index
+from wpm.data.index import DataSource
+from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixels import Pixels
 from wpm.errors import UserError
-from wpm.model import build_model
-from wpm.pixels import Pixels, build_pixels
+from wpm.model.bninception import BNInception, load_bninception_weights
+from wpm.model.embedding import build_model
+from wpm.protocols import Protocol, find_protocol
 from wpm.splits import class_disjoint_splits
-from wpm.train import FoldTraining, Training
+from wpm.training.config import TrainingConfig
+from wpm.training.fold import FoldTraining
+from wpm.training.training import Training
 
 CPU = torch.device("cpu")
 MINI = {"resize": 40, "crop": 36, "classes_per_batch": 2, "images_per_class": 2}
@@ -127,13 +131,13 @@ def test_weights_file_is_loaded_into_the_trunk(
     torch.save(saved.state_dict(), tmp_path / "weights.pth")
     with pytest.raises(UserError, match="SHA-256"):
         build_model(mini_mlrc(), 3, 0, str(tmp_path / "weights.pth"))
-    from wpm import model
+    from wpm.model import trunks
 
     def load(trunk: BNInception, path: Path) -> None:
         load_bninception_weights(trunk, path, expected_sha256_prefix=None)
 
-    kind = dataclasses.replace(model._TRUNKS["bninception"], load=load)
-    monkeypatch.setitem(model._TRUNKS, "bninception", kind)
+    kind = dataclasses.replace(trunks._TRUNKS["bninception"], load=load)
+    monkeypatch.setitem(trunks._TRUNKS, "bninception", kind)
     built = build_model(mini_mlrc(), 3, 0, str(tmp_path / "weights.pth"))
     for name, value in built.trunk.state_dict().items():
         assert torch.equal(value, saved.state_dict()[name])

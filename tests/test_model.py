@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wpm.config import find_protocol
 from wpm.errors import UserError
-from wpm.model import EmbeddingModel, ViewMasks, build_model, freeze_batch_norm
-from wpm.trunk import ConvNet
+from wpm.model.convnet import ConvNet
+from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
+from wpm.model.views import ViewMasks
+from wpm.protocols import find_protocol
 
 PROTOCOL = find_protocol("small", "glyphs")
 

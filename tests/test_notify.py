@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from wpm.cli.notify import Notifier, split_command
 from wpm.errors import UserError
-from wpm.notify import Notifier, split_command
-from wpm.work import STUDY_FINISHED, StudyEnd
+from wpm.studies.study_end import STUDY_FINISHED, StudyEnd
 
 END = StudyEnd("glyphs/small/triplet", STUDY_FINISHED, "12 trials", 0.5, 7)
 

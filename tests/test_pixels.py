@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tests.conftest import ImageTree
-from wpm import pixels
-from wpm.atomic import DamagedFileError, StorageError, read_json, write_json
-from wpm.datasets import ImageIndex, index_class_folders
-from wpm.decoding import DecodedPart, Part, decode_image, decode_parts
-from wpm.errors import UserError
-from wpm.pixels import Pixels, build_pixels
+from wpm.data import pixel_cache, pixels
+from wpm.data.decoding import DecodedPart, DecodingTask, decode_image, decode_parts
+from wpm.data.index import ImageIndex, index_class_folders
+from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixels import Pixels
+from wpm.errors import DamagedFileError, StorageError, UserError
+from wpm.files import read_json, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -110,7 +111,7 @@ def fingerprint(folder: Path) -> tuple[int, int]:
 def test_cache_is_reused(
     six_images: ImageIndex, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="wpm.pixels")
+    caplog.set_level("INFO", logger="wpm.data.pixel_cache")
     folder = build(six_images, tmp_path)
     assert "decoded 6 of 6 images" in caplog.text
     before = fingerprint(folder)
@@ -331,14 +332,15 @@ BUILDER = """
 import logging, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored below a shell's background job
 from pathlib import Path
-from wpm import decoding, pixels
-from wpm.datasets import index_class_folders
+from wpm.data import decoding, pixel_cache, pixels
+from wpm.data.index import index_class_folders
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
-decoding.PROCESS_IMAGES, decoding.PROCESS_CORES, pixels.PART_IMAGES = int(sys.argv[3]), 1, 8
+decoding.PROCESS_IMAGES, decoding.PROCESS_CORES = int(sys.argv[3]), 1
+pixels.PART_IMAGES = pixel_cache.PART_IMAGES = 8
 index = index_class_folders("folder", Path(sys.argv[1]), 1)
 print("ready", flush=True)
 sys.stdin.readline()
-print(pixels.build_pixels(index, 20, Path(sys.argv[2])), flush=True)
+print(pixel_cache.build_pixels(index, 20, Path(sys.argv[2])), flush=True)
 """
 IN_THREADS, IN_PROCESSES = 10**9, 0
 
@@ -390,7 +392,8 @@ def test_processes_that_build_at_once_share_one_cache(
     (folder,) = {Path(lines[-1]) for lines in outputs}
     assert sum(any("decoded" in line for line in lines) for lines in outputs) == 1
     assert [p for p in (tmp_path / "work" / "pixels").iterdir() if p.is_dir()] == [folder]
-    monkeypatch.setattr(pixels, "PART_IMAGES", 8)
+    for module in (pixels, pixel_cache):
+        monkeypatch.setattr(module, "PART_IMAGES", 8)
     assert len(Pixels(folder)) == 96
     Pixels(folder).verify()
 
@@ -404,12 +407,13 @@ def decoded_parts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
     decode = decode_parts
 
-    def remember(parts: Sequence[Part]) -> Iterator[DecodedPart]:
+    def remember(parts: Sequence[DecodingTask]) -> Iterator[DecodedPart]:
         numbers.extend(part.number for part in parts)
         return decode(parts)
 
-    monkeypatch.setattr(pixels, "PART_IMAGES", 8)
-    monkeypatch.setattr(pixels, "decode_parts", remember)
+    for module in (pixels, pixel_cache):
+        monkeypatch.setattr(module, "PART_IMAGES", 8)
+    monkeypatch.setattr(pixel_cache, "decode_parts", remember)
     return numbers
 
 
@@ -545,14 +549,14 @@ def test_disk_that_fills_up_while_decoding_keeps_what_is_done(
 ) -> None:
     """The pixels have their space by then, the list of parts has not."""
 
-    def fill_up(parts: Sequence[Part]) -> Iterator[DecodedPart]:
+    def fill_up(parts: Sequence[DecodingTask]) -> Iterator[DecodedPart]:
         for count, part in enumerate(decode_parts(parts)):
             if count == 4:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             yield part
 
     with monkeypatch.context() as patch:
-        patch.setattr(pixels, "decode_parts", fill_up)
+        patch.setattr(pixel_cache, "decode_parts", fill_up)
         with pytest.raises(StorageError, match=r"cannot be written \(No space left") as caught:
             build(slow_images, tmp_path)
     assert "then give the same command again" in str(caught.value)

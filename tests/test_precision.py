@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from tests.tiny import make_config, make_pixels, smoke_protocol
-from wpm.config import TrainingConfig, find_protocol
-from wpm.datasets import DataSource, load_index
-from wpm.model import build_model
-from wpm.pixels import Pixels, build_pixels
+from wpm.data.datasets import load_index
+from wpm.data.index import DataSource
+from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixels import Pixels
+from wpm.model.embedding import build_model
 from wpm.precision import float32_products
+from wpm.protocols import find_protocol
 from wpm.splits import class_disjoint_splits
-from wpm.train import Training
+from wpm.training.config import TrainingConfig
+from wpm.training.training import Training
 
 CPU = torch.device("cpu")
 

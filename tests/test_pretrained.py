@@ -7,16 +7,15 @@ import torch
 from torch.nn.functional import normalize
 
 from tests.tiny import make_image_folder, make_plan, smoke_protocol
-from wpm.config import Row
-from wpm.datasets import DataSource
+from wpm.data.index import DataSource
+from wpm.data.pixels import Pixels
 from wpm.errors import UserError
-from wpm.jobs import start_job
-from wpm.pixels import Pixels
-from wpm.pretrained import reduce_features, score_pretrained
+from wpm.jobs.pretrained import reduce_features, score_pretrained
+from wpm.jobs.start import start_job
 from wpm.records import COMPLETE, read_finals
-from wpm.retrain import RetrainPlan, RetrainWork
-from wpm.spaces import TABLE_ROWS
-from wpm.study import record_plan
+from wpm.rows import TABLE_ROWS, Row
+from wpm.studies.final_runs import RetrainPlan, RetrainWork
+from wpm.studies.plan import record_plan
 
 CPU = torch.device("cpu")
 

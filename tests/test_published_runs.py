@@ -13,10 +13,11 @@ from scipy.io import savemat
 
 import launch
 from analysis.table import main as print_table
-from wpm import config, published_sets
-from wpm.datasets import DataSource, ImageIndex
-from wpm.jobs import start_job
-from wpm.prepare import Prepared
+from wpm import protocols as config
+from wpm.cli.prepare import Prepared
+from wpm.data import published_sets
+from wpm.data.index import DataSource, ImageIndex
+from wpm.jobs.start import start_job
 from wpm.records import COMPLETE, StudyPlace, read_finals, read_trials
 
 pytestmark = pytest.mark.slow
@@ -131,7 +132,7 @@ def dataset(
     monkeypatch.setitem(config._PRESETS, "mlrc", short)
     changes = {"max_epochs": 1, "validation_interval": 1}
     monkeypatch.setitem(config._PER_DATASET, ("mlrc", name), changes)
-    monkeypatch.setattr(launch, "_run", run_here)
+    monkeypatch.setattr("wpm.cli.commands._run", run_here)
     case.make(tmp_path / "work" / case.known.home)
     return name
 

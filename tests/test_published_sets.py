@@ -14,19 +14,21 @@ import pytest
 from scipy.io import savemat
 
 from tests.test_datasets import Server, error_line, image_bytes, make_tree, serve
-from wpm.datasets import DATASETS, Archive, DataSource, ImageIndex, load_index
-from wpm.errors import UserError
-from wpm.published_sets import (
+from wpm.data.archives import Archive
+from wpm.data.datasets import DATASETS, load_index
+from wpm.data.index import DataSource, ImageIndex
+from wpm.data.published_sets import (
     CARS196,
     CUB200,
     PUBLISHED_SETS,
     SOP,
-    Part,
+    Download,
     PublishedSet,
     load_cars196,
     load_cub200,
     load_sop,
 )
+from wpm.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -343,7 +345,7 @@ def pack(tree: Path, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def served_part(part: Part, server: Server) -> Part:
+def served_part(part: Download, server: Server) -> Download:
     archive = Archive(
         server.url, f"md5:{hashlib.md5(server.data).hexdigest()}", part.archive.name, "by post"
     )

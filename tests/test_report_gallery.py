@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from analysis.embedded import Embedded
 from analysis.report_page import gallery
 from analysis.report_page.gallery import draw_map, make_gallery, score_queries
+from analysis.studies.embeddings import Embedded
 from wpm.retrieval import retrieval_scores
 
 

@@ -8,21 +8,19 @@ import pytest
 
 from tests.test_study import run_trial
 from tests.tiny import make_plan, smoke_protocol
-from wpm.atomic import read_json, write_json
-from wpm.datasets import DataSource
+from wpm.data.index import DataSource
 from wpm.errors import UserError
-from wpm.final_embeddings import embed_test_images
-from wpm.jobs import StepResult, start_job, summarise
-from wpm.records import COMPLETE, FAILED, TrainingFolder, read_finals
-from wpm.retrain import (
-    FIRST_SEED,
-    RetrainPlan,
-    RetrainWork,
-    check_same_study,
-    choose_best_trials,
-)
-from wpm.study import Study, StudyPlan
-from wpm.work import STUDY_FAILED, STUDY_FINISHED, StudyEnd, Work
+from wpm.files import read_json, write_json
+from wpm.jobs.held_out_embeddings import embed_test_images
+from wpm.jobs.job import StepResult
+from wpm.jobs.start import start_job
+from wpm.jobs.work import Work
+from wpm.records import COMPLETE, FAILED, TrainingFolder, read_finals, summarise
+from wpm.studies.best_trials import check_same_study, choose_best_trials
+from wpm.studies.final_runs import FIRST_SEED, RetrainPlan, RetrainWork
+from wpm.studies.plan import StudyPlan
+from wpm.studies.study import Study
+from wpm.studies.study_end import STUDY_FAILED, STUDY_FINISHED, StudyEnd
 
 
 def retrain_plan(plan: StudyPlan, tmp_path: Path, runs: int = 2) -> RetrainPlan:
@@ -284,7 +282,7 @@ def test_a_failed_run_keeps_no_models(study_plan: StudyPlan, tmp_path: Path) -> 
         assert first and second and third
         finish(source, first)
         assert models_under(plan) == 1
-        source.on_lost(second, "killed")
+        source.on_crashed(second, "killed")
         assert models_under(plan) == 0
         finish(source, third)  # it was running when its run failed
         assert models_under(plan) == 0
@@ -297,7 +295,7 @@ def test_a_retired_study_is_left_for_a_later_launch(study_plan: StudyPlan, tmp_p
         assert works[0] and works[1]
         finish(source, works[0])
         source.retire(plan.place.name)
-        source.on_left(works[1])
+        source.on_suspended(works[1])
         assert source.next_work() is None
         assert source.remaining == 4, "one that runs, one that was left, one not begun, the test"
         assert not source.exhausted
@@ -342,5 +340,5 @@ def test_final_runs_that_all_fail_are_told(study_plan: StudyPlan, tmp_path: Path
     with RetrainWork([plan], lambda line: None, ends.append) as source:
         work = source.next_work()
         assert work is not None
-        source.on_lost(work, "killed")
+        source.on_crashed(work, "killed")
     assert [(end.event, end.message) for end in ends] == [(STUDY_FAILED, "no final run was tested")]

@@ -13,13 +13,15 @@ from pytorch_metric_learning.regularizers import SparseCentersRegularizer
 from torch import Tensor
 
 from tests.tiny import MINED, make_image_folder, make_pixels, smoke_protocol, trainval_pixels
-from wpm.config import PRETRAINED, Row, TrainingConfig
+from wpm.data.pixels import Pixels
 from wpm.errors import UserError
 from wpm.losses import CenterSpreadRegularizer, PlainLoss, build_loss
-from wpm.pixels import Pixels
+from wpm.rows import PRETRAINED, Row
 from wpm.spaces import SearchSpace, known_losses, load_space, nothing_to_mine
 from wpm.splits import Fold
-from wpm.train import FoldTraining, Training, _number_classes
+from wpm.training.config import TrainingConfig
+from wpm.training.fold import FoldTraining, _number_classes
+from wpm.training.training import Training
 from wpm.within_pair import WithinPairLoss
 
 CPU = torch.device("cpu")

@@ -9,12 +9,13 @@ import pytest
 from tests.test_study import curve
 from tests.tiny import make_plan
 from wpm.errors import UserError
-from wpm.jobs import StepResult, summarise
-from wpm.records import COMPLETE, FAILED, read_study
-from wpm.search import MAX_FIRST_FAILURES, SearchWork
-from wpm.study import Study
-from wpm.training_log import LOG_NAME
-from wpm.work import STUDY_FAILED, STUDY_FINISHED, StudyEnd, Work
+from wpm.jobs.job import StepResult
+from wpm.jobs.work import Work
+from wpm.records import COMPLETE, FAILED, read_study, summarise
+from wpm.records.training_log import LOG_NAME
+from wpm.studies.search import MAX_FIRST_FAILURES, SearchWork
+from wpm.studies.study import Study
+from wpm.studies.study_end import STUDY_FAILED, STUDY_FINISHED, StudyEnd
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_lost_work_is_announced_with_its_reason(studies: list[Study]) -> None:
     source = SearchWork(studies[:1], lines.append)
     work = source.next_work()
     assert work is not None
-    source.on_lost(work, "its process died 3 times")
+    source.on_crashed(work, "its process died 3 times")
     assert "failed" in lines[0]
     assert "its process died 3 times" in lines[0]
 
@@ -136,7 +137,7 @@ def test_a_study_without_a_complete_trial_has_failed(tmp_path: Path) -> None:
         source = SearchWork([study], lambda line: None, ends.append)
         work = source.next_work()
         assert work is not None
-        source.on_lost(work, "killed")
+        source.on_crashed(work, "killed")
     assert [(e.event, e.best, e.message) for e in ends] == [
         (STUDY_FAILED, None, "none of its 1 trials is complete")
     ]

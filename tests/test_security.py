@@ -12,15 +12,15 @@ import pytest
 import torch
 
 from launch import main
-from wpm.atomic import write_json
-from wpm.bninception import BNInception, load_bninception_weights
-from wpm.datasets import unpack_zip
+from wpm.data.archives import unpack_zip
 from wpm.errors import UserError
+from wpm.files import write_json
+from wpm.model.bninception import BNInception, load_bninception_weights
 from wpm.records import StudyPlace, TrainingFolder, find_studies
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [
-    *sorted(p for d in ("wpm", "analysis", "clusters") for p in (ROOT / d).glob("*.py")),
+    *sorted(p for d in ("wpm", "analysis", "clusters") for p in (ROOT / d).rglob("*.py")),
     ROOT / "launch.py",
 ]
 # Reading with these runs whatever the file says; so does giving text to a shell.
@@ -70,7 +70,7 @@ def test_archives_are_unpacked_where_members_are_checked_only() -> None:
         for name, _ in calls_of(path)
         if "." in name and name.rpartition(".")[2] in ("extract", "extractall", "unpack_archive")
     ]
-    assert sorted(unpacking) == [("datasets", "tar.extractall"), ("datasets", "zipped.extract")]
+    assert sorted(unpacking) == [("archives", "tar.extractall"), ("archives", "zipped.extract")]
 
 
 def test_links_in_a_zip_lead_nowhere(tmp_path: Path) -> None:

@@ -5,15 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from wpm.config import Row
 from wpm.errors import UserError
-from wpm.spaces import (
-    Range,
-    known_losses,
-    load_space,
-    nothing_to_mine,
-    published_thresholds,
-)
+from wpm.rows import Row
+from wpm.spaces import Range, known_losses, load_space, nothing_to_mine, published_thresholds
 
 # Ranges of MLRC's searches, from published/search_ranges.csv: low, high, scale, type.
 LOG_LR = (1e-6, 1.0, "log", "float")

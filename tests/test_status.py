@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.searches import write_searched
+from wpm.cli.status import format_status
 from wpm.errors import UserError
 from wpm.records import TrainingFolder
-from wpm.status import format_status
-from wpm.training_log import LOG_NAME
+from wpm.records.training_log import LOG_NAME
 
 
 def test_last_failures_are_shown_with_reason_and_log(tmp_path: Path) -> None:

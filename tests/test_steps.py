@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from benchmarks.within_pair_step import LiveBytes, backward_baseline, calibrate_batch_norm
 from tests.tiny import make_config, make_pixels, smoke_protocol
-from wpm.config import Row
 from wpm.losses import build_loss
-from wpm.model import EmbeddingModel, ViewMasks, build_model
-from wpm.steps import FAST, LOW_MEMORY, PLAIN, backward_fast, backward_low_memory
-from wpm.train import Training
-from wpm.trunk import ConvNet
+from wpm.model.convnet import ConvNet
+from wpm.model.embedding import EmbeddingModel, build_model
+from wpm.model.views import ViewMasks
+from wpm.rows import Row
+from wpm.training.mined_step import FAST, LOW_MEMORY, PLAIN, backward_fast, backward_low_memory
+from wpm.training.training import Training
 
 CPU = torch.device("cpu")
 MINED = {"embedding_dropout": 0.1, "channel_dropout": 0.2, "sharpness": 32.0}
@@ -91,7 +92,9 @@ def test_passes_in_groups_have_the_same_gradient(
     passes: int, groups: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, images, masks = make_batch("convnet", 16, torch.float64)
-    monkeypatch.setattr("wpm.model._CPU_ELEMENTS", passes * model.run_stem(images).numel())
+    monkeypatch.setattr(
+        "wpm.model.embedding._CPU_ELEMENTS", passes * model.run_stem(images).numel()
+    )
     sizes: list[int] = []
     body = ConvNet.body
 
@@ -182,7 +185,7 @@ def test_step_that_does_not_fit_is_taken_again_in_low_memory(
     fitting = train(tmp_path).folds[0]
     assert fitting.step_mode == FAST
     with monkeypatch.context() as patch:
-        patch.setattr("wpm.train.backward_fast", out_of_memory)
+        patch.setattr("wpm.training.fold.backward_fast", out_of_memory)
         tight = train(tmp_path).folds[0]
     assert tight.step_mode == LOW_MEMORY
     assert fitting.report is not None
@@ -202,7 +205,7 @@ def test_gradients_of_a_failed_attempt_are_dropped(
         return out_of_memory()
 
     right = train(tmp_path, epochs=1).folds[0]
-    monkeypatch.setattr("wpm.train.backward_fast", fail_halfway)
+    monkeypatch.setattr("wpm.training.fold.backward_fast", fail_halfway)
     wrong = train(tmp_path, epochs=1).folds[0]
     for name, value in wrong.model.state_dict().items():
         torch.testing.assert_close(value, right.model.state_dict()[name], rtol=1e-2, atol=1e-4)
@@ -210,7 +213,7 @@ def test_gradients_of_a_failed_attempt_are_dropped(
 
 def test_resumed_training_keeps_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("wpm.train.backward_fast", out_of_memory)
+        patch.setattr("wpm.training.fold.backward_fast", out_of_memory)
         state = train(tmp_path, epochs=1).state_dict()
     resumed = train(tmp_path, epochs=0)
     resumed.load_state_dict(state)

@@ -11,11 +11,19 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.tiny import make_plan
-from wpm.atomic import LockedError
-from wpm.errors import UserError
-from wpm.jobs import summarise
-from wpm.records import COMPLETE, FAILED, TrainingFolder, read_study, read_trials, write_study
-from wpm.study import SAMPLER_NAMES, Study, StudyPlan
+from wpm.errors import LockedError, UserError
+from wpm.records import (
+    COMPLETE,
+    FAILED,
+    TrainingFolder,
+    read_study,
+    read_trials,
+    summarise,
+    write_study,
+)
+from wpm.studies.plan import StudyPlan
+from wpm.studies.samplers import SAMPLER_NAMES
+from wpm.studies.study import Study
 
 EPOCHS = 9  # of the invented trainings: rungs at 1, 3 and 9
 
@@ -50,7 +58,7 @@ def run_trial(study: Study, quality: Callable[[int], float]) -> int | None:
             return number
     result = summarise(COMPLETE, "", reports)
     folder.write_result(result)
-    study.tell_ended(number, result, reports)
+    study.record_ended(number, result, reports)
     return number
 
 
@@ -214,7 +222,7 @@ def test_unknown_sampler_is_refused_with_the_choices(tmp_path: Path) -> None:
 def test_sampler_whose_package_is_missing_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wpm.study.find_spec", lambda name: None)
+    monkeypatch.setattr("wpm.studies.samplers.find_spec", lambda name: None)
     plan = dataclasses.replace(make_plan(tmp_path), sampler="cmaes")
     with pytest.raises(UserError, match="sampler cmaes needs the package cmaes: python -m pip"):
         Study(plan)
@@ -373,7 +381,7 @@ def test_missing_study_json_beside_a_journal_is_refused(tmp_path: Path) -> None:
 
 
 def test_records_of_another_format_are_refused_with_their_version(tmp_path: Path) -> None:
-    from wpm.atomic import read_json, write_json
+    from wpm.files import read_json, write_json
 
     plan = make_plan(tmp_path)
     with Study(plan):
@@ -388,7 +396,7 @@ def test_records_of_another_format_are_refused_with_their_version(tmp_path: Path
 def test_trial_of_another_format_is_refused_with_its_version(
     tmp_path: Path, told: str | None
 ) -> None:
-    from wpm.atomic import read_json, write_json
+    from wpm.files import read_json, write_json
 
     plan = make_plan(tmp_path)
     with killed_launch(plan) as study:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from wpm.tables import FORMATS, Wide, escape_latex, format_latex, format_table
+from analysis.text.latex import Wide, escape_latex, format_latex
+from wpm.formatting import FORMATS, format_table
 
 COLUMNS = ("row", "P@1", "runs")
 ROWS: list[list[Any]] = [["contrastive", 68.13, 10], ["triplet+wpm", "+9.5", ""], ["nca", "-", 100]]

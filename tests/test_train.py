@@ -9,11 +9,15 @@ import pytest
 import torch
 
 from tests.tiny import CONTRASTIVE, make_config, make_image_folder, make_pixels, smoke_protocol
-from wpm.config import TrainingConfig
-from wpm.datasets import DataSource, load_index
+from wpm.data.datasets import load_index
+from wpm.data.index import DataSource
+from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixels import Pixels
 from wpm.errors import UserError
-from wpm.pixels import Pixels, build_pixels
-from wpm.train import DivergedError, Report, Training
+from wpm.training.config import TrainingConfig
+from wpm.training.fold import DivergedError
+from wpm.training.reports import Report
+from wpm.training.training import Training
 
 CPU = torch.device("cpu")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.test_jobs import finish, make_job
-from wpm import training_log
-from wpm.records import LOGS_KEPT, new_log
-from wpm.training_log import LOG_NAME, last_lines, log_training
+from wpm.cli.console import LOGS_KEPT, new_log
+from wpm.records import training_log
+from wpm.records.training_log import LOG_NAME, last_lines, log_training
 
 
 def test_a_training_logs_its_epochs_and_its_end(tmp_path: Path) -> None:

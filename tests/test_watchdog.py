@@ -6,12 +6,12 @@ import time
 
 import pytest
 
-from wpm.watchdog import Watchdog
+from wpm.cluster.watchdog import Watchdog
 
 
 def test_limit_is_a_multiple_of_the_longest_step(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr("wpm.watchdog.time.monotonic", lambda: now)
+    monkeypatch.setattr("wpm.cluster.watchdog.time.monotonic", lambda: now)
     watchdog = Watchdog(first_s=3600, floor_s=300, multiple=20)
     assert watchdog.limit_s == 3600
     with watchdog.watch():
@@ -28,7 +28,7 @@ def test_limit_is_a_multiple_of_the_longest_step(monkeypatch: pytest.MonkeyPatch
 def run(code: str) -> tuple[subprocess.CompletedProcess[str], float]:
     start = time.monotonic()
     answer = subprocess.run(
-        [sys.executable, "-c", f"from wpm.watchdog import Watchdog\nimport time\n{code}"],
+        [sys.executable, "-c", f"from wpm.cluster.watchdog import Watchdog\nimport time\n{code}"],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     return answer, time.monotonic() - start

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import make_plan
+from wpm.cli.status import describe_status, watch_status
 from wpm.errors import UserError
-from wpm.status import describe_status, watch_status
-from wpm.study import Study
+from wpm.studies.study import Study
 
 
 def test_watching_ends_with_the_last_launch(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("wpm.status.time.sleep", waits.append)
+    monkeypatch.setattr("wpm.cli.status.time.sleep", waits.append)
     looks = iter([("a 1/3", True), ("a 2/3", True), ("a 3/3", False), ("never", False)])
     shown: list[str] = []
     watch_status(lambda: next(looks), shown.append, 5.0)
@@ -30,8 +30,8 @@ def test_looking_never_takes_most_of_the_time(monkeypatch: pytest.MonkeyPatch) -
     """Thousands of trials on a network disk: reading them takes longer than the interval."""
     waits: list[float] = []
     clock = iter([0.0, 3.0, 40.0, 41.0])
-    monkeypatch.setattr("wpm.status.time.sleep", waits.append)
-    monkeypatch.setattr("wpm.status.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("wpm.cli.status.time.sleep", waits.append)
+    monkeypatch.setattr("wpm.cli.status.time.monotonic", lambda: next(clock))
     looks = iter([("", True), ("", False)])
     watch_status(lambda: next(looks), lambda text: None, 5.0)
     assert waits == [pytest.approx(30.0)]

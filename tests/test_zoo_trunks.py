@@ -14,29 +14,22 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
 from tests.tiny import MINED, make_config, make_pixels, smoke_protocol
-from wpm.atomic import DamagedFileError
-from wpm.config import Protocol
-from wpm.errors import UserError
-from wpm.model import (
-    build_model,
-    check_model,
-    find_weights,
-    find_weights_page,
-    freeze_batch_norm,
-    needs_weights,
-)
-from wpm.train import Training
-from wpm.zoo_trunks import ZooTrunk, build_timm, build_torchvision, torchvision_input
+from wpm.errors import DamagedFileError, UserError
+from wpm.model.embedding import build_model, check_model, freeze_batch_norm
+from wpm.model.library_trunks import LibraryTrunk, build_timm, build_torchvision, torchvision_input
+from wpm.model.trunks import find_weights, find_weights_page, needs_weights
+from wpm.protocols import Protocol
+from wpm.training.training import Training
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def make_trunk(name: str) -> ZooTrunk:
+def make_trunk(name: str) -> LibraryTrunk:
     build = build_timm if name.startswith("timm:") else build_torchvision
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         trunk = build(name, 3)
-    assert isinstance(trunk, ZooTrunk)
+    assert isinstance(trunk, LibraryTrunk)
     return trunk
 
 
@@ -69,7 +62,7 @@ def features_of_library(name: str, state: dict[str, torch.Tensor]) -> torch.Tens
     return inputs[0]
 
 
-def library_state(trunk: ZooTrunk) -> dict[str, torch.Tensor]:
+def library_state(trunk: LibraryTrunk) -> dict[str, torch.Tensor]:
     """Return the trunk's weights under the library's names."""
     names = {f"first.{part}": f"{trunk.place}.{part}" for part in ("weight", "bias")}
     return {
@@ -145,7 +138,7 @@ def test_the_librarys_weights_file_loads_without_its_classifier(
     else:
         save_file(saved.state_dict(), path)
     trunk = build_model(protocol_with("torchvision:resnet18"), 3, 0, str(path)).trunk
-    assert isinstance(trunk, ZooTrunk)
+    assert isinstance(trunk, LibraryTrunk)
     found = library_state(trunk)
     assert saved.state_dict().keys() - found.keys() == {"fc.weight", "fc.bias"}
     for key, value in found.items():
@@ -163,7 +156,7 @@ def test_old_densenet_files_load(tmp_path: Path) -> None:
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     torch.save(old, tmp_path / "w.pth")
     model = build_model(protocol_with("torchvision:densenet121"), 3, 0, str(tmp_path / "w.pth"))
-    assert isinstance(model.trunk, ZooTrunk)
+    assert isinstance(model.trunk, LibraryTrunk)
     for key, value in library_state(model.trunk).items():
         assert torch.equal(value, saved[key]), key
 

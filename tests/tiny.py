@@ -6,13 +6,17 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from wpm.config import Protocol, Row, TrainingConfig, find_protocol
-from wpm.datasets import DataSource, load_index
-from wpm.pixels import Pixels, build_pixels
+from wpm.data.datasets import load_index
+from wpm.data.index import DataSource
+from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixels import Pixels
+from wpm.protocols import Protocol, find_protocol
 from wpm.records import StudyPlace
+from wpm.rows import Row
 from wpm.spaces import load_space, published_thresholds
 from wpm.splits import class_disjoint_splits
-from wpm.study import StudyPlan
+from wpm.studies.plan import StudyPlan
+from wpm.training.config import TrainingConfig
 
 MINED = {"embedding_dropout": 0.05, "channel_dropout": 0.1, "sharpness": 32.0}
 CONTRASTIVE = {"pos_margin": 0.0, "neg_margin": 1.0}

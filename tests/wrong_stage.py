@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tests.test_study import run_trial
 from tests.tiny import make_image_folder, make_plan
-from wpm.atomic import hold_lock, read_json, write_json
+from wpm.files import hold_lock, read_json, write_json
 from wpm.records import StudyPlace, TrainingFolder
-from wpm.study import Study
+from wpm.studies.study import Study
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pytorch_metric_learning.miners import BaseMiner
 from pytorch_metric_learning.regularizers import BaseRegularizer, ZeroMeanRegularizer
 from torch import Tensor, nn
 
-from wpm.config import Row
 from wpm.errors import UserError
+from wpm.rows import Row
 from wpm.within_pair import WithinPairLoss
 
 Parameters = Mapping[str, float]

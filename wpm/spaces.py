@@ -7,17 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wpm.config import MINER_PARAMETERS, PRETRAINED, Row
 from wpm.errors import UserError
+from wpm.rows import MINER_PARAMETERS, Row
 
-# Rows of the published table, in its order; `--rows all`.
-TABLE_ROWS = (
-    PRETRAINED,
-    "ntxent", "proxy_nca", "margin_per_class", "normalized_softmax", "cosface", "arcface",
-    "fast_ap", "snr_contrastive", "multi_similarity_miner", "soft_triple",
-    "contrastive", "contrastive+wpm", "triplet", "triplet+wpm", "margin", "margin+wpm",
-    "multi_similarity", "multi_similarity+wpm",
-)  # fmt: skip
 SPACES_FOLDER = Path(__file__).resolve().parent.parent / "search_spaces"
 MINER_FILE = "wpm"  # search_spaces/wpm.toml: the thresholds that `+wpm` adds to any row
 

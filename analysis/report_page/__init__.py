@@ -1,1 +1,1 @@
-"""The report: one HTML page of everything that the records of some studies tell."""
+"""Records of studies in; one HTML page of figures and tables, readable offline, out."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.embedded import Embedded
 from analysis.report_page.theme import GREY, Figure, marker_of, plain
+from analysis.studies.embeddings import Embedded
 
 QUERIES = 6  # random ones, and as many of the worst
 NEIGHBOURS = 8

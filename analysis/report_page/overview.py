@@ -5,19 +5,24 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 
-from analysis.boundary import BoundaryCheck
-from analysis.compare import choose_twins
-from analysis.comparison import Comparison, compare_rows, correct_comparisons, search_curve
-from analysis.comparison_text import lay_out_finals
-from analysis.costs import format_hours
-from analysis.layout import NotedTable, format_percent, format_points
-from analysis.reference import PUBLISHED, read_scores
+from analysis.numbers.boundary import BoundaryCheck
 from analysis.report_page import runs_figures, search_figures
 from analysis.report_page.study_section import StudySection
 from analysis.report_page.theme import Figure
-from analysis.rows import METRICS, VIEWS, RowRecord
-from analysis.table import lay_out_block, make_blocks
-from analysis.validate import lay_out_agreements, validate_rows
+from analysis.studies.comparison import (
+    Comparison,
+    choose_twins,
+    compare_rows,
+    correct_comparisons,
+    search_curve,
+)
+from analysis.studies.published import PUBLISHED, read_scores
+from analysis.studies.row_results import METRICS, VIEWS, RowRecord
+from analysis.studies.validation import validate_rows
+from analysis.text.comparison import lay_out_finals
+from analysis.text.layout import NotedTable, format_hours, format_percent, format_points
+from analysis.text.table import lay_out_block, make_blocks
+from analysis.text.validation import lay_out_agreements
 from wpm.errors import UserError
 from wpm.records import FAILED
 
@@ -51,7 +56,7 @@ class StudyFacts:
 
 
 @dataclass(frozen=True)
-class Part:
+class TableSection:
     """A heading with sentences, tables and figures below it.
 
     Attributes:
@@ -127,13 +132,13 @@ def compare_twins(rows: Sequence[RowRecord]) -> list[Comparison]:
     return correct_comparisons([compare_rows(*pair, _VIEW, _METRIC) for pair in pairs])
 
 
-def headline(comparisons: Sequence[Comparison]) -> Part:
+def headline(comparisons: Sequence[Comparison]) -> TableSection:
     """Say what within-pair mining is worth: sentences, the table, the figure."""
     name = "What within-pair mining is worth"
     if not comparisons:
-        return Part(name, ["No row has its +wpm twin among the selected studies."])
+        return TableSection(name, ["No row has its +wpm twin among the selected studies."])
     figure = runs_figures.differences(comparisons)
-    return Part(
+    return TableSection(
         name,
         [tell_difference(comparison) for comparison in comparisons],
         [lay_out_finals(comparisons)],
@@ -141,11 +146,11 @@ def headline(comparisons: Sequence[Comparison]) -> Part:
     )
 
 
-def progress(comparisons: Sequence[Comparison]) -> list[Part]:
+def progress(comparisons: Sequence[Comparison]) -> list[TableSection]:
     """Return what the searches of both rows had found after so many device-hours."""
     figures = [search_figures.progress_by_hours(comparison) for comparison in comparisons]
     shown = [figure for figure in figures if figure]
-    return [Part("What a device-hour of search found", figures=shown)] if shown else []
+    return [TableSection("What a device-hour of search found", figures=shown)] if shown else []
 
 
 def tell_difference(comparison: Comparison) -> str:
@@ -170,7 +175,7 @@ def tell_difference(comparison: Comparison) -> str:
     return sentence
 
 
-def results(rows: Sequence[RowRecord]) -> list[Part]:
+def results(rows: Sequence[RowRecord]) -> list[TableSection]:
     """Return the results table and the figures of the final runs, by data set and protocol."""
     parts = []
     for block in make_blocks(rows, PUBLISHED):
@@ -179,7 +184,7 @@ def results(rows: Sequence[RowRecord]) -> list[Part]:
             (block,) = make_blocks(block.rows)
         figures = [runs_figures.final_runs(block.rows, view) for view in VIEWS]
         parts.append(
-            Part(
+            TableSection(
                 f"Results on {where}",
                 tables=[lay_out_block(block)],
                 figures=[figure for figure in figures if figure],
@@ -188,7 +193,7 @@ def results(rows: Sequence[RowRecord]) -> list[Part]:
     return parts
 
 
-def validity(rows: Sequence[RowRecord]) -> list[Part]:
+def validity(rows: Sequence[RowRecord]) -> list[TableSection]:
     """Return whether validation ranks configurations as the test does."""
     parts = []
     for validation in validate_rows(rows, _VIEW, _METRIC):
@@ -196,7 +201,7 @@ def validity(rows: Sequence[RowRecord]) -> list[Part]:
         if figure:
             table = lay_out_agreements(validation, f"test {METRICS[_METRIC]}, {_VIEW}")
             heading = f"Validation against test, {validation.name}"
-            parts.append(Part(heading, tables=[table], figures=[figure]))
+            parts.append(TableSection(heading, tables=[table], figures=[figure]))
     return parts
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis.report_page import overview
-from analysis.report_page.overview import Part, StudyFacts, collect_facts
+from analysis.report_page.overview import StudyFacts, TableSection, collect_facts
 from analysis.report_page.study_section import read_section
 from analysis.report_page.theme import Figure
-from analysis.rows import read_row
+from analysis.studies.row_results import read_row
 from wpm import __version__
 from wpm.errors import UserError
 from wpm.records import StudyPlace
@@ -85,7 +85,7 @@ def _lay_out_page(collected: Collected, selection: str) -> str:
     from plotly.offline import get_plotlyjs
 
     facts, rows = collected.facts, [fact.row for fact in collected.facts]
-    parts: list[Part] = []
+    parts: list[TableSection] = []
     for make in (overview.results, overview.validity):
         parts += _attempt(partial(make, rows), collected.problems)
     comparisons = _attempt(partial(overview.compare_twins, rows), collected.problems)

@@ -4,8 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.histories import Search, TrialHistory
-from analysis.parameter_importance import Importance, Surface
 from analysis.report_page.theme import (
     BEST,
     BLACK,
@@ -26,6 +24,8 @@ from analysis.report_page.theme import (
     shorten,
     vertical,
 )
+from analysis.studies.histories import Search, TrialHistory
+from analysis.studies.parameter_importance import Importance, Surface
 from wpm.records import COMPLETE, PRUNED
 
 _TOP_SHARE = 0.1  # of the complete trials, drawn in front in parallel coordinates

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from analysis.comparison import Comparison
+from analysis.numbers.means import confidence_half_width, mean
 from analysis.report_page.theme import (
     BLACK,
     BLUE,
@@ -16,10 +16,10 @@ from analysis.report_page.theme import (
     plain,
     vertical,
 )
-from analysis.rows import RowRecord
-from analysis.statistics import confidence_half_width, mean
-from analysis.validate import Point
-from wpm.config import Row
+from analysis.studies.comparison import Comparison
+from analysis.studies.row_results import RowRecord
+from analysis.studies.validation import Point
+from wpm.rows import Row
 
 _SPREAD = 0.22  # of a line's height, over which the runs of a row are laid
 _BELOW = 0.32  # of a line's height, by which the mean stands below its runs

@@ -4,8 +4,6 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Any
 
-from analysis.comparison import Comparison
-from analysis.histories import Search, TrialHistory
 from analysis.report_page.theme import (
     BLACK,
     BLUE,
@@ -22,6 +20,8 @@ from analysis.report_page.theme import (
     shorten,
     vertical,
 )
+from analysis.studies.comparison import Comparison
+from analysis.studies.histories import Search, TrialHistory
 from wpm.records import COMPLETE, FAILED, PRUNED
 
 _HOVER = "trial %{customdata}<br>%{y:.2f} %<extra></extra>"

@@ -6,21 +6,25 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from analysis.costs import format_hours
-from analysis.embedded import read_embedded
-from analysis.histories import Search, read_search
-from analysis.importance import Finding, find_importance, lay_out_checks, lay_out_importance
-from analysis.layout import NotedTable, format_percent
-from analysis.parameter_importance import predict_surface
-from analysis.ranking import rank_trials
-from analysis.reference import read_trace
 from analysis.report_page import parameter_figures, search_figures
 from analysis.report_page.gallery import Gallery, make_gallery
 from analysis.report_page.theme import Figure
-from analysis.trial_columns import COLUMNS, find_column, parameter_names
-from wpm.config import Row
+from analysis.studies.embeddings import read_embedded
+from analysis.studies.histories import Search, read_search
+from analysis.studies.parameter_importance import predict_surface
+from analysis.studies.published import read_trace
+from analysis.studies.ranking import rank_trials
+from analysis.text.importance import (
+    RowImportance,
+    find_importance,
+    lay_out_checks,
+    lay_out_importance,
+)
+from analysis.text.layout import NotedTable, format_hours, format_percent
+from analysis.text.trial_columns import COLUMNS, find_column, parameter_names
 from wpm.errors import UserError
 from wpm.records import COMPLETE, FAILED, PRUNED, RUNNING, StudyPlace
+from wpm.rows import Row
 from wpm.spaces import load_space, published_thresholds
 
 _TRIAL_COLUMNS = ("rank", "trial", "state", "score", "score_deviation", "epochs", "device_hours")
@@ -43,7 +47,7 @@ class StudySection:
         gallery: what the best models retrieve; None without embeddings.
     """
 
-    finding: Finding
+    finding: RowImportance
     summary: str
     course: Sequence[Figure]
     slices: Sequence[Figure]
@@ -133,7 +137,7 @@ def find_published(place: StudyPlace) -> Mapping[str, float]:
     return values
 
 
-def _explain(finding: Finding, published: Mapping[str, float]) -> list[Figure]:
+def _explain(finding: RowImportance, published: Mapping[str, float]) -> list[Figure]:
     """Return the importance, and the surface over the two parameters that matter most."""
     if finding.importance is None:
         return []

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import matplotlib.pyplot as plt
 
-from analysis.rows import read_row
+from analysis.studies.row_results import read_row
 from wpm.records import StudyPlace
 
 LOSSES = ("contrastive", "triplet", "margin", "multi_similarity")

@@ -1,4 +1,4 @@
-"""Plants code into every process that a launch starts, run as soon as `wpm.jobs` is there."""
+"""Plants code into every process that a launch starts, run once `wpm.jobs.train_job` is loaded."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import importlib.util, sys
 
 class _Planter:
     def find_spec(self, name, path=None, target=None):
-        if name != "wpm.jobs":
+        if name != "wpm.jobs.train_job":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
@@ -25,8 +25,8 @@ sys.meta_path.insert(0, _Planter())
 """
 # Before every optimiser step, `fault(number, folder, fold)` is called: `number` is the trial's.
 _STEPS = """
-from wpm.jobs import TrainJob
-from wpm.train import FoldTraining
+from wpm.jobs.train_job import TrainJob
+from wpm.training.fold import FoldTraining
 
 _current = []
 _init, _draw = TrainJob.__init__, FoldTraining._draw_batch

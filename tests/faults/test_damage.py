@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-import launch
 from analysis.export import main as export_models
+from launch import main
 from tests.test_retrain import drain, retrain_plan
 from tests.test_study import killed_launch, run_trial
 from tests.tiny import make_image_folder, make_plan
-from wpm import pixels
+from wpm.data import pixel_cache, pixels
+from wpm.data.pixel_cache import build_pixels
 from wpm.errors import UserError
-from wpm.jobs import start_job
-from wpm.model import load_exported
-from wpm.pixels import build_pixels
+from wpm.jobs.start import start_job
+from wpm.model.exported import load_exported
 from wpm.records import TrainingFolder
-from wpm.retrain import RetrainWork
+from wpm.studies.final_runs import RetrainWork
 
 SEED = int(os.environ.get("WPM_FAULT_SEED", "0"))
 FLIPS, CUTS = 6, 3  # of every kind of file
@@ -58,7 +58,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_launch(root: Path, *more: str) -> int:
     """Launch as a user does."""
-    return launch.main(
+    return main(
         ["--dataset", "folder", "--data-root", str(root / "images"), "--protocol", "smoke",
          "--rows", "contrastive", "--run-root", str(root / "runs"),
          "--work-root", str(root / "work"), *more]
@@ -145,7 +145,8 @@ def test_damaged_file_is_refused_by_name_with_exit_code_2(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(launch, "_run", lambda *arguments: True)  # it would train from here on
+    # It would train from here on.
+    monkeypatch.setattr("wpm.cli.commands._run", lambda *arguments: True)
     root = tmp_path / "world"
     shutil.copytree(world, root)
     assert kind.command(root) == 0, capfd.readouterr().err
@@ -192,7 +193,7 @@ def test_damaged_export_is_refused_by_name(world: Path, tmp_path: Path, suffix: 
 @pytest.mark.parametrize("memory", ["digests", "unreadable"])
 def test_damaged_memory_is_rebuilt(tmp_path: Path, memory: str) -> None:
     """Of what can be found out again: the cache is the same one."""
-    from wpm.datasets import index_class_folders
+    from wpm.data.index import index_class_folders
 
     images = make_image_folder(tmp_path / "images", classes=3)
     (images / "class_01" / "1.png").write_bytes(b"")
@@ -208,9 +209,10 @@ def test_damaged_memory_is_rebuilt(tmp_path: Path, memory: str) -> None:
 
 def test_damaged_list_of_parts_is_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was decoded is believed only where its checksum agrees."""
-    from wpm.datasets import index_class_folders
+    from wpm.data.index import index_class_folders
 
-    monkeypatch.setattr(pixels, "PART_IMAGES", 8)
+    for module in (pixels, pixel_cache):
+        monkeypatch.setattr(module, "PART_IMAGES", 8)
     index = index_class_folders("folder", make_image_folder(tmp_path / "images"), channels=1)
     whole = build_pixels(index, 20, tmp_path / "whole")
     rng = random.Random(f"{SEED} parts.jsonl")
@@ -240,7 +242,7 @@ def test_damaged_reports_of_an_ended_trial_are_told(
     data = path.read_bytes()
     for damaged in damages(data, random.Random(f"{SEED} ended")):
         path.write_bytes(damaged)
-        assert launch.main(["--status", "--run-root", str(root / "runs")]) == 0
+        assert main(["--status", "--run-root", str(root / "runs")]) == 0
         told = capfd.readouterr().out
         assert ("0000/reports.json: damaged" in told) != means_the_same(path, damaged, data)
 

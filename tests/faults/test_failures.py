@@ -18,7 +18,7 @@ import os, signal, time
 import torch
 from pytorch_metric_learning.losses import TripletMarginLoss
 from wpm import losses
-from wpm.watchdog import Watchdog
+from wpm.cluster.watchdog import Watchdog
 
 class OwnLoss(TripletMarginLoss):
     broken = False

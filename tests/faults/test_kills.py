@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import Launcher, study_states, wait_until
-from wpm.atomic import read_json
+from wpm.files import read_json
 from wpm.records import COMPLETE, RUNNING, find_studies, read_finals
 
 pytestmark = pytest.mark.slow

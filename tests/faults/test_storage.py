@@ -14,13 +14,15 @@ from tests.test_jobs import finish as finish_job
 from tests.test_jobs import make_job, scores
 from tests.test_retrain import finish, retrain_plan
 from tests.tiny import make_image_folder, make_plan, smoke_protocol, trainval_pixels
-from wpm.atomic import StorageError, append_line, hold_lock, write_json
-from wpm.console import log_to_file
-from wpm.jobs import start_job
-from wpm.pixels import Pixels
+from wpm.cli.console import log_to_file
+from wpm.data.pixels import Pixels
+from wpm.errors import StorageError
+from wpm.files import append_line, hold_lock, write_json
+from wpm.jobs.start import start_job
 from wpm.records import COMPLETE, RUNNING, TrainingFolder, read_finals, read_trials
-from wpm.retrain import RetrainPlan, RetrainWork
-from wpm.study import Study, StudyPlan
+from wpm.studies.final_runs import RetrainPlan, RetrainWork
+from wpm.studies.plan import StudyPlan
+from wpm.studies.study import Study
 
 FULL = r"cannot be written \(File too large\); free space.*, then give the same command again"
 
@@ -178,7 +180,7 @@ def run_one(study: Study, number: int, payload: dict[str, object], sizes: Sizes)
                 step = job.step()
             with largest_file(sizes()):
                 if step.result is not None:
-                    return study.tell_ended(number, step.result, step.reports)
+                    return study.record_ended(number, step.result, step.reports)
                 if study.report(number, step.reports):
                     return study.tell_stopped(number, step.reports)
     finally:

@@ -1,0 +1,1 @@
+"""Plain numbers in; means, intervals, tests and curves out."""

@@ -1,0 +1,1 @@
+"""Records of studies in; rankings, comparisons and other judgements out."""

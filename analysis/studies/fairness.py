@@ -1,0 +1,187 @@
+"""What is unequal or unfinished about rows that are to be compared."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from analysis.studies.published import PROTOCOL
+from analysis.studies.row_results import RowRecord
+from wpm.protocols import find_protocol
+from wpm.rows import PRETRAINED, WPM_SUFFIX
+
+_SETTINGS = {"protocol": "protocol settings", "images": "images", "weights": "weights"}
+_NOT_SETTINGS = ("name", "trials", "runs")  # budgets of a protocol are only its proposals
+_MOST_NAMED = 3  # values that differ, listed in a line
+
+
+def describe_settings(row: RowRecord, other: RowRecord) -> list[str]:
+    """Name the conditions of a search that are not those of another: protocol, images, weights."""
+    return [
+        f"{row.name}: {what} differ from those of {other.name} "
+        f"({_list_differences(row.identity.get(key), other.identity.get(key))}), not comparable"
+        for key, what in _SETTINGS.items()
+        if row.identity.get(key) != other.identity.get(key)
+    ]
+
+
+def _list_differences(own: Any, other: Any) -> str:
+    if not isinstance(own, Mapping) or not isinstance(other, Mapping):
+        return f"{own}, there {other}"
+    differences = [
+        f"{key} {own.get(key)}, there {other.get(key)}"
+        for key in sorted({*own, *other})
+        if own.get(key) != other.get(key)
+    ]
+    more = ["..."] if len(differences) > _MOST_NAMED else []
+    return "; ".join([*differences[:_MOST_NAMED], *more])
+
+
+def describe_procedure(rows: Sequence[RowRecord], dataset: str) -> list[str]:
+    """Say where rows were not run as the published numbers were, the same words once.
+
+    Args:
+        rows: of one data set under the protocol of the published table.
+        dataset: its name.
+    """
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        # A replayed configuration comes from the published search itself; the untrained trunk is
+        # neither searched nor repeated.
+        untrained = row.name == PRETRAINED
+        searched = not untrained and (row.finals is None or isinstance(row.finals.trial, int))
+        budgets = {"trials": len(row.ended)} if searched else {}
+        if row.finals and not untrained:
+            budgets["runs"] = len(row.finals.tested)
+        words = list_departures(dataset, row.identity, budgets, searched=searched)
+        if words:
+            found.setdefault("; ".join(words), []).append(row.name)
+    return [
+        f"not the published procedure: {words}: {', '.join(names)}"
+        for words, names in found.items()
+    ]
+
+
+def list_departures(
+    dataset: str, identity: Mapping[str, Any], budgets: Mapping[str, int], *, searched: bool = True
+) -> list[str]:
+    """List what a study did otherwise than the published procedure.
+
+    Args:
+        dataset: its name.
+        identity: of the study.
+        budgets: how many "trials" ended or "runs" were tested, as far as they count.
+        searched: whether how the search stops trials counts.
+    """
+    published = json.loads(json.dumps(asdict(find_protocol(PROTOCOL, dataset))))
+    settings = {k: v for k, v in identity.get("protocol", {}).items() if k not in _NOT_SETTINGS}
+    words = [
+        f"{key} {value} (published {published.get(key)})"
+        for key, value in {**settings, **budgets}.items()
+        if value != published.get(key)
+    ]
+    if searched and identity.get("early_stopping", True):
+        words.append("trials stopped early (published: none)")
+    if identity.get("weights") == "random":
+        words.append("random weights (published: ImageNet)")
+    return words
+
+
+def describe_budgets(first: RowRecord, second: RowRecord) -> list[str]:
+    """Say how the budgets of two searches differ: trials, and who stops trials early."""
+    lines = []
+    if (len(first.ended), first.wanted) != (len(second.ended), second.wanted):
+        lines.append(
+            f"unequal search budgets: {first.name} {first.budget} trials, "
+            f"{second.name} {second.budget} trials"
+        )
+    if first.early_stopping != second.early_stopping:
+        stopped, other = (first, second) if first.early_stopping else (second, first)
+        lines.append(
+            f"unequal search budgets: {stopped.name} with early stopping, {other.name} without"
+        )
+    return lines
+
+
+def find_footnotes(rows: Sequence[RowRecord]) -> dict[str, list[str]]:
+    """Return by row what a reader of its test scores must know.
+
+    Args:
+        rows: of one data set under one protocol; their settings should be those of the first.
+    """
+    most = max((len(row.finals.tested) for row in rows if row.finals), default=0)
+    twins = {row.name: _find_twin(row, rows) for row in rows}
+    return {
+        row.name: [
+            *describe_runs(row, most),
+            *describe_search(row),
+            *(describe_budgets(*twins[row.name]) if twins[row.name] else []),
+            *describe_settings(row, rows[0]),
+        ]
+        for row in rows
+    }
+
+
+def _find_twin(row: RowRecord, rows: Sequence[RowRecord]) -> tuple[RowRecord, ...]:
+    """Return the plain row and the mined one of a pair of twins, () where there is only one."""
+    plain = row.name.removesuffix(WPM_SUFFIX)
+    by_name = {other.name: other for other in rows}
+    pair = (plain, plain + WPM_SUFFIX)
+    return tuple(by_name[name] for name in pair) if all(name in by_name for name in pair) else ()
+
+
+def describe_runs(row: RowRecord, most: int) -> list[str]:
+    """Say what is missing among the final runs of a row.
+
+    Args:
+        row: the row.
+        most: the largest number of tested runs among the rows that it stands beside.
+    """
+    finals = row.finals
+    if finals is None:
+        return []
+    lines = []
+    if finals.failed:
+        lines.append(f"{row.name}: {_count(finals.failed, 'final run')} failed, left out")
+    if finals.pending:
+        lines.append(f"{row.name}: {_count(finals.pending, 'final run')} not ended yet")
+    if finals.left_out:
+        images = _count(finals.left_out, "image")
+        lines.append(f"{row.name}: tested without {images} that could not be read")
+    # Without training there is nothing to repeat.
+    if len(finals.tested) < most and finals.trial != "none":
+        lines.append(
+            f"{row.name}: {_count(len(finals.tested), 'tested run')}, other rows have up to {most}"
+        )
+    if row.best is not None and row.best[1] > finals.score:
+        lines.append(
+            f"{row.name}: shown is {_tell_trial(finals.trial)}, but trial {row.best[0]} is better "
+            "in validation and has no final runs (python launch.py --best-only makes them)"
+        )
+    return lines
+
+
+def describe_choice(row: RowRecord) -> list[str]:
+    """Say which configuration is shown of a row with final runs of several."""
+    if row.finals is None or len(row.configurations) == 1:
+        return []
+    return [
+        f"{row.name}: {len(row.configurations)} configurations have final runs; shown is "
+        f"{_tell_trial(row.finals.trial)}, the best of them in validation"
+    ]
+
+
+def describe_search(row: RowRecord) -> list[str]:
+    """Say whether the search of a row has trials to go."""
+    if len(row.ended) >= row.wanted:
+        return []
+    return [f"{row.name}: unfinished search, {row.budget} trials ended"]
+
+
+def _tell_trial(trial: int | str) -> str:
+    """Name a configuration by the trial that it comes from, or by who published it."""
+    return f"trial {trial}" if isinstance(trial, int) else f"the {trial} configuration"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"

@@ -1,0 +1,102 @@
+"""A search with the course of every trial: learning curves, and when each began and ended."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from analysis.studies.ranking import RankedTrial, describe_trial
+from analysis.studies.row_results import convert_records
+from analysis.studies.selection import require_study
+from wpm.records import COMPLETE, StudyPlace, TrainingRecord, read_trials
+
+
+@dataclass(frozen=True)
+class TrialHistory:
+    """A trial and its course.
+
+    Attributes:
+        outcome: how it ended, or how far it is.
+        curve: epoch and best validation MAP@R so far (a fraction) of every validation.
+        started: when it was first handed out; None if the record does not say.
+        ended: None while it runs.
+    """
+
+    outcome: RankedTrial
+    curve: Sequence[tuple[int, float]]
+    started: datetime | None
+    ended: datetime | None
+
+    def score_at(self, epoch: int) -> float | None:
+        """Return the best score so far at the first validation from an epoch on."""
+        return next((score for reached, score in self.curve if reached >= epoch), None)
+
+
+@dataclass(frozen=True)
+class Search:
+    """A study with the course of its trials.
+
+    Attributes:
+        place: the study.
+        identity: what must not change under it: ranges, protocol, images.
+        provenance: code, libraries and machine that began it.
+        wanted: its budget of trials.
+        trials: those with readable records, by number.
+    """
+
+    place: StudyPlace
+    identity: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    wanted: int
+    trials: Sequence[TrialHistory]
+
+    @property
+    def searched(self) -> Mapping[str, Mapping[str, Any]]:
+        """Ranges by parameter: low, high, scale, type, reason."""
+        ranges: Mapping[str, Mapping[str, Any]] = self.identity.get("searched", {})
+        return ranges
+
+    def in_state(self, *states: str) -> list[TrialHistory]:
+        """Return the trials that ended in some state."""
+        return [trial for trial in self.trials if trial.outcome.state in states]
+
+    @property
+    def best(self) -> TrialHistory | None:
+        """The complete trial with the best score, the earliest of equals."""
+        return max(self.in_state(COMPLETE), key=lambda t: t.outcome.score or 0.0, default=None)
+
+
+def read_search(place: StudyPlace) -> tuple[Search, list[str]]:
+    """Read a study with the reports of all its trials.
+
+    Returns:
+        The search, and a line for each damaged record.
+
+    Raises:
+        UserError: study.json is damaged.
+    """
+    study = require_study(place)
+    records, problems = read_trials(place, with_reports=True)
+    searched = study["identity"].get("searched", {})
+    trials, more_problems = convert_records(
+        records, lambda record: _describe(place, record, searched)
+    )
+    trials.sort(key=lambda trial: trial.outcome.number)
+    search = Search(place, study["identity"], study.get("provenance", {}), study["trials"], trials)
+    return search, problems + more_problems
+
+
+def _describe(
+    place: StudyPlace, record: TrainingRecord, searched: Mapping[str, Mapping[str, Any]]
+) -> TrialHistory:
+    result = record.result or {}
+    return TrialHistory(
+        outcome=describe_trial(place, record, searched),
+        curve=[(report["epoch"], report["best_map_at_r"]) for report in record.reports],
+        started=_parse_time(record.identity.get("provenance", {}).get("started")),
+        ended=_parse_time(result.get("ended")),
+    )
+
+
+def _parse_time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)

@@ -1,0 +1,67 @@
+"""The published numbers in `published/`, which ours can be laid beside."""
+
+import argparse
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+
+from wpm.rows import WPM_SUFFIX
+
+PUBLISHED = "published"
+PROTOCOL = "mlrc"  # under which the published numbers were measured
+DIMENSIONS = {"concatenated": 512, "separated": 128}  # of their embeddings
+
+Scores = Mapping[tuple[str, str], float]  # by view and metric, fractions
+
+_FOLDER = Path(__file__).parents[1] / "published"
+_PREFIXES = {"cub200": "cub", "cars196": "cars"}
+_VIEWS = {"concatenated": "concat", "separated": "sep"}
+_METRICS = {"precision_at_1": "p1", "r_precision": "rp", "map_at_r": "mapr"}
+
+
+def add_against(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the flag that lays published numbers beside ours."""
+    parser.add_argument("--against", choices=[PUBLISHED], help=what)
+
+
+@cache
+def read_scores(dataset: str, protocol: str) -> Mapping[str, Scores]:
+    """Return the published test scores by row, in the published order; empty if there are none."""
+    prefix = _PREFIXES.get(dataset)
+    if prefix is None or protocol != PROTOCOL:
+        return {}
+    with (_FOLDER / "results.csv").open(newline="", encoding="utf-8") as file:
+        return {
+            line["row"] + WPM_SUFFIX * (line["within_pair_mining"] == "yes"): {
+                (view, metric): _fraction(line[f"{prefix}_{short_view}_{short_metric}"])
+                for view, short_view in _VIEWS.items()
+                for metric, short_metric in _METRICS.items()
+            }
+            for line in csv.DictReader(file)
+        }
+
+
+def read_trace(dataset: str, protocol: str, row: str) -> Sequence[float] | None:
+    """Return the best validation MAP@R after each trial of the published search.
+
+    Returns:
+        Fractions, the first after one trial; None if no such search was published.
+    """
+    if protocol != PROTOCOL:
+        return None
+    return _read_traces().get(dataset, {}).get(row)
+
+
+@cache
+def _read_traces() -> Mapping[str, Mapping[str, Sequence[float]]]:
+    traces: dict[str, dict[str, list[float]]] = json.loads(
+        (_FOLDER / "search_traces.json").read_text(encoding="utf-8")
+    )
+    return traces
+
+
+def _fraction(percent: str) -> float:
+    return float(Decimal(percent) / 100)  # the fraction as written, not rounded twice

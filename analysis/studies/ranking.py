@@ -1,0 +1,193 @@
+"""The trials of a search, ranked by validation MAP@R."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from analysis.numbers.boundary import EdgeDistance, edge_distances
+from analysis.numbers.means import standard_deviation
+from analysis.studies.row_results import convert_records
+from analysis.studies.selection import require_study
+from wpm.errors import UserError
+from wpm.records import (
+    COMPLETE,
+    FAILED,
+    PRUNED,
+    RUNNING,
+    StudyPlace,
+    TrainingFolder,
+    TrainingRecord,
+    device_hours,
+    read_trials,
+)
+
+_STATES = (COMPLETE, PRUNED, RUNNING, FAILED)  # in the order of the ranking
+_STATE_NAMES = {PRUNED: "stopped"}
+
+
+@dataclass(frozen=True)
+class RankedTrial:
+    """A trial as the ranking shows it.
+
+    Attributes:
+        place: its study.
+        number: the trial's.
+        state: one of `wpm.records`'s.
+        score: mean over the folds, a fraction; None if failed or not yet validated.
+        deviation: over the folds; None with one fold.
+        epochs: trained so far.
+        seconds: worker time.
+        hours: device-hours.
+        parameters: of the configuration.
+        edges: how far they lie from the edges of what was searched, the nearest first.
+        reason: why it failed or was stopped.
+        rank: place among the trials with a final score, None while running or failed.
+    """
+
+    place: StudyPlace
+    number: int
+    state: str
+    score: float | None
+    deviation: float | None
+    epochs: int
+    seconds: float
+    hours: float
+    parameters: Mapping[str, float]
+    edges: Sequence[EdgeDistance]
+    reason: str
+    rank: int | None = None
+
+    @property
+    def state_name(self) -> str:
+        """The state in words of the search."""
+        return _STATE_NAMES.get(self.state, self.state)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Trials, best first.
+
+    Attributes:
+        places: the studies they are of; one, unless rankings were merged.
+        wanted: budget of trials.
+        ended: how many of them ended, in whatever way.
+        trials: those with readable records, ranked.
+        identity: of the study: protocol, images and more; empty if rankings were merged.
+    """
+
+    places: Sequence[StudyPlace]
+    wanted: int
+    ended: int
+    trials: Sequence[RankedTrial]
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The study, or how many there are."""
+        return self.places[0].name if len(self.places) == 1 else f"{len(self.places)} studies"
+
+
+def read_ranking(place: StudyPlace) -> tuple[Ranking, list[str]]:
+    """Read and rank a study's trials.
+
+    Returns:
+        The ranking, and a line for each damaged record.
+
+    Raises:
+        UserError: study.json is damaged.
+    """
+    study = require_study(place)
+    records, problems = read_trials(place)
+    for position, record in enumerate(records):
+        if record.state == RUNNING:  # only its reports tell how far it is
+            try:
+                records[position] = TrainingFolder(record.folder).read()
+            except UserError as error:
+                problems.append(str(error))
+    searched = study["identity"].get("searched", {})
+    trials, more_problems = convert_records(
+        records, lambda record: describe_trial(place, record, searched)
+    )
+    ended = sum(trial.state != RUNNING for trial in trials)
+    ranking = Ranking([place], study["trials"], ended, rank_trials(trials), study["identity"])
+    return ranking, problems + more_problems
+
+
+def merge_rankings(rankings: Sequence[Ranking]) -> Ranking:
+    """Rank the trials of several studies as one."""
+    return Ranking(
+        places=[place for ranking in rankings for place in ranking.places],
+        wanted=sum(ranking.wanted for ranking in rankings),
+        ended=sum(ranking.ended for ranking in rankings),
+        trials=rank_trials([trial for ranking in rankings for trial in ranking.trials]),
+    )
+
+
+def rank_trials(trials: Sequence[RankedTrial]) -> list[RankedTrial]:
+    """Order trials: by state, then complete and stopped ones by score, the others by number."""
+
+    def place_of(trial: RankedTrial) -> tuple[int, float, int, str]:
+        score = trial.score if trial.state in (COMPLETE, PRUNED) else None
+        return (
+            _STATES.index(trial.state),
+            float("inf") if score is None else -score,
+            trial.number,
+            trial.place.name,
+        )
+
+    return [
+        replace(trial, rank=None if trial.score is None or trial.state == RUNNING else rank)
+        for rank, trial in enumerate(sorted(trials, key=place_of), start=1)
+    ]
+
+
+def describe_trial(
+    place: StudyPlace, record: TrainingRecord, searched: Mapping[str, Mapping[str, Any]]
+) -> RankedTrial:
+    """Describe a trial, unranked; one that still runs by its reports.
+
+    Args:
+        place: its study.
+        record: of the trial, with its reports if it runs.
+        searched: ranges by parameter, as study.json holds them.
+
+    Raises:
+        ValueError: a state or a value that no search leaves.
+        KeyError: something is missing.
+    """
+    if record.state not in _STATES:
+        raise ValueError(f"state {record.state!r}")
+    outcome = _outcome_of(record)
+    # A failed trial has no score in the search either, whatever it reached before it failed.
+    scored = record.state != FAILED and outcome["score"] is not None
+    parameters = record.identity["parameters"]
+    return RankedTrial(
+        place=place,
+        number=record.identity["number"],
+        state=record.state,
+        score=outcome["score"] if scored else None,
+        deviation=standard_deviation(outcome["fold_scores"]) if scored else None,
+        epochs=outcome["epochs"],
+        seconds=outcome["training_seconds"] + outcome["validation_seconds"],
+        hours=device_hours(outcome),
+        parameters=parameters,
+        edges=edge_distances(parameters, searched),
+        reason=outcome["reason"],
+    )
+
+
+def _outcome_of(record: TrainingRecord) -> Mapping[str, Any]:
+    """Return result.json, or for a running trial the same keys from its reports."""
+    if record.result is not None:
+        return record.result
+    nothing: Mapping[str, Any] = {"epoch": 0, "best_map_at_r": None, "folds": []}
+    last = record.reports[-1] if record.reports else nothing
+    folds = last["folds"]
+    return {
+        "score": last["best_map_at_r"],
+        "fold_scores": [fold["best_map_at_r"] for fold in folds],
+        "epochs": last["epoch"],
+        "training_seconds": sum(fold["training_seconds"] for fold in folds),
+        "validation_seconds": sum(fold["validation_seconds"] for fold in folds),
+        "reason": "",
+    }

@@ -1,0 +1,252 @@
+"""What the scripts read of a study: its search, and the final runs of its configurations."""
+
+import argparse
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from analysis.numbers.means import mean
+from analysis.studies.published import Scores
+from analysis.studies.selection import require_study
+from wpm.records import (
+    COMPLETE,
+    FAILED,
+    RUNNING,
+    FinalRecord,
+    StudyPlace,
+    TrainingRecord,
+    device_hours,
+    read_finals,
+    read_trials,
+)
+
+VIEWS = ("concatenated", "separated")
+METRICS = {"precision_at_1": "P@1", "r_precision": "RP", "map_at_r": "MAP@R"}
+
+_Record = TypeVar("_Record", TrainingRecord, FinalRecord)
+_Content = TypeVar("_Content")
+
+
+@dataclass(frozen=True)
+class TrialOutcome:
+    """How a trial of a search ended.
+
+    Attributes:
+        number: the trial's.
+        state: one of `wpm.records`'s.
+        score: validation MAP@R, a fraction; None if it failed, or runs.
+        epochs: trained; 0 while it runs.
+        hours: device-hours; 0 while it runs.
+    """
+
+    number: int
+    state: str
+    score: float | None = None
+    epochs: int = 0
+    hours: float = 0.0
+
+
+@dataclass(frozen=True)
+class FinalRuns:
+    """One configuration's final runs.
+
+    Attributes:
+        trial: number of the trial that it comes from, "published", or "none" without training.
+        score: validation MAP@R of that trial; -inf where there was no search.
+        tested: the scores by view and metric of every run that was tested, by its seed.
+        failed: how many runs failed.
+        pending: how many runs have begun and not ended.
+        validation: mean over the folds of the best validation MAP@R, of every tested run by seed.
+        hours: device-hours of the folds that have ended.
+        left_out: how many test images could not be read, of the tested run that lacks most.
+    """
+
+    trial: int | str
+    score: float
+    tested: Mapping[int, Scores]
+    failed: int
+    pending: int
+    validation: Mapping[int, float]
+    hours: float
+    left_out: int = 0
+
+    def scores(self, view: str, metric: str) -> list[float]:
+        """Return a score of every tested run."""
+        return [scores[view, metric] for scores in self.tested.values()]
+
+
+@dataclass(frozen=True)
+class RowRecord:
+    """A row on a data set under a protocol: what its study and its final runs left.
+
+    Attributes:
+        place: the study.
+        identity: of the study: protocol, images and more.
+        wanted: trials of its budget.
+        trials: those with readable records, by number.
+        configurations: those with final runs, the best in validation first: a choice by test
+            score would flatter the row.
+        label: a name for people where the row's own would be ambiguous.
+    """
+
+    place: StudyPlace
+    identity: Mapping[str, Any]
+    wanted: int
+    trials: Sequence[TrialOutcome]
+    configurations: Sequence[FinalRuns]
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """The row's name."""
+        return self.label or self.place.row
+
+    @property
+    def ended(self) -> Sequence[TrialOutcome]:
+        """The trials that ended, in whatever way."""
+        return [trial for trial in self.trials if trial.state != RUNNING]
+
+    @property
+    def budget(self) -> str:
+        """Trials ended of trials wanted."""
+        return f"{len(self.ended)}/{self.wanted}"
+
+    @property
+    def early_stopping(self) -> bool:
+        """Whether successive halving stops trials."""
+        return bool(self.identity.get("early_stopping", True))
+
+    @property
+    def best(self) -> tuple[int, float] | None:
+        """Number and score of the best complete trial, None if there is none."""
+        complete = [
+            (trial.number, trial.score)
+            for trial in self.trials
+            if trial.state == COMPLETE and trial.score is not None
+        ]
+        return max(complete, key=lambda trial: trial[1], default=None)
+
+    @property
+    def finals(self) -> FinalRuns | None:
+        """The final runs of the best configuration, None if there are none."""
+        return self.configurations[0] if self.configurations else None
+
+    @property
+    def search_hours(self) -> float:
+        """Device-hours of the trials that have ended."""
+        return math.fsum(trial.hours for trial in self.trials)
+
+    @property
+    def final_hours(self) -> float:
+        """Device-hours of the final runs of the best configuration."""
+        return self.finals.hours if self.finals else 0.0
+
+    @property
+    def epochs(self) -> int:
+        """Epochs that the trials were trained, in all."""
+        return sum(trial.epochs for trial in self.trials)
+
+
+def add_score_flags(parser: argparse._ActionsContainer) -> None:
+    """Add the flags that choose which test score is looked at."""
+    parser.add_argument(
+        "--view", choices=VIEWS, default="concatenated", help="of the test score [concatenated]"
+    )
+    parser.add_argument(
+        "--metric", choices=list(METRICS), default="map_at_r", help="of the test [map_at_r]"
+    )
+
+
+def read_row(place: StudyPlace) -> tuple[RowRecord, list[str]]:
+    """Read a study.
+
+    Returns:
+        The row, and a line for each damaged record.
+
+    Raises:
+        UserError: study.json is damaged.
+    """
+    study = require_study(place)
+    records, problems = read_trials(place)
+    trials, more_problems = convert_records(records, _describe_trial)
+    finals, even_more = read_final_runs(place)
+    row = RowRecord(place, study["identity"], study["trials"], trials, finals)
+    return row, [*problems, *more_problems, *even_more]
+
+
+def read_final_runs(place: StudyPlace) -> tuple[list[FinalRuns], list[str]]:
+    """Read the final runs of all configurations of a study.
+
+    Returns:
+        The readable ones, the best in validation first, and a line for each damaged record.
+    """
+    records, problems = read_finals(place)
+    finals, more_problems = convert_records(records, _describe_finals)
+    # Of equal scores the earlier trial, as when a configuration is chosen to be trained finally.
+    finals.sort(key=lambda final: (-final.score, str(final.trial).zfill(9)))
+    return finals, problems + more_problems
+
+
+def convert_records(
+    records: Sequence[_Record], convert: Callable[[_Record], _Content]
+) -> tuple[list[_Content], list[str]]:
+    """Convert records one by one.
+
+    A record can be whole and still lack what a script looks for, if another version wrote it.
+
+    Returns:
+        What was converted, and a line for each record that could not be.
+    """
+    contents, problems = [], []
+    for record in records:
+        try:
+            contents.append(convert(record))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            problems.append(
+                f"{record.folder}: left out, its records are not as expected "
+                f"({type(error).__name__}: {error})"
+            )
+    return contents, problems
+
+
+def _describe_trial(record: TrainingRecord) -> TrialOutcome:
+    number = int(record.identity["number"])
+    if record.result is None:
+        return TrialOutcome(number, RUNNING)
+    return TrialOutcome(
+        number,
+        record.state,
+        # A failed trial has no score in the search either, whatever it reached before it failed.
+        score=None if record.state == FAILED else record.result["score"],
+        epochs=record.result["epochs"],
+        hours=device_hours(record.result),
+    )
+
+
+def _describe_finals(record: FinalRecord) -> FinalRuns:
+    chosen = record.content["chosen"]
+    runs = list(zip(record.results, record.folds, strict=True))
+    complete = [(run, folds) for run, folds in runs if run and run["state"] == COMPLETE]
+    return FinalRuns(
+        trial=_name_trial(chosen),
+        score=-math.inf if chosen["score"] is None else float(chosen["score"]),
+        tested={
+            run["seed"]: {(view, metric): run[view][metric] for view in VIEWS for metric in METRICS}
+            for run, _ in complete
+        },
+        failed=len(record.with_state(FAILED)),
+        pending=record.results.count(None),
+        validation={
+            run["seed"]: mean([fold["score"] for fold in folds]) for run, folds in complete if folds
+        },
+        hours=math.fsum(device_hours(fold) for _, folds in runs for fold in folds),
+        left_out=max((len(run.get("left_out", ())) for run, _ in complete), default=0),
+    )
+
+
+def _name_trial(chosen: Mapping[str, Any]) -> int | str:
+    """Say where a configuration comes from: a trial's number, or who published it."""
+    if chosen["trial"] is None:
+        return "published" if "published" in chosen else "none"
+    return int(chosen["trial"])

@@ -1,0 +1,1 @@
+"""Flags in; commands and what a person sees out."""

@@ -1,0 +1,132 @@
+"""What a person sees: events as lines, one live line below them; everything else in a log file."""
+
+import io
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from wpm.errors import storage_error
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
+
+_REFRESH_S = 0.5
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class Console:
+    """Prints on the terminal that was there when it was made, whatever libraries redirect later."""
+
+    def __init__(self) -> None:
+        self._file = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
+        self._interactive = self._file.isatty()
+        self._live = ""
+        self._shown_at = 0.0
+
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.clear()
+        self._file.close()
+
+    def line(self, text: str) -> None:
+        """Print a line for good, above the live line."""
+        self.clear()
+        self._file.write(text + "\n")
+        logging.getLogger(__name__).info("%s", text)
+
+    def live(self, describe: Callable[[], str]) -> None:
+        """Replace the live line; where output is not a terminal, nothing is printed.
+
+        Args:
+            describe: returns the line; asked only when it is shown, for it may read a study.
+        """
+        if not self._interactive or time.monotonic() - self._shown_at < _REFRESH_S:
+            return
+        self.clear()
+        width = os.get_terminal_size(self._file.fileno()).columns - 1
+        self._live = describe()[:width]
+        self._file.write(self._live)
+        self._file.flush()
+        self._shown_at = time.monotonic()
+
+    def clear(self) -> None:
+        """Remove the live line."""
+        if self._live:
+            self._file.write("\r\x1b[K")
+            self._live = ""
+
+
+@contextmanager
+def log_to_file(path: Path) -> Iterator[None]:
+    """Send logging, and whatever is printed to stdout and stderr, to a file.
+
+    Libraries print past `logging`, some from C: the file descriptors themselves are redirected.
+    What a disk that fills up later does not take of it is dropped.
+
+    Raises:
+        StorageError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        raw = _LossyFile(path, "a")
+    except OSError as error:
+        raise storage_error(path, error) from error
+    with io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", line_buffering=True) as file:
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+        root = logging.getLogger()
+        level = root.level
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        saved = [(fd, os.dup(fd)) for fd in (1, 2)]
+        for fd, _ in saved:
+            os.dup2(raw.fileno(), fd)
+        try:
+            with redirect_stdout(file), redirect_stderr(file):
+                yield
+        finally:
+            for fd, copy in saved:
+                os.dup2(copy, fd)
+                os.close(copy)
+            root.removeHandler(handler)
+            root.setLevel(level)
+
+
+class _LossyFile(io.FileIO):
+    """A file that drops what the disk does not take: no library may fail for a line in a log."""
+
+    def write(self, data: "Buffer", /) -> int:
+        with suppress(OSError):
+            super().write(data)
+        return memoryview(data).nbytes
+
+
+LOGS_KEPT = 20  # of launches
+
+
+def new_log(run_root: Path) -> Path:
+    """Return a new name for a launch's log; of the others the newest stay."""
+    folder = run_root / "logs"
+    ages: dict[Path, float] = {}
+    for path in folder.glob("*.log"):
+        with suppress(OSError):  # another launch has just deleted it
+            ages[path] = path.stat().st_mtime
+    for path in sorted(ages, key=ages.__getitem__)[: max(0, len(ages) - LOGS_KEPT + 1)]:
+        path.unlink(missing_ok=True)
+    return folder / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{os.getpid()}.log"

@@ -1,0 +1,134 @@
+"""What a launch would take, before anything starts: from past records where there are any."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from wpm.errors import UserError
+from wpm.formatting import format_duration, format_table
+from wpm.protocols import Protocol
+from wpm.records import (
+    RUNNING,
+    StudyPlace,
+    find_studies,
+    read_all_reports,
+    read_trials,
+    worker_seconds,
+)
+from wpm.rows import Row
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What is left to do in a study.
+
+    Attributes:
+        place: the study.
+        pieces: trials, or trainings of final runs, to go.
+        seconds: of a worker, for a piece; None where no record tells.
+        source: where the seconds come from.
+    """
+
+    place: StudyPlace
+    pieces: int
+    seconds: float | None
+    source: str
+
+
+def forecast_search(place: StudyPlace, trials: int) -> Forecast:
+    """Return the trials to go in a study, and what one takes by those that have ended.
+
+    Args:
+        place: the study.
+        trials: its budget.
+    """
+    if not Row.parse(place.row).trained:
+        return Forecast(place, 0, None, "nothing to search")
+    records, _ = read_trials(place)
+    ended = sum(record.state != RUNNING for record in records)
+    for other in _alike(place):
+        seconds = list(_trial_seconds(other))
+        if seconds:
+            source = f"{len(seconds)} trials of {other.name}"
+            return Forecast(place, max(0, trials - ended), sum(seconds) / len(seconds), source)
+    return Forecast(place, max(0, trials - ended), None, "no records of this row")
+
+
+def forecast_finals(
+    place: StudyPlace, protocol: Protocol, runs: int, configurations: int = 1
+) -> Forecast:
+    """Return the trainings of final runs to go, and what one takes by those that have ended.
+
+    Args:
+        place: the study.
+        protocol: of the study.
+        runs: seeds of a configuration.
+        configurations: how many are trained again.
+    """
+    if not Row.parse(place.row).trained:
+        return Forecast(place, 0, None, "one test, no training")
+    done = len(list(place.folder.glob("finals/*/seed-*/fold-*/result.json")))
+    to_go = max(0, configurations * runs * protocol.folds - done)
+    for other in _alike(place):
+        reports = read_all_reports(other)
+        seconds = [worker_seconds(r) for folder, r in reports.items() if "/finals/" in folder]
+        if seconds:
+            source = f"{len(seconds)} trainings of {other.name}"
+            return Forecast(place, to_go, sum(seconds) / len(seconds), source)
+    whole = [seconds for other in _alike(place) for seconds in _trial_seconds(other)]
+    if whole:
+        # Trials that were stopped early are among them: at least so much.
+        each = sum(whole) / len(whole) / protocol.folds
+        return Forecast(place, to_go, each, f"at least, by {len(whole)} trials")
+    return Forecast(place, to_go, None, "no records of this row")
+
+
+def _alike(place: StudyPlace) -> list[StudyPlace]:
+    """Return the study, then those of its row and protocol on other data sets."""
+    others = find_studies(place.run_root, protocol=place.protocol, row=place.row)
+    return sorted(others, key=lambda other: other != place)
+
+
+def _trial_seconds(place: StudyPlace) -> Iterator[float]:
+    records, _ = read_trials(place, with_reports=True)
+    for record in records:
+        if record.state != RUNNING and record.reports:
+            yield worker_seconds(record.reports)
+
+
+def format_forecasts(
+    forecasts: Sequence[Forecast], slots: int, gpus: float, disk: dict[Path, int]
+) -> str:
+    """Lay out what a launch would take.
+
+    Args:
+        forecasts: one a study.
+        slots: pieces that can run at a time.
+        gpus: of a piece.
+        disk: bytes by folder.
+
+    Raises:
+        UserError: nothing can run.
+    """
+    if slots < 1:
+        raise UserError(
+            "no node can hold a trial; lower --cpus-per-trial or --gpus-per-trial, or add nodes"
+        )
+    rows = [
+        [
+            forecast.place.name,
+            forecast.pieces,
+            "?" if forecast.seconds is None else format_duration(forecast.seconds),
+            "?" if forecast.seconds is None else f"{forecast.pieces * forecast.seconds / 3600:.2f}",
+            forecast.source,
+        ]
+        for forecast in forecasts
+    ]
+    table = format_table(["study", "to go", "each", "worker-hours", "known from"], rows, "text")
+    hours = sum(f.pieces * (f.seconds or 0.0) for f in forecasts) / 3600
+    unknown = sum(f.seconds is None and f.pieces > 0 for f in forecasts)
+    but = f", and {unknown} studies of which nothing is known" if unknown else ""
+    total = f"{hours:.2f} worker-hours" + (f" = {hours * gpus:.2f} GPU-hours" if gpus else "")
+    lines = [table, f"in all {total}{but}; {slots} at a time: {hours / slots:.2f} hours"]
+    lines += [f"disk: at most {size / 1e9:.2f} GB more in {path}" for path, size in disk.items()]
+    return "\n".join(lines)

@@ -1,0 +1,60 @@
+"""The argument parser of every command: one-line errors, exit code 2, checked numbers."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+EXIT_BAD_INPUT = 2
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An argument parser that prints an error in one line and exits with code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong and how to get help, and exit."""
+        sys.stderr.write(f"{script_name(self)}: error: {message} (see {self.prog} --help)\n")
+        raise SystemExit(EXIT_BAD_INPUT)
+
+
+def script_name(parser: argparse.ArgumentParser) -> str:
+    """Return a script's name for its messages: `rank_trials` of `python -m analysis.rank_trials`.
+
+    A file keeps its whole name: `launch.py` of `python launch.py`.
+    """
+    name = parser.prog.removeprefix("python ")
+    return name.removeprefix("-m ").rpartition(".")[2] if name.startswith("-m ") else name
+
+
+def at_least(low: int) -> Callable[[str], int]:
+    """Return what reads a whole number of at least `low`, for `add_argument(type=...)`."""
+
+    def whole_number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if value < low:
+            raise argparse.ArgumentTypeError(f"{value} is too small, must be at least {low}")
+        return value
+
+    return whole_number
+
+
+def not_negative(text: str) -> float:
+    """Read a finite number of at least 0, for `add_argument(type=...)`."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} must be at least 0")
+    return value
+
+
+def positive(text: str) -> float:
+    """Read a finite number above 0, for `add_argument(type=...)`."""
+    value = not_negative(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("0 must be above 0")
+    return value

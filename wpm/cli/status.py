@@ -1,0 +1,140 @@
+"""Progress of all studies, read from their records."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from wpm.errors import UserError
+from wpm.formatting import format_duration, format_table
+from wpm.records import (
+    COMPLETE,
+    FAILED,
+    PRUNED,
+    RUNNING,
+    StudyPlace,
+    TrainingRecord,
+    find_studies,
+    is_running,
+    read_finals,
+    read_study,
+    read_trials,
+    worker_seconds,
+)
+from wpm.records.training_log import last_lines
+
+_COLUMNS = ("study", "trials", "complete", "stopped", "failed", "running", "best", "final runs",
+            "time", "validating", "now")  # fmt: skip
+_SHOWN_FAILURES = 3  # of a study
+
+_CLEAR = "\x1b[H\x1b[2J"  # a terminal's cursor to the corner, and all wiped
+_SHARE = 0.1  # of the time that looking again and again may take
+
+
+def watch_status(
+    look: Callable[[], tuple[str, bool]], show: Callable[[str], None], every_s: float | None
+) -> None:
+    """Show the status, once or until no launch works on any study.
+
+    Args:
+        look: `describe_status` of a run folder, here or elsewhere.
+        show: prints.
+        every_s: seconds from one look to the next; None for one look.
+
+    Raises:
+        UserError: there are no studies.
+    """
+    while True:
+        start = time.monotonic()
+        text, running = look()
+        took = time.monotonic() - start
+        if every_s is not None and sys.stdout.isatty():
+            text = f"{_CLEAR}{text}\n{time.strftime('%H:%M:%S')}, Ctrl-C ends the watching only"
+        show(text)
+        if every_s is None or not running:
+            return
+        time.sleep(max(every_s, took / _SHARE))
+
+
+def describe_status(run_root: Path) -> tuple[str, bool]:
+    """Return the status as text, and whether a launch works on any study.
+
+    Raises:
+        UserError: there are no studies.
+    """
+    return format_status(run_root), any(map(is_running, find_studies(run_root)))
+
+
+def format_status(run_root: Path) -> str:
+    """Return a table of all studies under a run folder, their last failures, and what is damaged.
+
+    Raises:
+        UserError: there are no studies.
+    """
+    places = find_studies(run_root)
+    if not places:
+        raise UserError(f"no studies under {run_root}; start one with python launch.py")
+    rows, failures, problems = [], [], []
+    for place in places:
+        try:
+            row, failed, trouble = _describe(place)
+            rows.append(row)
+            failures += failed
+            problems += trouble
+        except UserError as error:
+            problems.append(str(error))
+    return "\n".join([format_table(_COLUMNS, rows, "text"), *failures, *problems])
+
+
+def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
+    """Return a study's line of the table, its last failures, and its problems."""
+    study = read_study(place)
+    assert study is not None  # found by its study.json
+    records, problems = read_trials(place, with_reports=True)
+    states = Counter(record.state for record in records)
+    scores = [r.result["score"] for r in records if r.result is not None and r.state == COMPLETE]
+    finals, more_problems = read_finals(place)
+    tested = sum(len(final.with_state(COMPLETE)) for final in finals)
+    alive = is_running(place)
+    ended = len(records) - states[RUNNING]
+    now = "running" if alive else "finished" if ended >= study["trials"] else "interrupted"
+    row = [
+        place.name,
+        f"{ended}/{study['trials']}",
+        states[COMPLETE],
+        states[PRUNED],
+        states[FAILED],
+        states[RUNNING],
+        f"{max(scores):.4f}" if scores else "-",
+        tested,
+        format_duration(sum(worker_seconds(record.reports) for record in records)),
+        _validating(records),
+        now,
+    ]
+    return row, _last_failures(place, records), problems + more_problems
+
+
+def _last_failures(place: StudyPlace, records: Sequence[TrainingRecord]) -> list[str]:
+    """Return for each of the trials that failed last: why, where to read on, its last words."""
+    failed = [(r.result["ended"], r) for r in records if r.result and r.state == FAILED]
+    lines = []
+    for _, record in sorted(failed, key=lambda pair: pair[0])[-_SHOWN_FAILURES:]:
+        assert record.result is not None
+        number, log = record.identity["number"], record.folder / "error.log"
+        lines.append(f"{place.name} trial {number} failed: {record.result['reason']}")
+        if log.exists():
+            lines.append(f"    {log}")
+        lines += [f"    | {line}" for line in last_lines(record.folder)]
+    return lines
+
+
+def _validating(records: Sequence[TrainingRecord]) -> str:
+    """Return the share of the trials' time that went into validation, in percent."""
+    folds = [
+        fold for record in records for fold in (record.reports or [{"folds": []}])[-1]["folds"]
+    ]
+    validation = sum(fold["validation_seconds"] for fold in folds)
+    total = validation + sum(fold["training_seconds"] for fold in folds)
+    return f"{validation / total:.0%}" if total else "-"

@@ -1,0 +1,1 @@
+"""Image files in; cached pixels and batches of crops out."""

@@ -1,0 +1,146 @@
+"""Files that are there whole or not at all, and that tell when they were damaged."""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from wpm.errors import DamagedFileError, LockedError, storage_error
+
+# What `write_json` writes, byte for byte.
+_WRITTEN = re.compile(rb'\{"sha256": "([0-9a-f]{64})",\n"content": (.*)\}\n', re.DOTALL)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file by new content in one step.
+
+    A reader, or a process that goes on after a kill, sees the old content or the new.
+
+    Raises:
+        StorageError: the file cannot be written; nothing is left behind.
+    """
+    # Unique per process: an orphaned writer must not share a temporary name with its successor.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise storage_error(path, error) from error
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add a line to a file, whole or not at all.
+
+    Raises:
+        StorageError: the file cannot be written; it is as before.
+    """
+    try:
+        with path.open("ab", buffering=0) as file:
+            size = file.tell()
+            data = f"{text}\n".encode()
+            if file.write(data) != len(data):
+                file.truncate(size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON with a checksum of its content, atomically.
+
+    NaN and infinity are refused by `json` itself: they are not JSON.
+    """
+    # Through JSON once: keys that are numbers become text, and sort as the reader will see them.
+    plain = json.loads(json.dumps(content, allow_nan=False))
+    body = json.dumps(plain, sort_keys=True)
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    write_bytes(path, f'{{"sha256": "{digest}",\n"content": {body}}}\n'.encode())
+
+
+def read_json(path: Path) -> Any:
+    """Read what `write_json` wrote.
+
+    Raises:
+        DamagedFileError: truncated or changed.
+        StorageError: the file cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+        written = _WRITTEN.fullmatch(data)
+        if written and hashlib.sha256(written[2]).hexdigest().encode() == written[1]:
+            return json.loads(written[2])
+        # Laid out anew by an editor, perhaps: what counts is the content.
+        wrapped = json.loads(data)
+        body = json.dumps(wrapped["content"], sort_keys=True)
+        intact = hashlib.sha256(body.encode()).hexdigest() == wrapped["sha256"]
+    except OSError as error:
+        raise storage_error(path, error, "read") from error
+    except (ValueError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise DamagedFileError(
+            f"{path}: damaged, its content does not match its checksum; "
+            "restore it from a backup or delete it"
+        )
+    return wrapped["content"]
+
+
+@contextmanager
+def hold_lock(path: Path, *, wait_s: float, what: str) -> Iterator[None]:
+    """Hold an exclusive lock that the system drops when the process ends, however it ends.
+
+    Args:
+        path: lock file; created as needed, left in place.
+        wait_s: seconds to wait for another holder.
+        what: the thing locked, for the message.
+
+    Raises:
+        LockedError: still held by another after `wait_s`; names the holder.
+        StorageError: the lock file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b", buffering=0)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    with file:
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    file.seek(0)
+                    holder = file.read().decode(errors="replace").strip() or "another process"
+                    raise LockedError(
+                        f"{what} is in use by {holder}; wait for it or stop it ({path})"
+                    ) from error
+                time.sleep(min(0.2, max(wait_s, 0.01)))
+        with contextlib.suppress(OSError):  # it is held, whether its holder can be named or not
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {os.uname().nodename}".encode())
+        yield
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of `hold_lock` now."""
+    if not path.exists():
+        return False
+    with path.open("r") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,0 +1,80 @@
+"""Small tables for people and programs: aligned text, Markdown, CSV, LaTeX."""
+
+import csv
+import io
+import time
+from collections.abc import Sequence
+from typing import Any
+
+FORMATS = ("text", "markdown", "csv")
+
+
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], style: str) -> str:
+    """Lay a table out.
+
+    Args:
+        columns: headings.
+        rows: cells, as many a row as there are columns; written with `str`.
+        style: one of `FORMATS`.
+
+    Returns:
+        The table without a final newline.
+
+    Raises:
+        ValueError: unknown style.
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    if style == "csv":
+        buffer = io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows([list(columns), *cells])
+        return buffer.getvalue().rstrip("\n")
+    widths = [max(len(row[i]) for row in [list(columns), *cells]) for i in range(len(columns))]
+    # Numbers line up at the right, words at the left.
+    right = [all(_is_number(row[i]) for row in cells) for i in range(len(columns))]
+
+    def lay(row: Sequence[str], separator: str) -> str:
+        parts = [
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(row, widths, right, strict=True)
+        ]
+        return separator.join(parts)
+
+    if style == "text":
+        return "\n".join(lay(row, "  ").rstrip() for row in [list(columns), *cells])
+    if style == "markdown":
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+        rule = "|".join(
+            "-" * (w + 1) + (":" if r else "-") for w, r in zip(widths, right, strict=True)
+        )
+        lines = [f"| {lay(row, ' | ')} |" for row in [list(columns), *cells]]
+        return "\n".join([lines[0], f"|{rule}|", *lines[1:]])
+    raise ValueError(f"unknown style {style!r}; choose from {', '.join(FORMATS)}")
+
+
+def _is_number(text: str) -> bool:
+    if text.partition(" [")[0] in ("", "-"):  # missing, with a footnote perhaps
+        return True
+    return text.lstrip("+-( ").replace(".", "", 1)[:1].isdigit()
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration for people: 45 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def format_eta(started_at: float, ended: int, remaining: int) -> str:
+    """Say how long the rest will take, if it goes on as it went.
+
+    Args:
+        started_at: `time.monotonic()` when the first began.
+        ended: pieces of work that have ended since.
+        remaining: pieces that have not.
+    """
+    if ended == 0:
+        return "ETA ?"
+    return f"ETA {format_duration((time.monotonic() - started_at) / ended * remaining)}"

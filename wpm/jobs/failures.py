@@ -1,0 +1,30 @@
+"""Describe in one line why a job failed."""
+
+import traceback
+from pathlib import Path
+
+import torch
+
+from wpm.errors import UserError
+from wpm.training.fold import DivergedError
+
+_REASON_LENGTH = 300
+_CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError that names it
+
+
+def describe_failure(error: Exception) -> str:
+    """Say in one line what ended a training: the error, and the line of code that raised it."""
+    message = " ".join(str(error).split())
+    if len(message) > _REASON_LENGTH:
+        message = message[:_REASON_LENGTH] + " ..."
+    if isinstance(error, DivergedError):
+        return f"diverged: {message}"
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"out of GPU memory: {message}"
+    if isinstance(error, MemoryError) or _CPU_ALLOCATOR in message:
+        return f"out of memory: {message}".removesuffix(": ")
+    named = f"{type(error).__name__}: {message}".removesuffix(": ")
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, UserError) or not frames:
+        return named
+    return f"{named} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"

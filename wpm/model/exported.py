@@ -1,0 +1,108 @@
+"""Trained models outside the house: files that `analysis.export` wrote become embeddings."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from wpm.data.crop_boxes import centre_crop_boxes
+from wpm.data.crops import normalise_pixels, resize_crop
+from wpm.data.decoding import decode_image
+from wpm.errors import UserError
+from wpm.files import read_json
+from wpm.model.embedding import (
+    EVALUATION_BATCH,
+    EmbeddingModel,
+    build_model,
+    concatenate_embeddings,
+)
+from wpm.precision import float32_products
+from wpm.protocols import Protocol, protocol_from_json
+
+
+class ExportedModels:
+    """Fold models of a run, called with images; a test sees images in the same way."""
+
+    def __init__(self, path: Path) -> None:
+        """Load a folder's models, or one file.
+
+        Args:
+            path: folder, or `.safetensors` file with its `.json` beside it.
+
+        Raises:
+            UserError: nothing was exported there, or it is damaged.
+        """
+        path = Path(path)
+        files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        if not files or not files[0].exists():
+            raise UserError(f"{path}: no exported model; write one with python -m analysis.export")
+        content = [read_json(file.with_suffix(".json")) for file in files]
+        self.channels: int = content[0]["channels"]
+        self.protocol: Protocol = protocol_from_json(content[0]["protocol"])
+        self.models = [
+            _load(file, self.protocol, self.channels, about.get("sha256"))
+            for file, about in zip(files, content, strict=True)
+        ]
+
+    def __call__(self, images: Sequence[Path | str | Image.Image]) -> Tensor:
+        """Embed images.
+
+        Args:
+            images: N files or Pillow images, of any size.
+
+        Returns:
+            (N, D) unit-norm embeddings; D counts all models.
+        """
+        starts = range(0, len(images), EVALUATION_BATCH)
+        parts = (images[start : start + EVALUATION_BATCH] for start in starts)
+        return torch.cat([self._embed([self._prepare(image) for image in part]) for part in parts])
+
+    @torch.no_grad()
+    def _embed(self, prepared: list[Tensor]) -> Tensor:
+        spec = self.models[0].trunk.input_spec
+        batch = normalise_pixels(torch.cat(prepared), spec)
+        with float32_products(self.protocol.precision):
+            return concatenate_embeddings([normalize(model(batch), dim=1) for model in self.models])
+
+    def _prepare(self, image: Any) -> Tensor:
+        """Resize and crop one image: (1, C, crop, crop) grey levels."""
+        source = image if isinstance(image, Image.Image) else Path(image)
+        decoded = decode_image(source, self.channels, self.protocol.resize)
+        pixels = torch.from_numpy(np.array(decoded))  # a copy that may be written to
+        (box,) = centre_crop_boxes(torch.tensor([pixels.shape[:2]]), self.protocol.crop).tolist()
+        return resize_crop(pixels, box, self.protocol.crop).permute(2, 0, 1)[None]
+
+
+def _load(file: Path, protocol: Protocol, channels: int, sha256: str | None) -> EmbeddingModel:
+    from safetensors.torch import load  # late: machines that only train lack it
+
+    model = build_model(protocol, channels, seed=0)
+    try:
+        data = file.read_bytes()
+        if sha256 not in (None, hashlib.sha256(data).hexdigest()):  # None: of the first versions
+            raise ValueError("it does not match its checksum")
+        model.load_state_dict(load(data))
+    except Exception as error:
+        raise UserError(f"{file}: model cannot be loaded ({error}); export it again") from error
+    return model.eval()
+
+
+def load_exported(path: Path) -> Callable[[Sequence[Any]], Tensor]:
+    """Load what `python -m analysis.export` wrote.
+
+    Args:
+        path: the folder of a run, for its fold models concatenated, or one `.safetensors` file.
+
+    Returns:
+        A callable that turns image files or Pillow images into (N, D) unit-norm embeddings.
+
+    Raises:
+        UserError: nothing was exported there, or it is damaged.
+    """
+    return ExportedModels(path)

@@ -1,0 +1,84 @@
+"""Where the records of a study lie in the run folder, and their format."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from wpm import __version__
+from wpm.errors import FormatError, UserError
+
+FORMAT = 1  # raise when a reader of the old layout would misread the new
+NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+
+
+@dataclass(frozen=True)
+class StudyPlace:
+    """Where the records of a study are."""
+
+    run_root: Path
+    dataset: str
+    protocol: str
+    row: str
+
+    def __post_init__(self) -> None:
+        for part in (self.dataset, self.protocol, self.row):
+            if not NAME_PATTERN.fullmatch(part):
+                raise UserError(
+                    f"{part!r} cannot name a folder under {self.run_root}: "
+                    "letters, digits and '_.+-' only"
+                )
+
+    @property
+    def folder(self) -> Path:
+        """The study's folder."""
+        return self.run_root / self.dataset / self.protocol / self.row
+
+    @property
+    def name(self) -> str:
+        """Name in messages and in Optuna's storage."""
+        return f"{self.dataset}/{self.protocol}/{self.row}"
+
+    @property
+    def journal(self) -> Path:
+        """Optuna's storage."""
+        return self.folder / "study.journal"
+
+    @property
+    def lock(self) -> Path:
+        """Lock of the launch that runs the study."""
+        return self.folder / "study.lock"
+
+    def trial_folder(self, number: int) -> Path:
+        """Folder of a trial."""
+        return self.folder / "trials" / f"{number:04d}"
+
+
+def check_format(content: Mapping[str, Any], path: Path) -> None:
+    """Refuse records of another layout.
+
+    Raises:
+        FormatError: names the version that wrote them.
+    """
+    if content.get("format") != FORMAT:
+        writer = content.get("wpm") or content.get("provenance", {}).get("wpm", "another version")
+        raise FormatError(
+            f"{path}: written by wpm {writer} in record format {content.get('format')}, this is "
+            f"wpm {__version__} with format {FORMAT}; use that version, or another --run-root"
+        )
+
+
+def configuration_key(parameters: Mapping[str, float]) -> str:
+    """Name a configuration by its values."""
+    body = json.dumps(dict(parameters), sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()[:12]
+
+
+def sorted_folders(parent: Path) -> list[Path]:
+    """Return the folders in a folder, by name; none where it does not exist."""
+    if not parent.is_dir():
+        return []
+    return sorted(path for path in parent.iterdir() if path.is_dir())

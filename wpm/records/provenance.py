@@ -1,0 +1,54 @@
+"""Code version, libraries and machine behind a record."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from wpm import __version__
+
+
+def timestamp() -> str:
+    """Now, in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def provenance() -> dict[str, Any]:
+    """Say what code, libraries and machine write a record."""
+    libraries = ("torch", "torchvision", "pytorch-metric-learning", "ray", "optuna", "numpy")
+    return {
+        "wpm": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "libraries": {name: _version_of(name) for name in libraries},
+        "machine": platform.node(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "started": timestamp(),
+    }
+
+
+@cache  # of the code that this process runs, whatever is installed meanwhile
+def _version_of(name: str) -> str | None:
+    try:
+        return version(name)
+    except ModuleNotFoundError:
+        return None
+
+
+@cache
+def _commit() -> str | None:
+    """Return the commit of the source tree, marked when it was changed; None outside a tree."""
+    here = Path(__file__).parent
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty"],
+            cwd=here, capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

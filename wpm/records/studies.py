@@ -1,0 +1,105 @@
+"""Read and write the records of studies and of their trials."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from wpm.errors import UserError
+from wpm.files import is_locked, read_json, write_json
+from wpm.protocols import Protocol
+from wpm.records.layout import FORMAT, NAME_PATTERN, StudyPlace, check_format, sorted_folders
+from wpm.records.trainings import TrainingFolder, TrainingRecord
+
+_PROTOCOL_DEFAULTS = {f.name: f.default for f in fields(Protocol) if f.default is not MISSING}
+
+
+def read_study(place: StudyPlace) -> dict[str, Any] | None:
+    """Return study.json, or None where there is no such study.
+
+    Raises:
+        UserError: damaged, or of another record format.
+    """
+    path = place.folder / "study.json"
+    if not path.exists():
+        return None
+    content: dict[str, Any] = read_json(path)
+    check_format(content, path)
+    # A study of an earlier version was run under the defaults of what has been added since.
+    identity = {"sampler": "tpe", **content["identity"]}
+    identity["protocol"] = {**_PROTOCOL_DEFAULTS, **identity.get("protocol", {})}
+    content["identity"] = identity
+    return content
+
+
+def write_study(place: StudyPlace, content: Mapping[str, Any]) -> None:
+    """Write study.json."""
+    write_json(place.folder / "study.json", {"format": FORMAT, **content})
+
+
+def remove_empty_study(place: StudyPlace) -> None:
+    """Remove what a study without a trial has written, if the disk lets us; hold its lock."""
+    with suppress(OSError):
+        if not trial_numbers(place):
+            place.journal.unlink(missing_ok=True)
+            (place.folder / "study.json").unlink()  # last: a journal alone is refused
+
+
+def find_studies(
+    run_root: Path, dataset: str | None = None, protocol: str | None = None, row: str | None = None
+) -> list[StudyPlace]:
+    """Return the studies on disk, narrowed by name, sorted."""
+    places = []
+    # Not in hidden folders: a launch may be removing one at this moment.
+    for path in run_root.glob("[!.]*/*/*/study.json"):
+        names = path.relative_to(run_root).parts[:3]
+        wanted = all(w in (None, n) for w, n in zip((dataset, protocol, row), names, strict=True))
+        # A folder that somebody copied by hand, "triplet (copy)", is not a study.
+        if wanted and all(NAME_PATTERN.fullmatch(name) for name in names):
+            places.append(StudyPlace(run_root, *names))
+    return sorted(places, key=lambda place: place.folder)
+
+
+def trial_numbers(place: StudyPlace) -> list[int]:
+    """Return the numbers of the trials that have a record, in order."""
+    names = [p.parent.name for p in place.folder.glob("trials/*/trial.json")]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def read_trials(
+    place: StudyPlace, *, with_reports: bool = False
+) -> tuple[list[TrainingRecord], list[str]]:
+    """Read the trials of a study.
+
+    Returns:
+        The readable ones by number, and a line for each that is damaged.
+    """
+    records, problems = [], []
+    for folder in sorted_folders(place.folder / "trials"):
+        if not (folder / "trial.json").exists():
+            continue  # killed between making the folder and writing into it
+        try:
+            records.append(TrainingFolder(folder).read(with_reports=with_reports))
+        except UserError as error:
+            problems.append(str(error))
+    return records, problems
+
+
+def read_all_reports(place: StudyPlace) -> dict[str, list[dict[str, Any]]]:
+    """Return the reports of all trainings of a study, search and final runs, by folder.
+
+    Raises:
+        UserError: a record is damaged.
+    """
+    folders = [*place.folder.glob("trials/*"), *place.folder.glob("finals/*/*/fold-*")]
+    return {
+        str(folder): read_json(folder / "reports.json")["reports"]
+        for folder in folders
+        if (folder / "reports.json").exists()
+    }
+
+
+def is_running(place: StudyPlace) -> bool:
+    """Whether a launch works on the study now."""
+    return is_locked(place.lock)

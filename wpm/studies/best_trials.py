@@ -1,0 +1,84 @@
+"""Choose the best complete trials of a study for its final runs."""
+
+from pathlib import Path
+
+from wpm.errors import UserError
+from wpm.protocols import Protocol, protocol_from_json
+from wpm.records import (
+    COMPLETE,
+    RUNNING,
+    StudyPlace,
+    TrainingRecord,
+    configuration_key,
+    read_study,
+    read_trials,
+)
+
+
+def choose_best_trials(
+    place: StudyPlace, count: int = 1, *, allow_unfinished: bool
+) -> list[TrainingRecord]:
+    """Return a study's best complete trials, the best first, no configuration twice.
+
+    Args:
+        place: the study.
+        count: how many; fewer where fewer are complete.
+        allow_unfinished: take the best so far of a study whose budget is not used up.
+
+    Raises:
+        UserError: no such study, it is unfinished, a record is damaged, or no trial is complete.
+    """
+    study = read_study(place)
+    if study is None:
+        raise UserError(f"no study {place.name} under {place.run_root}; run the search first")
+    records, problems = read_trials(place)
+    if problems:
+        raise UserError(problems[0])
+    ended = sum(record.state != RUNNING for record in records)
+    if ended < study["trials"] and not allow_unfinished:
+        raise UserError(
+            f"study {place.name} is unfinished: {ended} of {study['trials']} trials ended; "
+            "finish it with the same command without --best-only, or add --allow-unfinished"
+        )
+    complete = [record for record in records if record.state == COMPLETE]
+    if not complete:
+        raise UserError(
+            f"study {place.name} has no complete trial among its {len(records)}; see --status, and "
+            "search with more --trials"
+        )
+    ranked = sorted(complete, key=_score_of, reverse=True)
+    first: dict[str, TrainingRecord] = {}
+    for record in ranked:
+        first.setdefault(configuration_key(record.identity["parameters"]), record)
+    return list(first.values())[:count]
+
+
+def check_same_study(place: StudyPlace, protocol: Protocol, pixels: Path, weights: str) -> None:
+    """Refuse to retrain under another protocol, on other images or weights, than the search.
+
+    Raises:
+        UserError: they differ.
+    """
+    study = read_study(place)
+    assert study is not None
+    identity = study["identity"]
+    if protocol_from_json(identity["protocol"]) != protocol:
+        raise UserError(
+            f"study {place.name} was searched under other settings of protocol {protocol.name}; "
+            "search again with another --run-root"
+        )
+    if identity["images"]["pixels"] != pixels.name:
+        raise UserError(
+            f"study {place.name} was searched on other images ({identity['images']['pixels']}, now "
+            f"{pixels.name}); give the same --data-root, or search again with another --run-root"
+        )
+    if identity["weights"] != Path(weights).name:
+        raise UserError(
+            f"study {place.name} started from weights {identity['weights']}, now "
+            f"{Path(weights).name}; give the same --weights"
+        )
+
+
+def _score_of(record: TrainingRecord) -> float:
+    assert record.result is not None
+    return float(record.result["score"])

@@ -1,0 +1,106 @@
+"""The plan of a study, and the check that an existing study has the same."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wpm.errors import UserError
+from wpm.protocols import Protocol
+from wpm.records import StudyPlace, provenance, read_study, write_study
+from wpm.spaces import SearchSpace
+from wpm.studies.samplers import DEFAULT_SAMPLER
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a study searches, and with which budget.
+
+    Attributes:
+        place: where its records go.
+        space: what is searched.
+        protocol: what all rows share.
+        images: what the data set's images are, so that others are noticed.
+        pixels: cache of trainval images.
+        trials: how many trials in all, however they end.
+        seed: of the sampler and of every trial's training.
+        first_points: parameter values to try first; missing ones are sampled.
+        early_stopping: whether ASHA stops trials.
+        weights: file of the trunk's weights, or "random".
+        sampler: what chooses configurations, one of `SAMPLER_NAMES`.
+        left_out: path and reason of images that could not be read, for the record.
+    """
+
+    place: StudyPlace
+    space: SearchSpace
+    protocol: Protocol
+    images: Mapping[str, Any]
+    pixels: Path
+    trials: int
+    seed: int
+    first_points: tuple[Mapping[str, float], ...] = ()
+    early_stopping: bool = True
+    weights: str = "random"
+    sampler: str = DEFAULT_SAMPLER
+    left_out: Sequence[tuple[str, str]] = ()
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must not change under a study, in JSON types."""
+        return json.loads(  # type: ignore[no-any-return]
+            json.dumps(
+                {
+                    "row": str(self.space.row),
+                    "searched": {name: asdict(r) for name, r in self.space.searched.items()},
+                    "fixed": dict(self.space.fixed),
+                    "protocol": asdict(self.protocol),
+                    "images": dict(self.images),
+                    "seed": self.seed,
+                    "early_stopping": self.early_stopping,
+                    # By name: the same file may lie elsewhere on another day.
+                    "weights": Path(self.weights).name,
+                    "sampler": self.sampler,
+                }
+            )
+        )
+
+
+def record_plan(plan: StudyPlan, trials: int) -> None:
+    """Write study.json, or check that it says the same.
+
+    Args:
+        plan: the study's.
+        trials: budget to record; a smaller one than before changes nothing, 0 is no search.
+
+    Raises:
+        UserError: the plan differs from the study's, or its files are damaged.
+    """
+    place, identity = plan.place, plan.identity()
+    before = read_study(place)
+    if before is None:
+        if place.journal.exists():
+            raise UserError(
+                f"{place.folder} has a study.journal but no study.json; restore study.json, or "
+                "start a new study with another --run-root"
+            )
+    elif before["identity"] != identity:
+        difference = _first_difference(before["identity"], identity)
+        raise UserError(
+            f"study {place.name} was started with {difference}; start a new one with another "
+            f"--run-root, or move {place.folder} away"
+        )
+    if before is None or trials > before["trials"]:
+        now = {**provenance(), "left_out": list(plan.left_out)}
+        first = before["provenance"] if before else now
+        write_study(place, {"identity": identity, "trials": trials, "provenance": first})
+
+
+def _first_difference(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
+    """Name the first value that differs, old and new."""
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if old != new:
+            if isinstance(old, dict) and isinstance(new, dict):
+                return _first_difference(old, new, f"{path}{key}.")
+            return f"{path}{key} = {old!r}, now {new!r}"
+    return "another configuration"

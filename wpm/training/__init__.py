@@ -1,0 +1,1 @@
+"""One configuration and the pixels of its folds in; validation reports out."""

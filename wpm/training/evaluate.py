@@ -1,0 +1,76 @@
+"""A model and decoded images become scores: one model alone, or the folds' models concatenated."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from wpm.data.batches import BatchMaker
+from wpm.model.embedding import EVALUATION_BATCH, EmbeddingModel, concatenate_embeddings
+from wpm.retrieval import RetrievalScores, retrieval_scores
+
+
+def embed_images(model: EmbeddingModel, batches: BatchMaker, indices: Tensor) -> Tensor:
+    """Embed images without dropout or augmentation.
+
+    Args:
+        model: put into evaluation mode here.
+        batches: source of the images.
+        indices: (N,) positions.
+
+    Returns:
+        (N, D) unit-norm float32 embeddings, on the model's device.
+    """
+    return normalize(extract_features(model, batches, indices), dim=1)
+
+
+@torch.no_grad()
+def extract_features(model: EmbeddingModel, batches: BatchMaker, indices: Tensor) -> Tensor:
+    """Run images through a model without dropout or augmentation.
+
+    Args:
+        model: put into evaluation mode here.
+        batches: source of the images.
+        indices: (N,) positions.
+
+    Returns:
+        (N, D) float32 outputs, not normalised, on the model's device.
+    """
+    model.eval()
+    return torch.cat(
+        [
+            model(batches.evaluation_batch(part)[0]).float()
+            for part in indices.split(EVALUATION_BATCH)
+        ]
+    )
+
+
+def mean_scores(scores: Sequence[RetrievalScores]) -> RetrievalScores:
+    """Average several models' scores: the `separated` columns of the table."""
+    count = len(scores)
+    return RetrievalScores(
+        precision_at_1=sum(s.precision_at_1 for s in scores) / count,
+        r_precision=sum(s.r_precision for s in scores) / count,
+        map_at_r=sum(s.map_at_r for s in scores) / count,
+    )
+
+
+def score_models(
+    models: Sequence[EmbeddingModel], batches: BatchMaker, indices: Tensor, labels: Tensor
+) -> tuple[RetrievalScores, RetrievalScores]:
+    """Score the folds' models of one run.
+
+    Args:
+        models: one a fold.
+        batches: source of the images.
+        indices: (N,) positions of the images to score.
+        labels: (N,) their labels.
+
+    Returns:
+        Separated (mean of the models alone) and concatenated scores.
+    """
+    embeddings = [embed_images(model, batches, indices) for model in models]
+    labels = labels.to(embeddings[0].device)
+    separated = mean_scores([retrieval_scores(e, labels) for e in embeddings])
+    return separated, retrieval_scores(concatenate_embeddings(embeddings), labels)

@@ -1,0 +1,52 @@
+"""Build the optimisers of trunk, embedder and loss."""
+
+from collections.abc import Mapping
+
+from torch import nn
+from torch.optim import Adam, Optimizer, RMSprop
+
+from wpm.errors import UserError
+from wpm.model.embedding import EmbeddingModel
+from wpm.protocols import Protocol
+from wpm.rows import Row
+
+_RMSPROP_MOMENTUM = 0.9  # of the published protocol, for weights and loss parameters alike
+
+
+def build_optimizers(
+    row: Row,
+    protocol: Protocol,
+    parameters: Mapping[str, float],
+    model: EmbeddingModel,
+    loss: nn.Module,
+) -> list[Optimizer]:
+    """One optimiser for the weights, one for the loss's own parameters where it has any."""
+    optimizers: list[Optimizer]
+    if protocol.optimizer == "adam":
+        optimizers = [
+            Adam(model.parameters(), lr=protocol.learning_rate, weight_decay=protocol.weight_decay)
+        ]
+    elif protocol.optimizer == "rmsprop":
+        optimizers = [
+            RMSprop(
+                model.parameters(),
+                lr=protocol.learning_rate,
+                weight_decay=protocol.weight_decay,
+                momentum=_RMSPROP_MOMENTUM,
+            )
+        ]
+    else:
+        raise UserError(f"unknown optimizer {protocol.optimizer!r}; choose from adam, rmsprop")
+    own = list(loss.parameters())
+    if own:
+        if "metric_loss_lr" not in parameters:
+            raise UserError(f"row {row} needs a value for metric_loss_lr, the rate of its loss")
+        optimizers.append(
+            RMSprop(
+                own,
+                lr=parameters["metric_loss_lr"],
+                weight_decay=parameters.get("metric_loss_weight_decay", protocol.loss_weight_decay),
+                momentum=_RMSPROP_MOMENTUM,
+            )
+        )
+    return optimizers

@@ -1,0 +1,105 @@
+"""Train one configuration on several folds in lockstep."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from wpm.data.pixels import Pixels
+from wpm.errors import UserError
+from wpm.precision import float32_products
+from wpm.splits import Fold, class_disjoint_splits
+from wpm.training.config import TrainingConfig
+from wpm.training.fold import FoldTraining, never_pause
+from wpm.training.reports import Report
+
+
+class Training:
+    """One configuration on its folds, an epoch at a time."""
+
+    def __init__(self, config: TrainingConfig, pixels: Pixels, device: torch.device) -> None:
+        """Prepare all folds at epoch 0.
+
+        Args:
+            config: what to train.
+            pixels: decoded trainval images, and no others.
+            device: where to train.
+
+        Raises:
+            UserError: the configuration does not fit the images.
+        """
+        folds = _folds_of(pixels, config.protocol.folds)
+        self.epoch = 0
+        self._config = config
+        self.folds = [FoldTraining(config, k, folds[k], pixels, device) for k in config.folds]
+
+    @property
+    def finished(self) -> bool:
+        """Whether every fold's patience, or the number of epochs, has run out."""
+        return self.epoch >= self._config.protocol.max_epochs or all(f.stopped for f in self.folds)
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Epochs that all folds have completed, and optimiser steps of the one under way."""
+        steps = self._config.protocol.iterations_per_epoch
+        ahead = [fold for fold in self.folds if fold.epoch > self.epoch]
+        return self.epoch, len(ahead) * steps + sum(fold.iteration for fold in self.folds)
+
+    def run_epoch(self, pause: Callable[[], bool] = never_pause) -> Report | None:
+        """Train every fold that goes on for one epoch; validate when it is time.
+
+        Args:
+            pause: asked before every optimiser step whether to return in the middle of the epoch.
+                The next call, here or after `load_state_dict`, goes on with that step.
+
+        Returns:
+            A report if this epoch ended with a validation.
+
+        Raises:
+            DivergedError: a fold's loss or embeddings are not finite.
+        """
+        protocol = self._config.protocol
+        epoch = self.epoch + 1
+        is_validation = epoch % protocol.validation_interval == 0 or epoch == protocol.max_epochs
+        with float32_products(protocol.precision):
+            for fold in self.folds:
+                if fold.stopped or fold.epoch == epoch:
+                    continue
+                if not fold.train_epoch(epoch, pause):
+                    return None
+                if is_validation:
+                    fold.validate(epoch)
+                fold.epoch = epoch
+        self.epoch = epoch
+        if not is_validation:
+            return None
+        reports = tuple(fold.report for fold in self.folds if fold.report is not None)
+        mean = sum(report.best_map_at_r for report in reports) / len(reports)
+        return Report(epoch=epoch, best_map_at_r=mean, folds=reports)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next epoch depends on."""
+        epoch, iteration = self.position
+        folds = [fold.state_dict() for fold in self.folds]
+        return {"epoch": epoch, "iteration": iteration, "folds": folds}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.epoch = state["epoch"]
+        for fold, saved in zip(self.folds, state["folds"], strict=True):
+            fold.load_state_dict({**_EARLIER, "epoch": self.epoch, **saved})
+
+
+# What checkpoints of earlier versions lack: they were written between epochs only.
+_EARLIER: Mapping[str, Any] = {"iteration": 0, "loss_sum": torch.zeros(())}
+
+
+def _folds_of(pixels: Pixels, folds: int) -> tuple[Fold, ...]:
+    """Split by the names of all classes, of which the cache holds the trainval half only."""
+    splits = class_disjoint_splits(range(len(pixels.class_names)), folds)
+    if set(pixels.labels.tolist()) & set(splits.test_classes):
+        raise UserError(
+            f"{pixels.folder} holds images of test classes; training must not see them: "
+            "build the cache from trainval images"
+        )
+    return splits.folds
