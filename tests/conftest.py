@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.test_study import run_trial
-from tests.tiny import make_image_folder, make_plan
+from tests.studies.test_study import run_trial
+from tests.support.tiny import make_image_folder, make_plan
 from wpm.studies.plan import StudyPlan
 from wpm.studies.study import Study
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import ROOT, Launcher, study_states
+from tests.support.commands import ROOT, Launcher, study_states
 from wpm.records import COMPLETE, find_studies, read_finals
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tiny import make_config, make_pixels, smoke_protocol
+from tests.support.tiny import make_config, make_pixels, smoke_protocol
 from wpm.data.datasets import load_index
 from wpm.data.index import DataSource
 from wpm.data.pixel_cache import build_pixels

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from pytorch_metric_learning.regularizers import SparseCentersRegularizer
 from torch import Tensor
 
-from tests.tiny import MINED, make_image_folder, make_pixels, smoke_protocol, trainval_pixels
+from tests.support.tiny import (
+    MINED,
+    make_image_folder,
+    make_pixels,
+    smoke_protocol,
+    trainval_pixels,
+)
 from wpm.data.pixels import Pixels
 from wpm.errors import UserError
 from wpm.losses import CenterSpreadRegularizer, PlainLoss, build_loss

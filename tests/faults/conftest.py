@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import Launcher
+from tests.support.commands import Launcher
 
 
 @pytest.fixture

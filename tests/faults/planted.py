@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.commands import Launcher
+from tests.support.commands import Launcher
 
 # Python runs a module of this name at its start, if it finds one.
 _SITE = """

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.commands import Launcher, study_states, workers_of
+from tests.support.commands import Launcher, study_states, workers_of
 from wpm.records import FAILED
 
 ROWS = ("contrastive", "triplet")

@@ -15,9 +15,9 @@ import pytest
 
 from analysis.export import main as export_models
 from launch import main
-from tests.test_retrain import drain, retrain_plan
-from tests.test_study import killed_launch, run_trial
-from tests.tiny import make_image_folder, make_plan
+from tests.studies.test_final_runs import drain, retrain_plan
+from tests.studies.test_study import killed_launch, run_trial
+from tests.support.tiny import make_image_folder, make_plan
 from wpm.data import pixel_cache, pixels
 from wpm.data.pixel_cache import build_pixels
 from wpm.errors import UserError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import Launcher, study_states, wait_until
 from tests.faults.planted import plant
+from tests.support.commands import Launcher, study_states, wait_until
 from wpm.records import COMPLETE, FAILED, TrainingRecord
 
 pytestmark = pytest.mark.slow

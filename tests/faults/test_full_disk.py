@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.commands import ROOT, Launcher, study_states, wait_until
+from tests.support.commands import ROOT, Launcher, study_states, wait_until
 from wpm.records import COMPLETE, RUNNING, find_studies, read_finals
 
 pytestmark = pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import Launcher, study_states, wait_until
+from tests.support.commands import Launcher, study_states, wait_until
 from wpm.files import read_json
 from wpm.records import COMPLETE, RUNNING, find_studies, read_finals
 

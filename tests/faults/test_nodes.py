@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import ROOT, Launcher, study_states, wait_until, workers_of
 from tests.faults.planted import plant
-from tests.metadata import NOTICE, MetadataService
-from tests.ray_nodes import RayNodes, parent_of
+from tests.support.commands import ROOT, Launcher, study_states, wait_until, workers_of
+from tests.support.metadata import NOTICE, MetadataService
+from tests.support.ray_nodes import RayNodes, parent_of
 from wpm.records import COMPLETE
 
 pytestmark = pytest.mark.slow

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from tests.commands import Launcher
 from tests.faults.soak import Drill, check, check_memory, describe_memory, soak
+from tests.support.commands import Launcher
 
 
 @pytest.mark.slow

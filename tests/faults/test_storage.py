@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.test_jobs import finish as finish_job
-from tests.test_jobs import make_job, scores
-from tests.test_retrain import finish, retrain_plan
-from tests.tiny import make_image_folder, make_plan, smoke_protocol, trainval_pixels
+from tests.jobs.test_train_job import finish as finish_job
+from tests.jobs.test_train_job import make_job, scores
+from tests.studies.test_final_runs import finish, retrain_plan
+from tests.support.tiny import make_image_folder, make_plan, smoke_protocol, trainval_pixels
 from wpm.cli.console import log_to_file
 from wpm.data.pixels import Pixels
 from wpm.errors import StorageError

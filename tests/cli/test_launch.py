@@ -1,0 +1,142 @@
+"""What a user types: every wrong input is one line with exit code 2, nothing half written."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.data.test_datasets import Server, serve
+from tests.support.tiny import make_image_folder
+from wpm.cli.arguments import build_parser
+from wpm.cli.checks import locate_weights
+from wpm.errors import UserError
+from wpm.protocols import find_protocol
+from wpm.records import StudyPlace, write_study
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def launch(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "launch.py"), *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return make_image_folder(tmp_path / "images")
+
+
+def test_wrong_input_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    """As a user sees it; tests/wrong_inputs/ has more than a hundred."""
+    answer = launch("--rows", "kontrastive", "--run-root", f"{tmp_path}/runs")
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("launch.py: error: unknown row 'kontrastive'; choose from ")
+    assert len(answer.stderr.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def folder_arguments(images: Path, tmp_path: Path) -> list[str]:
+    return [
+        "--dataset", "folder", "--data-root", str(images), "--protocol", "smoke",
+        "--run-root", str(tmp_path / "runs"), "--work-root", str(tmp_path / "work"),
+    ]  # fmt: skip
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    answer = launch("--rows", "kontrastive", "--debug")
+    assert answer.returncode == 2
+    assert "Traceback" in answer.stderr
+    assert "launch.py: error: unknown row" in answer.stderr
+
+
+def test_status_shows_states_and_damage(tmp_path: Path) -> None:
+    place = StudyPlace(tmp_path, "omniglot", "small", "triplet")
+    write_study(place, {"trials": 7, "identity": {}, "provenance": {}})
+    (tmp_path / "omniglot" / "small" / "margin").mkdir()
+    (tmp_path / "omniglot" / "small" / "margin" / "study.json").write_text('{"half')
+    answer = launch("--status", "--run-root", str(tmp_path))
+    assert answer.returncode == 0
+    assert "omniglot/small/triplet" in answer.stdout
+    assert "0/7" in answer.stdout
+    assert "interrupted" in answer.stdout
+    assert "margin/study.json: damaged" in answer.stdout
+
+
+def test_help_has_examples() -> None:
+    answer = launch("--help")
+    assert answer.returncode == 0
+    assert "python launch.py --best-only" in answer.stdout
+
+
+def test_weights_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+
+    from wpm.data.archives import Archive
+    from wpm.model import trunks
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    data = b"weights"
+    arguments = ["--dataset", "cub200", "--work-root", str(tmp_path)]
+    protocol = find_protocol("mlrc", "cub200")
+    with serve(Server(data)) as server:
+
+        def serve_with(checksum: str) -> None:
+            archive = Archive(server.url, checksum, file_name="trunk.pth")
+            kind = dataclasses.replace(trunks._TRUNKS["bninception"], weights=lambda _: archive)
+            monkeypatch.setitem(trunks._TRUNKS, "bninception", kind)
+
+        args = build_parser(None).parse_args([*arguments, "--fetch"])
+        serve_with("sha256:0123")
+        with pytest.raises(UserError, match=r"SHA-256 .* but .* has 0123.*give --weights FILE"):
+            locate_weights(args, protocol)
+        serve_with("sha256:" + hashlib.sha256(data).hexdigest()[:9])
+        found = Path(locate_weights(args, protocol))
+    assert found == (tmp_path / "weights" / "trunk.pth").resolve()
+    assert found.read_bytes() == data
+    args = build_parser(None).parse_args(arguments)  # another day, without --fetch or network
+    assert Path(locate_weights(args, protocol)) == found
+
+
+def test_fetch_without_rows_stops_before_the_search(tmp_path: Path) -> None:
+    roots = ["--run-root", str(tmp_path / "runs"), "--work-root", str(tmp_path / "work")]
+    answer = launch("--protocol", "smoke", "--fetch", *roots)
+    assert answer.returncode == 0
+    assert "fetched; next: " in answer.stdout
+    assert not list((tmp_path / "runs").glob("*/*/*/study.json"))
+    assert list((tmp_path / "work" / "pixels").iterdir())
+
+
+def test_command_is_told_how_the_launch_ended(tmp_path: Path) -> None:
+    log = tmp_path / "told"
+    script = tmp_path / "tell.sh"
+    script.write_text(f'echo "$WPM_EVENT|$WPM_STUDIES|$WPM_MESSAGE" >> {log}; exit $1\n')
+    command = f"sh {script}"
+    roots = ["--run-root", str(tmp_path / "runs"), "--work-root", str(tmp_path / "work")]
+    answer = launch("--protocol", "smoke", "--fetch", "--notify", f"{command} 0", *roots)
+    assert answer.returncode == 0
+    answer = launch("--best-only", "--rows", "triplet", "--notify", f"{command} 3", *roots)
+    assert answer.returncode == 2, "the launch's own"
+    assert "--notify (failed) ended with exit code 3" in answer.stderr
+    first, second = log.read_text().splitlines()
+    assert first == "finished|glyphs/contrastive glyphs/contrastive+wpm|"
+    assert second.startswith("failed|glyphs/triplet|no study glyphs/small/triplet under ")
+
+
+@pytest.mark.slow
+def test_dry_run_and_doctor_start_no_search(images: Path, tmp_path: Path) -> None:
+    arguments = [*folder_arguments(images, tmp_path), "--rows", "triplet", "triplet+wpm"]
+    answer = launch(*arguments, "--dry-run", "--trials", "7", "--max-disk", "2")
+    assert answer.returncode == 0, answer.stderr
+    for row in ("triplet", "triplet+wpm"):
+        assert f"folder/smoke/{row} " in answer.stdout
+    assert "2 studies of which nothing is known" in answer.stdout
+    assert "GB more in" in answer.stdout
+    assert "runs holds 0.00 GB of 2.15 (--max-disk)" in answer.stdout
+    answer = launch(*arguments, "--doctor")
+    assert answer.returncode in (0, 2), answer.stderr
+    assert "to mend" in answer.stdout.splitlines()[-1]
+    assert not list((tmp_path / "runs").glob("*/*/*/study.json"))

@@ -1,0 +1,67 @@
+"""A study whose GPU-hours are spent stops, the other goes on, and a node tells how far they are."""
+
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import Launcher, study_states
+from tests.support.ray_nodes import RayNodes
+from wpm.records import (
+    RUNNING,
+    StudyPlace,
+    TrainingRecord,
+    gpu_seconds,
+    read_all_reports,
+    read_trials,
+)
+
+pytestmark = pytest.mark.slow
+
+ROWS = ("--rows", "contrastive", "triplet")
+
+
+def hours_of(launcher: Launcher, row: str) -> float:
+    place = StudyPlace(launcher.run_root, "folder", "smoke", row)
+    return sum(map(gpu_seconds, read_all_reports(place).values())) / 3600
+
+
+def test_a_study_stops_at_its_gpu_hours_and_the_other_goes_on(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path)
+    with (
+        tempfile.TemporaryDirectory(prefix="wpm-", dir="/tmp") as folder,  # sockets: short paths
+        RayNodes(Path(folder), 1, launcher.environment) as nodes,
+    ):
+        launcher.environment = nodes.environment
+        nodes.add(gpus=1)  # only declared: the trials train on the CPU
+        where = ("--address", nodes.address, "--gpus-per-trial", "0.5", "--no-early-stopping")
+        launcher.run("--rows", "triplet", "--trials", "4", *where)
+        limit = f"{0.99 * hours_of(launcher, 'triplet'):.9f}"
+        command = (*ROWS, "--trials", "9", *where)
+        output = launcher.run(*command, "--max-gpu-hours-per-study", limit)
+        for row in ("triplet", "contrastive"):
+            assert f"folder/smoke/{row} stopped at " in output
+        assert "GPU-hours (--max-gpu-hours-per-study); the same command with more" in output
+        assert "done; next" not in output
+        counts = {row: len(trials_of(launcher, row)) for row in ("triplet", "contrastive")}
+        assert counts["triplet"] == 4, "nothing more of what had spent its hours"
+        assert 1 <= counts["contrastive"] < 9
+        left = [t for t in trials_of(launcher, "contrastive") if t.state == RUNNING]
+        assert all(list(t.folder.glob("checkpoint-*.pt")) for t in left if t.reports)
+
+        status = launcher.run("--status", "--address", nodes.address)
+        assert "folder/smoke/triplet" in status
+        assert "4/9" in status
+
+        launcher.run(*command)
+    assert not any(t.state == RUNNING for t in trials_of(launcher, "contrastive"))
+    for states in study_states(launcher.run_root).values():
+        assert Counter(states) == {"COMPLETE": 9}
+
+
+def trials_of(launcher: Launcher, row: str) -> list[TrainingRecord]:
+    place = StudyPlace(launcher.run_root, "folder", "smoke", row)
+    records, problems = read_trials(place, with_reports=True)
+    assert not problems
+    return records

@@ -1,0 +1,162 @@
+"""The cluster files pass Ray's own validation, and keep what docs/cluster.md promises of them."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+ROOT = Path(__file__).resolve().parents[2]
+CLOUDS = [ROOT / "cluster.yaml", ROOT / "clusters" / "gcp.yaml"]
+CLUSTERS = [*CLOUDS, ROOT / "clusters" / "on-premise.yaml"]
+FOUNDATION = ROOT / "clusters" / "aws-foundation.yaml"
+PINNED = re.compile(r"[A-Za-z0-9_.-]+==\S+")
+
+
+def load(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content
+
+
+def commands_of(config: dict[str, Any]) -> list[str]:
+    return [c for key, value in config.items() if key.endswith("_commands") for c in value]
+
+
+clusters = pytest.mark.parametrize("path", CLUSTERS, ids=lambda p: p.stem)
+clouds = pytest.mark.parametrize("path", CLOUDS, ids=lambda p: p.stem)
+
+
+@clusters
+def test_ray_accepts_the_file(path: Path) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(load(path)))
+
+
+@clusters
+def test_start_commands_ask_for_a_token_and_keep_the_dashboard_private(path: Path) -> None:
+    config = load(path)
+    head, worker = config["head_start_ray_commands"][1], config["worker_start_ray_commands"][1]
+    assert "--dashboard-host=127.0.0.1 " in head
+    for command in (head, worker):
+        assert "RAY_AUTH_MODE=token ray start" in command
+    (environment,) = [c for c in config["setup_commands"] if "export PATH" in c]
+    assert " RAY_AUTH_MODE=token " in environment, "jobs and shells speak to Ray as well"
+
+
+@clusters
+def test_nodes_install_the_pinned_versions_of_one_commit(path: Path) -> None:
+    config = load(path)
+    assert config["file_mounts"]["~/wpm.bundle"] == "build/wpm.bundle"
+    commands = config["setup_commands"]
+    assert "rm -rf ~/wpm && git clone --quiet ~/wpm.bundle ~/wpm" in commands
+    installed = [c.rsplit("~/wpm/", 1)[1] for c in commands if "pip install" in c]
+    assert installed == ["requirements.txt", "clusters/requirements.txt"]
+    assert "faiss-gpu" in (ROOT / "requirements.txt").read_text(encoding="utf-8")
+
+
+def test_what_is_installed_on_a_cluster_has_exact_versions() -> None:
+    lines = (ROOT / "clusters" / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert all(PINNED.fullmatch(line) for line in lines if not line.startswith("#"))
+
+
+@clouds
+def test_workers_are_spot_nodes_that_come_and_go(path: Path) -> None:
+    config = load(path)
+    types = config["available_node_types"]
+    head = types.pop(config["head_node_type"])
+    assert head["max_workers"] == 0
+    assert not is_spot(head["node_config"])
+    for worker in types.values():
+        assert is_spot(worker["node_config"])
+        assert worker["min_workers"] == 0
+        assert worker["max_workers"] == config["max_workers"]
+    assert config["idle_timeout_minutes"] > 0
+    assert config["provider"]["cache_stopped_nodes"] is False
+
+
+def is_spot(node: dict[str, Any]) -> bool:
+    aws = node.get("InstanceMarketOptions", {}).get("MarketType") == "spot"
+    return bool(aws or node.get("scheduling", {}).get("provisioningModel") == "SPOT")
+
+
+def test_aws_spot_workers_watch_for_the_announcement_of_their_end() -> None:
+    """After Ray has started, and in the background, or `ray up` would wait for it forever."""
+    config = load(ROOT / "cluster.yaml")
+    *_, start, watch = config["worker_start_ray_commands"]
+    assert "ray start --address" in start
+    script = watch.partition("setsid --fork python ")[2].split()[0]
+    assert (ROOT / script).is_file()
+    assert watch.endswith("2>&1 < /dev/null")
+
+
+@clusters
+def test_nothing_is_set_that_the_launch_sets_itself(path: Path) -> None:
+    assert not [c for c in commands_of(load(path)) if "TUNE_" in c]
+
+
+def test_every_line_of_the_aws_file_is_explained() -> None:
+    """Each key by its name in docs/cluster.md, or in a comment beside it."""
+    text = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+    docs = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    keys = {key.strip() for key in re.findall(r"^ *(?:- )?([A-Za-z_]\w*):(?= |$)", text, re.M)}
+    assert len(keys) > 30
+    assert sorted(key for key in keys if f"`{key}" not in docs) == []
+
+
+@clouds
+def test_shared_folder_is_mounted_before_anything_else_can_fail(path: Path) -> None:
+    commands = load(path)["setup_commands"]
+    (mount,) = [i for i, c in enumerate(commands) if c.startswith("mountpoint -q /mnt/wpm || ")]
+    assert "nfsvers=4.1" in commands[mount], "locks of NFS 3 need a daemon of their own"
+    assert not any("pip" in command for command in commands[:mount])
+
+
+@clusters
+def test_files_hold_no_secret(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert "~/.ray/auth_token: ~/.ray/auth_token" in text
+    assert not re.search(r"AKIA[0-9A-Z]{16}|BEGIN [A-Z ]*PRIVATE KEY|\b[0-9a-f]{32,}\b", text)
+    assert not re.search(r"RAY_AUTH_TOKEN=|aws_secret|password", text, re.IGNORECASE)
+
+
+def test_aws_nodes_belong_to_a_group_of_the_users_own() -> None:
+    """Without one, Ray makes a group that lets ssh in from everywhere."""
+    for node in load(ROOT / "cluster.yaml")["available_node_types"].values():
+        assert node["node_config"]["SecurityGroupIds"] == ["sg-FILL_IN"]
+
+
+def test_aws_group_lets_in_ssh_from_given_addresses_and_its_own_members_only() -> None:
+    stack = load(FOUNDATION)
+    (rule,) = stack["Resources"]["Nodes"]["Properties"]["SecurityGroupIngress"]
+    assert (rule["FromPort"], rule["ToPort"], rule["CidrIp"]) == (22, 22, {"Ref": "SshCidr"})
+    between = [
+        resource["Properties"]
+        for resource in stack["Resources"].values()
+        if resource["Type"] == "AWS::EC2::SecurityGroupIngress"
+    ]
+    assert [rule["SourceSecurityGroupId"] for rule in between] == [
+        rule["GroupId"] for rule in between
+    ]
+    allowed = re.compile(stack["Parameters"]["SshCidr"]["AllowedPattern"])
+    assert allowed.search("203.0.113.7/32")
+    assert not allowed.search("0.0.0.0/0")
+
+
+def test_aws_zones_have_a_mount_each() -> None:
+    zones = load(ROOT / "cluster.yaml")["provider"]["availability_zone"].split(",")
+    resources = load(FOUNDATION)["Resources"].values()
+    assert len(zones) == sum(r["Type"] == "AWS::EFS::MountTarget" for r in resources)
+
+
+def test_aws_nodes_are_what_aws_can_be_asked_for() -> None:
+    """The request that starts a node, checked against the shapes that boto3 ships."""
+    session = pytest.importorskip("botocore.session")
+    from botocore.validate import ParamValidator  # type: ignore[import-not-found]
+
+    shape = session.get_session().get_service_model("ec2").operation_model("RunInstances")
+    for node in load(ROOT / "cluster.yaml")["available_node_types"].values():
+        request = {**node["node_config"], "MinCount": 1, "MaxCount": 1}
+        report = ParamValidator().validate(request, shape.input_shape)
+        assert not report.has_errors(), report.generate_report()

@@ -1,0 +1,376 @@
+"""Work in steps: resumable anywhere, failed by name, never two at once in a folder."""
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.tiny import make_config, make_pixels
+from wpm import __version__
+from wpm.errors import DamagedFileError, LockedError, UserError
+from wpm.files import read_json, write_json
+from wpm.jobs.job import InterruptedJobError, StepResult
+from wpm.jobs.start import start_job
+from wpm.jobs.train_job import TrainJob, identify, training_payload
+from wpm.records import COMPLETE, FAILED, PRUNED, TrainingFolder, model_file, summarise
+from wpm.training.config import TrainingConfig
+from wpm.training.fold import FoldTraining
+
+
+def make_job(
+    tmp_path: Path, config: TrainingConfig | None = None, export: bool = False
+) -> TrainJob:
+    config = config or make_config()
+    folder = tmp_path / "training"
+    if not (folder / "trial.json").exists():
+        TrainingFolder(folder).write_identity(identify(0, config))
+    return TrainJob(folder, make_pixels(tmp_path).folder, config, export)
+
+
+def finish(job: TrainJob) -> list[StepResult]:
+    steps = [job.step()]
+    while steps[-1].result is None:
+        steps.append(job.step())
+    job.close()
+    return steps
+
+
+def scores(step: StepResult) -> list[tuple[int, float]]:
+    return [(r["epoch"], r["best_map_at_r"]) for r in step.reports]
+
+
+def test_steps_report_every_validation_and_end_complete(tmp_path: Path) -> None:
+    steps = finish(make_job(tmp_path))
+    assert [len(s.reports) for s in steps] == [1, 2, 3, 4]
+    result = steps[-1].result
+    assert result is not None
+    assert result["state"] == COMPLETE
+    assert result["score"] == steps[-1].reports[-1]["best_map_at_r"]
+    assert result["epochs"] == 4
+    assert len(result["fold_scores"]) == 4
+
+
+def test_checkpoint_is_gone_once_ended_and_history_stays(tmp_path: Path) -> None:
+    finish(make_job(tmp_path))
+    folder = tmp_path / "training"
+    assert not list(folder.glob("checkpoint-*"))
+    assert len(TrainingFolder(folder).read().reports) == 4
+
+
+@pytest.mark.parametrize("steps_before", [1, 2, 3])
+def test_dropped_job_resumes_from_its_checkpoint(tmp_path: Path, steps_before: int) -> None:
+    whole = finish(make_job(tmp_path / "whole"))
+    job = make_job(tmp_path / "cut")
+    for _ in range(steps_before):
+        job.step()
+    job.close()
+    resumed = finish(make_job(tmp_path / "cut"))
+    # The first step only repeats the history, for a study that may have lost some of it.
+    assert len(resumed[0].reports) == steps_before
+    assert scores(resumed[-1]) == scores(whole[-1])
+
+
+def test_step_after_the_end_repeats_the_result(tmp_path: Path) -> None:
+    result = finish(make_job(tmp_path))[-1].result
+    assert make_job(tmp_path).step().result == result
+
+
+def test_leftovers_of_a_kill_while_saving_do_no_harm(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    job.step()
+    job.close()
+    folder = tmp_path / "training"
+    (folder / ".checkpoint-2.pt.1.2").write_bytes(b"half")  # killed while writing
+    (folder / "checkpoint-2.pt").write_bytes(b"whole, but its history was not written yet")
+    assert len(finish(make_job(tmp_path))[0].reports) == 1
+    assert not list(folder.glob("*checkpoint-*"))
+    assert not list(folder.glob(".checkpoint-*"))
+
+
+def test_damaged_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    job.step()
+    job.close()
+    (checkpoint,) = (tmp_path / "training").glob("checkpoint-*")
+    data = bytearray(checkpoint.read_bytes())
+    data[len(data) // 2] ^= 1
+    checkpoint.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"checkpoint-1.pt: checkpoint is damaged .* delete"):
+        make_job(tmp_path).step()
+    assert TrainingFolder(tmp_path / "training").read_result() is None, "nothing was lost"
+
+
+def test_checkpoint_of_another_format_is_refused_with_its_version(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    job.step()
+    job.close()
+    path = tmp_path / "training" / "reports.json"
+    write_json(path, {**read_json(path), "format": 99, "wpm": "7.0"})
+    with pytest.raises(UserError, match=r"reports\.json: written by wpm 7\.0 in record format 99"):
+        make_job(tmp_path).step()
+    assert TrainingFolder(tmp_path / "training").read_result() is None, "the trial has not failed"
+
+
+def test_checkpoint_without_a_format_is_of_the_first(tmp_path: Path) -> None:
+    job = make_job(tmp_path)
+    job.step()
+    job.close()
+    path = tmp_path / "training" / "reports.json"
+    content = read_json(path)
+    assert content["format"] == 1
+    del content["format"], content["wpm"]
+    write_json(path, content)
+    assert finish(make_job(tmp_path))[-1].result is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state["folds"][0].pop("batch_generator"),
+        lambda state: state["folds"].pop(),
+        lambda state: state["folds"][0]["model"].popitem(),
+        lambda state: state["folds"][0]["report"].update(loudness=1.0),
+    ],
+    ids=["without_a_part", "of_other_folds", "of_another_model", "with_more"],
+)
+def test_checkpoint_that_does_not_fit_is_refused_with_its_version(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    """Whole, but of code that keeps other things: the trial has not failed for that."""
+    job = make_job(tmp_path)
+    job.step()
+    job.close()
+    folder = TrainingFolder(tmp_path / "training")
+    reports, state = folder.read_progress()
+    assert state is not None
+    assert state["wpm"] == __version__
+    change(state)
+    folder.write_progress(reports, state)
+    job = make_job(tmp_path)
+    match = rf"written by wpm {__version__}, does not fit wpm .*; use that version, or delete rep"
+    with pytest.raises(DamagedFileError, match=match) as caught:
+        job.step()
+    job.close()
+    assert "\n" not in str(caught.value)
+    assert folder.read_result() is None, "the trial has not failed"
+    (tmp_path / "training" / "reports.json").unlink()  # as the message says
+    assert finish(make_job(tmp_path))[-1].result is not None
+
+
+def test_models_are_compared_with_the_result(tmp_path: Path) -> None:
+    result = finish(make_job(tmp_path, export=True))[-1].result
+    assert result is not None
+    folder = TrainingFolder(tmp_path / "training")
+    assert set(result["models"]) == {model_file(k) for k in range(4)}
+    data = folder.read_model(model_file(0))
+    (folder.folder / model_file(0)).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(DamagedFileError, match=r"fold-0\.safetensors: model is damaged"):
+        folder.read_model(model_file(0))
+    # Results of the first versions say nothing of models.
+    path = folder.folder / "result.json"
+    write_json(path, {k: v for k, v in read_json(path).items() if k != "models"})
+    assert len(folder.read_model(model_file(0))) == len(data)
+
+
+def test_divergence_fails_by_name(tmp_path: Path) -> None:
+    config = make_config()
+    parameters = {"pos_margin": 0.0, "neg_margin": 1e39}
+    bad = TrainingConfig("contrastive", config.protocol, parameters, 0, (0, 1, 2, 3))
+    result = finish(make_job(tmp_path, bad))[-1].result
+    assert result is not None
+    assert result["state"] == FAILED
+    assert result["reason"].startswith("diverged: loss of fold 0")
+
+
+def test_exception_of_a_loss_fails_by_name_and_leaves_a_traceback(tmp_path: Path) -> None:
+    config = make_config()
+    bad = TrainingConfig("contrastive", config.protocol, {"pos_margin": 0.0}, 0, (0,))
+    result = finish(make_job(tmp_path, bad))[-1].result
+    assert result is not None
+    assert result["reason"] == "UserError: row contrastive needs a value for neg_margin"
+    assert "Traceback" in (tmp_path / "training" / "error.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't\nallocate"), "out of memory: DefaultCPU"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory.\nTried"),
+            "out of GPU memory: CUDA out of mem",
+        ),
+        (
+            ZeroDivisionError("of my own\nloss"),
+            "ZeroDivisionError: of my own loss (test_jobs.py, l",
+        ),
+        (KeyError("x" * 1000), "KeyError: 'xxx"),
+    ],
+)
+def test_what_goes_wrong_in_a_loss_is_named_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("wpm.losses.PlainLoss.forward", fail)
+    result = finish(make_job(tmp_path))[-1].result
+    assert result is not None
+    assert result["state"] == FAILED
+    assert result["reason"].startswith(reason)
+    assert "\n" not in result["reason"]
+    assert len(result["reason"]) < 400
+    assert "in fail" in (tmp_path / "training" / "error.log").read_text()
+
+
+def steps_until(job: TrainJob, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go on, and interrupt before optimiser step `stop`."""
+    counted = itertools.count()
+    plain = FoldTraining._draw_batch
+
+    def draw(fold: FoldTraining) -> torch.Tensor:
+        if next(counted) == stop:
+            job.interrupt()
+        return plain(fold)
+
+    monkeypatch.setattr(FoldTraining, "_draw_batch", draw)
+    while True:
+        job.step()
+
+
+@pytest.mark.parametrize("stop", [0, 3, 7, 15, 20])
+def test_interrupted_job_saves_the_step_it_came_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    whole = finish(make_job(tmp_path / "whole"))
+    job = make_job(tmp_path / "cut")
+    with monkeypatch.context() as patched, pytest.raises(InterruptedJobError):
+        steps_until(job, stop, patched)
+    assert job._training is not None
+    assert job._training.position == divmod(stop + 1, 16), "one step after the signal at most"
+    job.close()
+    trained = []
+    plain = FoldTraining._draw_batch
+
+    def draw(fold: FoldTraining) -> torch.Tensor:
+        trained.append(fold.position)
+        return plain(fold)
+
+    monkeypatch.setattr(FoldTraining, "_draw_batch", draw)
+    resumed = finish(make_job(tmp_path / "cut"))
+    assert len(trained) == 4 * 16 - (stop + 1), "a step was repeated"
+    assert scores(resumed[-1]) == scores(whole[-1])
+
+
+def test_job_that_is_interrupted_where_it_was_saved_writes_nothing(tmp_path: Path) -> None:
+    """A second checkpoint of that name would not match the history, were it killed in between."""
+    job = make_job(tmp_path)
+    job.step()
+    job.close()
+    (checkpoint,) = (tmp_path / "training").glob("checkpoint-*")
+    written = checkpoint.stat().st_mtime_ns
+    job = make_job(tmp_path)
+    assert job.step().result is None, "only the history"
+    job.interrupt()
+    with pytest.raises(InterruptedJobError):
+        job.step()
+    job.close()
+    assert checkpoint.stat().st_mtime_ns == written
+    assert len(finish(make_job(tmp_path))[-1].reports) == 4
+
+
+def test_long_epochs_are_saved_in_their_middle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = itertools.count()  # at a clock that ticks at every third
+    monkeypatch.setattr(
+        "wpm.jobs.train_job.time", SimpleNamespace(monotonic=lambda: next(looks) // 3)
+    )
+    monkeypatch.setattr("wpm.jobs.train_job._UNSAVED_S", 0.5)
+    saved = []
+    plain = TrainingFolder.write_progress
+
+    def write(folder: TrainingFolder, reports: Any, state: Any) -> None:
+        saved.append((state["epoch"], state["iteration"]))
+        plain(folder, reports, state)
+
+    monkeypatch.setattr(TrainingFolder, "write_progress", write)
+    assert len(finish(make_job(tmp_path))[-1].reports) == 4
+    assert len(saved) == len(set(saved)), "one name for two checkpoints"
+    assert any(iteration for _, iteration in saved)
+
+
+def test_export_keeps_the_best_models(tmp_path: Path) -> None:
+    finish(make_job(tmp_path, export=True))
+    for k in range(4):
+        assert (tmp_path / "training" / model_file(k)).stat().st_size > 0
+
+
+def test_two_trainings_in_one_folder_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path)
+    monkeypatch.setattr("wpm.jobs.train_job._ORPHAN_WAIT_S", 0.0)
+    with pytest.raises(LockedError, match="in use by process"):
+        make_job(tmp_path)
+    job.close()
+    make_job(tmp_path).close()
+
+
+def test_unknown_kind_lists_the_choices() -> None:
+    with pytest.raises(UserError, match="'paint'; choose from train, test"):
+        start_job({"kind": "paint"})
+
+
+def test_killed_process_loses_at_most_one_epoch(tmp_path: Path) -> None:
+    """SIGKILL a real process in the middle of training; another goes on from its checkpoint."""
+    config = make_config(max_epochs=200, patience=200)
+    folder = tmp_path / "training"
+    TrainingFolder(folder).write_identity(identify(0, config))
+    payload = training_payload(folder, make_pixels(tmp_path).folder, config, export=False)
+    code = (
+        "import json,sys\nfrom wpm.jobs.start import start_job\n"
+        "job = start_job(json.loads(sys.argv[1]))\n"
+        "while job.step().result is None: print('step', flush=True)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps(payload)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for _ in range(5):
+            assert process.stdout.readline() == "step\n"
+        process.kill()
+        seen = 5 + len(process.stdout.readlines())
+    resumed = TrainJob(folder, Path(payload["pixels"]), config, export=False)
+    assert len(resumed.step().reports) >= seen
+    resumed.close()
+
+
+def test_records_say_which_share_of_a_gpu_was_used(tmp_path: Path) -> None:
+    config = make_config(folds=(0,), max_epochs=1)
+    folder = tmp_path / "trial"
+    TrainingFolder(folder).write_identity(identify(0, config))
+    payload = training_payload(folder, make_pixels(tmp_path).folder, config, export=False)
+    job = start_job({**payload, "gpus": 0.25})
+    step = job.step()
+    job.close()
+    assert step.result is not None
+    assert step.result["gpus"] == step.reports[-1]["gpus"] == 0.25
+    assert summarise(PRUNED, "", step.reports)["gpus"] == 0.25, "as the driver writes it"
+    assert summarise(FAILED, "killed", [])["gpus"] == 0.0
+
+
+def test_node_that_does_not_see_the_run_folder_says_so(tmp_path: Path) -> None:
+    payload = training_payload(
+        tmp_path / "nowhere" / "0007", tmp_path, make_config(folds=(0,)), export=False
+    )
+    with pytest.raises(UserError, match=r"0007: not visible on .*; mount the run folder there"):
+        start_job(payload)
+    assert not (tmp_path / "nowhere").exists()

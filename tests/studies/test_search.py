@@ -1,0 +1,154 @@
+"""Several studies as one source of work."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.studies.test_study import curve
+from tests.support.tiny import make_plan
+from wpm.errors import UserError
+from wpm.jobs.job import StepResult
+from wpm.jobs.work import Work
+from wpm.records import COMPLETE, FAILED, read_study, summarise
+from wpm.records.training_log import LOG_NAME
+from wpm.studies.search import MAX_FIRST_FAILURES, SearchWork
+from wpm.studies.study import Study
+from wpm.studies.study_end import STUDY_FAILED, STUDY_FINISHED, StudyEnd
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> Iterator[list[Study]]:
+    rows = ("contrastive", "contrastive+wpm")
+    opened = [Study(make_plan(tmp_path, row, trials=3)) for row in rows]
+    yield opened
+    for study in opened:
+        study.__exit__()
+
+
+def end(source: SearchWork, work: Work, state: str = COMPLETE, reason: str = "") -> None:
+    reports: list[dict[str, Any]] = curve(0.5)
+    source.on_ended(work, StepResult(reports, summarise(state, reason, reports)))
+
+
+def test_studies_take_turns_and_every_budget_is_used(studies: list[Study]) -> None:
+    lines: list[str] = []
+    source = SearchWork(studies, lines.append)
+    order = []
+    while (work := source.next_work()) is not None:
+        order.append(work.key.rsplit("/", 1)[0].split("/")[-1])
+        end(source, work)
+    assert order == ["contrastive", "contrastive+wpm"] * 3
+    assert source.exhausted
+    assert source.remaining == 0
+    assert len(lines) == 6
+    assert "trial   0 complete  MAP@R 0.5000" in lines[0]
+
+
+def test_work_that_starts_records_the_budgets_of_all_studies(tmp_path: Path) -> None:
+    """Or one whose turn never came would pass for finished."""
+    rows = ("contrastive", "triplet")
+    for row in rows:
+        with Study(make_plan(tmp_path, row, trials=1)):
+            pass
+    plans = [make_plan(tmp_path, row, trials=3) for row in rows]
+    with Study(plans[0]) as first, Study(plans[1]) as second:
+        SearchWork([first, second], print).next_work()
+    recorded = [read_study(plan.place) for plan in plans]
+    assert [study and study["trials"] for study in recorded] == [3, 3]
+
+
+def test_orphans_go_first(tmp_path: Path) -> None:
+    plans = [make_plan(tmp_path, row, trials=3) for row in ("contrastive", "triplet")]
+    with Study(plans[1]) as study:
+        study.ask()
+    with Study(plans[0]) as first, Study(plans[1]) as second:
+        work = SearchWork([first, second], print).next_work()
+        assert work is not None
+        assert work.key == "folder/smoke/triplet/0"
+
+
+def test_stop_is_asked_for_and_told(studies: list[Study]) -> None:
+    source = SearchWork(studies[:1], lambda line: None)
+    good, bad = source.next_work(), source.next_work()
+    assert good is not None and bad is not None
+    assert not source.on_step(good, StepResult(curve(0.9, 1), None))
+    step = StepResult(curve(0.1, 1), None)
+    assert source.on_step(bad, step)
+    source.on_stopped(bad, step)
+    assert "1/3 (+1)" in source.describe()
+
+
+def test_a_run_of_failures_from_the_start_stops_the_launch(studies: list[Study]) -> None:
+    source = SearchWork(studies[:1], lambda line: None)
+    for i in range(MAX_FIRST_FAILURES):
+        work = source.next_work()
+        assert work is not None
+        if i < MAX_FIRST_FAILURES - 1:
+            end(source, work, FAILED, "diverged: loss of fold 0 is nan in epoch 1")
+        else:
+            with pytest.raises(UserError, match=r"first 3 trials .* the last: diverged"):
+                end(source, work, FAILED, "diverged: loss of fold 0 is nan in epoch 1")
+
+
+def test_failures_after_a_success_do_not_stop_the_launch(studies: list[Study]) -> None:
+    source = SearchWork(studies[:1], lambda line: None)
+    for state in (COMPLETE, FAILED, FAILED):
+        work = source.next_work()
+        assert work is not None
+        end(source, work, state, "diverged")
+    assert source.exhausted
+
+
+def test_lost_work_is_announced_with_its_reason(studies: list[Study]) -> None:
+    lines: list[str] = []
+    source = SearchWork(studies[:1], lines.append)
+    work = source.next_work()
+    assert work is not None
+    source.on_crashed(work, "its process died 3 times")
+    assert "failed" in lines[0]
+    assert "its process died 3 times" in lines[0]
+
+
+def test_the_end_of_every_study_is_told_once(studies: list[Study]) -> None:
+    ends: list[StudyEnd] = []
+    source = SearchWork(studies, lambda line: None, ends.append)
+    while (work := source.next_work()) is not None:
+        assert not [e for e in ends if e.study == work.study]
+        good = work.study.endswith("+wpm")
+        end(source, work, COMPLETE if good or work.key.endswith("/1") else FAILED, "diverged")
+        if work.key.endswith("/1"):
+            assert not ends
+    assert [(e.study, e.event, e.best_trial) for e in ends] == [
+        ("folder/smoke/contrastive", STUDY_FINISHED, 1),
+        ("folder/smoke/contrastive+wpm", STUDY_FINISHED, 0),
+    ]
+    assert ends[0].best == 0.5
+    assert "3 trials, the best is 1 with validation MAP@R 0.5000" in ends[0].message
+    again: list[StudyEnd] = []
+    assert SearchWork(studies, lambda line: None, again.append).next_work() is None
+    assert again == [], "studies that had ended before are no news"
+
+
+def test_a_study_without_a_complete_trial_has_failed(tmp_path: Path) -> None:
+    ends: list[StudyEnd] = []
+    with Study(make_plan(tmp_path, trials=1)) as study:
+        source = SearchWork([study], lambda line: None, ends.append)
+        work = source.next_work()
+        assert work is not None
+        source.on_crashed(work, "killed")
+    assert [(e.event, e.best, e.message) for e in ends] == [
+        (STUDY_FAILED, None, "none of its 1 trials is complete")
+    ]
+
+
+def test_the_last_words_of_a_failed_trial_are_shown(studies: list[Study]) -> None:
+    lines: list[str] = []
+    source = SearchWork(studies[:1], lines.append)
+    work = source.next_work()
+    assert work is not None
+    log = Path(work.payload["folder"]) / LOG_NAME
+    log.write_text("one\ntwo\nthree\nfour\n")
+    end(source, work, FAILED, "diverged")
+    assert lines[1:] == ["    | two", "    | three", "    | four"]

@@ -1,0 +1,455 @@
+"""The search's memory, on real Optuna studies with invented learning curves."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from tests.support.tiny import make_plan
+from wpm.errors import LockedError, UserError
+from wpm.records import (
+    COMPLETE,
+    FAILED,
+    TrainingFolder,
+    read_study,
+    read_trials,
+    summarise,
+    write_study,
+)
+from wpm.studies.plan import StudyPlan
+from wpm.studies.samplers import SAMPLER_NAMES
+from wpm.studies.study import Study
+
+EPOCHS = 9  # of the invented trainings: rungs at 1, 3 and 9
+
+
+def report(epoch: int, value: float) -> dict[str, Any]:
+    fold = {
+        "best_map_at_r": value,
+        "best_epoch": epoch,
+        "training_seconds": 1.0,
+        "validation_seconds": 0.5,
+    }
+    return {"epoch": epoch, "best_map_at_r": value, "folds": [fold]}
+
+
+def curve(quality: float, epochs: int = EPOCHS) -> list[dict[str, Any]]:
+    return [report(e, quality * e / EPOCHS) for e in range(1, epochs + 1)]
+
+
+def run_trial(study: Study, quality: Callable[[int], float]) -> int | None:
+    """Run one trial as a worker and its driver would; return its number."""
+    asked = study.ask()
+    if asked is None:
+        return None
+    number, payload = asked
+    folder = TrainingFolder(Path(payload["folder"]))
+    reports: list[dict[str, Any]] = []
+    for step in curve(quality(number)):
+        reports.append(step)
+        folder.write_progress(reports, {"epoch": step["epoch"]})
+        if study.report(number, reports):
+            study.tell_stopped(number, reports)
+            return number
+    result = summarise(COMPLETE, "", reports)
+    folder.write_result(result)
+    study.record_ended(number, result, reports)
+    return number
+
+
+@contextlib.contextmanager
+def killed_launch(plan: StudyPlan) -> Iterator[Study]:
+    """Yield a study whose launch then vanishes without a word."""
+    study = Study(plan)
+    yield study
+    study._held.close()  # what the system does with a dead process's lock
+
+
+def points(study: Study) -> list[dict[str, Any]]:
+    return [t.params for t in study._study.get_trials(deepcopy=False)]
+
+
+def states(study: Study) -> list[TrialState]:
+    return [t.state for t in study._study.get_trials(deepcopy=False)]
+
+
+def test_budget_is_used_up_and_states_are_told(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, trials=6)
+    with Study(plan) as study:
+        while run_trial(study, lambda n: 0.9 - 0.1 * n) is not None:
+            pass
+        assert study.exhausted
+        told = states(study)
+        assert len(told) == 6
+        assert told.count(TrialState.PRUNED) == 5, "worse than the first at every rung"
+        assert told[0] == TrialState.COMPLETE
+        assert study._study.best_trial.number == 0
+    records, problems = read_trials(plan.place)
+    assert not problems
+    assert [r.state for r in records] == ["complete", *["pruned"] * 5]
+
+
+def test_values_are_reported_under_their_epoch(tmp_path: Path) -> None:
+    with Study(make_plan(tmp_path)) as study:
+        run_trial(study, lambda n: 0.9)
+        values = study._study.trials[0].intermediate_values
+    assert values == {r["epoch"]: r["best_map_at_r"] for r in curve(0.9)}
+
+
+def test_stopped_trial_keeps_the_report_that_stopped_it(tmp_path: Path) -> None:
+    with Study(make_plan(tmp_path)) as study:
+        run_trial(study, lambda n: 0.9)
+        run_trial(study, lambda n: 0.1)
+        stopped = study._study.trials[1]
+    assert stopped.state == TrialState.PRUNED
+    assert list(stopped.intermediate_values) == [1]
+    assert stopped.user_attrs["reason"] == "stopped at epoch 1"
+
+
+def test_without_early_stopping_every_trial_completes(tmp_path: Path) -> None:
+    plan = dataclasses.replace(make_plan(tmp_path), early_stopping=False)
+    with Study(plan) as study:
+        while run_trial(study, lambda n: 0.9 - 0.1 * n) is not None:
+            pass
+        assert set(states(study)) == {TrialState.COMPLETE}
+
+
+def test_orphans_are_adopted_first_with_their_own_parameters(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, trials=3)
+    with killed_launch(plan) as study:
+        first, second = study.ask(), study.ask()
+        assert first is not None and second is not None
+    with Study(plan) as again:
+        assert again.has_orphans
+        assert again.ask() == first
+        assert again.ask() == second
+        third = again.ask()
+        assert third is not None and third[0] == 2
+        assert again.ask() is None
+
+
+def test_history_that_the_study_missed_is_caught_up(tmp_path: Path) -> None:
+    """An orphan's worker went on for an epoch that its dead driver never heard of."""
+    plan = make_plan(tmp_path, trials=1)
+    with killed_launch(plan) as study:
+        asked = study.ask()
+        assert asked is not None
+        study.report(0, curve(0.9, epochs=2))
+    with Study(plan) as again:
+        again.ask()
+        assert not again.report(0, curve(0.9, epochs=4))
+        assert list(again._study.trials[0].intermediate_values) == [1, 2, 3, 4]
+
+
+def test_rungs_survive_a_kill(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, trials=2)
+    with killed_launch(plan) as study:
+        run_trial(study, lambda n: 0.9)
+    with Study(plan) as again:
+        run_trial(again, lambda n: 0.1)
+        assert states(again) == [TrialState.COMPLETE, TrialState.PRUNED]
+
+
+def test_trial_that_ended_before_its_driver_could_tell_is_not_run_again(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, trials=2)
+    with killed_launch(plan) as study:
+        asked = study.ask()
+        assert asked is not None
+        folder = TrainingFolder(Path(asked[1]["folder"]))
+        folder.write_progress(curve(0.9), {"epoch": EPOCHS})
+        folder.write_result(summarise(COMPLETE, "", curve(0.9)))
+    with Study(plan) as again:
+        asked = again.ask()
+        assert asked is not None and asked[0] == 1
+        assert states(again)[0] == TrialState.COMPLETE
+        assert again._study.trials[0].value == pytest.approx(0.9)
+        assert len(again._study.trials[0].intermediate_values) == EPOCHS
+
+
+def test_kill_between_asking_and_the_record_is_healed(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, trials=1)
+    with killed_launch(plan) as study:
+        study._study.ask()  # RUNNING in the study, no parameters, no trial.json
+    with Study(plan) as again:
+        asked = again.ask()
+        assert asked is not None
+        number, payload = asked
+        assert number == 0
+        assert set(payload["config"]["parameters"]) == {"pos_margin", "neg_margin"}
+        assert (plan.place.trial_folder(0) / "trial.json").exists()
+
+
+def test_next_launch_samples_new_points(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, trials=4)
+    with killed_launch(plan) as study:
+        run_trial(study, lambda n: 0.5)
+        run_trial(study, lambda n: 0.5)
+    with Study(plan) as again:
+        while run_trial(again, lambda n: 0.5) is not None:
+            pass
+        points = {tuple(t.params.items()) for t in again._study.trials}
+    assert len(points) == 4
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLER_NAMES if name != "cmaes"])
+def test_sampler_repeats_itself_but_not_after_a_kill(sampler: str, tmp_path: Path) -> None:
+    first, second = (tmp_path / name for name in ("first", "second"))
+    plan = dataclasses.replace(make_plan(first, trials=14), sampler=sampler)
+    same = dataclasses.replace(make_plan(second, trials=14), sampler=sampler)
+    for each in (plan, same):
+        with killed_launch(each) as study:
+            for _ in range(12):
+                run_trial(study, lambda n: 0.5 + 0.01 * n)
+    with Study(plan) as again, Study(same) as twin:
+        for study in (again, twin):
+            while run_trial(study, lambda n: 0.5) is not None:
+                pass
+        assert points(again) == points(twin)
+        assert len({tuple(p.items()) for p in points(again)}) == 14
+
+
+def test_unknown_sampler_is_refused_with_the_choices(tmp_path: Path) -> None:
+    plan = dataclasses.replace(make_plan(tmp_path), sampler="bayes")
+    with pytest.raises(UserError, match=r"unknown sampler 'bayes'; choose from tpe, gp, "):
+        Study(plan)
+
+
+def test_sampler_whose_package_is_missing_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wpm.studies.samplers.find_spec", lambda name: None)
+    plan = dataclasses.replace(make_plan(tmp_path), sampler="cmaes")
+    with pytest.raises(UserError, match="sampler cmaes needs the package cmaes: python -m pip"):
+        Study(plan)
+
+
+def test_changed_sampler_is_refused(tmp_path: Path) -> None:
+    with Study(make_plan(tmp_path)):
+        pass
+    plan = dataclasses.replace(make_plan(tmp_path), sampler="random")
+    with pytest.raises(UserError, match="sampler = 'tpe', now 'random'"):
+        Study(plan)
+
+
+def test_study_from_before_samplers_could_be_chosen_goes_on_with_tpe(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    with Study(plan):
+        pass
+    content = read_study(plan.place)
+    assert content is not None
+    del content["identity"]["sampler"]
+    write_study(plan.place, content)
+    with Study(dataclasses.replace(plan, sampler="tpe")):
+        pass
+    with pytest.raises(UserError, match="sampler = 'tpe', now 'random'"):
+        Study(dataclasses.replace(plan, sampler="random"))
+
+
+def test_lost_trial_is_failed_with_its_reason_and_counts(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, trials=1)
+    with Study(plan) as study:
+        assert study.ask() is not None
+        study.tell_lost(0, "killed 3 times")
+        assert states(study) == [TrialState.FAIL]
+        assert study.exhausted
+    (record,) = read_trials(plan.place)[0]
+    assert record.state == FAILED
+    assert record.result is not None and record.result["reason"] == "killed 3 times"
+
+
+def test_first_point_of_a_mined_row_has_the_published_thresholds(tmp_path: Path) -> None:
+    with Study(make_plan(tmp_path, "contrastive+wpm")) as study:
+        first, second = study.ask(), study.ask()
+    assert first is not None and second is not None
+    parameters = first[1]["config"]["parameters"]
+    assert parameters["embedding_dropout"] == 0.05
+    assert parameters["channel_dropout"] == 0.1
+    assert parameters["sharpness"] == 32
+    assert second[1]["config"]["parameters"]["sharpness"] != 32
+
+
+def test_second_launch_is_refused_at_once(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    with Study(plan), pytest.raises(LockedError, match=r"study folder/smoke/contrastive is in use"):
+        Study(plan)
+    Study(plan).__exit__()
+
+
+def test_changed_protocol_is_refused_and_says_how_to_go_on(tmp_path: Path) -> None:
+    with Study(make_plan(tmp_path)):
+        pass
+    with pytest.raises(UserError, match=r"protocol.max_epochs = 4, now 5; .*--run-root"):
+        Study(make_plan(tmp_path, max_epochs=5))
+
+
+def test_changed_seed_is_refused(tmp_path: Path) -> None:
+    with Study(make_plan(tmp_path)):
+        pass
+    with pytest.raises(UserError, match="seed = 0, now 1"):
+        Study(make_plan(tmp_path, seed=1))
+
+
+def test_larger_budget_continues_and_is_recorded(tmp_path: Path) -> None:
+    with Study(make_plan(tmp_path, trials=1)) as study:
+        run_trial(study, lambda n: 0.5)
+        assert study.exhausted
+    plan = make_plan(tmp_path, trials=2)
+    with Study(plan) as again:
+        assert not again.exhausted
+        again.record_budget()
+    content = read_study(plan.place)
+    assert content is not None and content["trials"] == 2
+
+
+def refused_before_a_trial(plan: StudyPlan, error: type[BaseException]) -> None:
+    with pytest.raises(error), Study(plan):
+        raise error("no node has that many GPUs")
+
+
+def test_refused_launch_leaves_no_study_behind(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    refused_before_a_trial(plan, UserError)
+    assert read_study(plan.place) is None
+    with Study(dataclasses.replace(plan, seed=plan.seed + 1)) as other:  # nothing holds it back
+        run_trial(other, lambda n: 0.5)
+
+
+def test_refused_launch_does_not_raise_the_budget(tmp_path: Path) -> None:
+    with Study(make_plan(tmp_path, trials=1)) as study:
+        run_trial(study, lambda n: 0.5)
+    plan = make_plan(tmp_path, trials=2)
+    refused_before_a_trial(plan, UserError)
+    content = read_study(plan.place)
+    assert content is not None and content["trials"] == 1
+
+
+def test_interrupted_launch_keeps_its_study(tmp_path: Path) -> None:
+    """So that --status shows what waits."""
+    plan = make_plan(tmp_path)
+    refused_before_a_trial(plan, KeyboardInterrupt)
+    assert read_study(plan.place) is not None
+
+
+def test_error_in_the_first_trial_keeps_the_study(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    with pytest.raises(UserError), Study(plan) as study:
+        study.ask()
+        raise UserError("disk full")
+    assert read_study(plan.place) is not None
+
+
+@pytest.mark.parametrize("damage", [b'{"op_code": 4, "wor', b"\x00\xff{}\n{}\n"])
+def test_damaged_study_file_is_refused_by_name(tmp_path: Path, damage: bytes) -> None:
+    plan = make_plan(tmp_path)
+    with Study(plan) as study:
+        run_trial(study, lambda n: 0.5)
+    lines = plan.place.journal.read_bytes().splitlines(keepends=True)
+    middle = len(lines) // 2
+    lines[middle] = damage + b"\n"
+    plan.place.journal.write_bytes(b"".join(lines))
+    with pytest.raises(UserError, match=r"study.journal: study file is damaged .* restore"):
+        Study(plan)
+
+
+def test_study_file_cut_in_its_last_line_goes_on(tmp_path: Path) -> None:
+    """A driver killed while it appended leaves half a line: no more than that write is lost."""
+    plan = make_plan(tmp_path, trials=3)
+    with Study(plan) as study:
+        run_trial(study, lambda n: 0.5)
+    with plan.place.journal.open("ab") as file:
+        file.write(b'{"op_code": 5, "worker_id": "x"')
+    with Study(plan) as again:
+        while run_trial(again, lambda n: 0.5) is not None:
+            pass
+    with Study(plan) as third:
+        assert len(states(third)) == 3
+        assert third.exhausted
+
+
+def test_missing_study_json_beside_a_journal_is_refused(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    with Study(plan):
+        pass
+    (plan.place.folder / "study.json").unlink()
+    with pytest.raises(UserError, match=r"study.journal but no study.json"):
+        Study(plan)
+
+
+def test_records_of_another_format_are_refused_with_their_version(tmp_path: Path) -> None:
+    from wpm.files import read_json, write_json
+
+    plan = make_plan(tmp_path)
+    with Study(plan):
+        pass
+    path = plan.place.folder / "study.json"
+    write_json(path, {**read_json(path), "format": 99})
+    with pytest.raises(UserError, match=r"record format 99"):
+        Study(plan)
+
+
+@pytest.mark.parametrize("told", ["7.0", None])
+def test_trial_of_another_format_is_refused_with_its_version(
+    tmp_path: Path, told: str | None
+) -> None:
+    from wpm.files import read_json, write_json
+
+    plan = make_plan(tmp_path)
+    with killed_launch(plan) as study:
+        study.ask()
+    path = plan.place.trial_folder(0) / "trial.json"
+    provenance = {} if told is None else {"wpm": told}
+    write_json(path, {**read_json(path), "format": 99, "provenance": provenance})
+    match = rf"trial\.json: written by wpm {told or 'another version'} in record format 99, this is"
+    with pytest.raises(UserError, match=match):
+        Study(plan)
+    records, problems = read_trials(plan.place)
+    assert records == []
+    assert "record format 99" in problems[0]
+
+
+def test_images_that_were_left_out_are_in_the_record(tmp_path: Path) -> None:
+    plan = dataclasses.replace(make_plan(tmp_path), left_out=[("a/1.png", "truncated")])
+    for trials in (4, 5):
+        with Study(dataclasses.replace(plan, trials=trials)) as study:
+            study.record_budget()
+        content = read_study(plan.place)
+        assert content is not None
+        assert content["trials"] == trials
+        assert content["provenance"]["left_out"] == [["a/1.png", "truncated"]]
+
+
+def test_damaged_checkpoint_of_an_orphan_is_refused(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    with killed_launch(plan) as study:
+        asked = study.ask()
+        assert asked is not None
+        TrainingFolder(Path(asked[1]["folder"])).write_progress(curve(0.5, 1), {"epoch": 1})
+    (checkpoint,) = plan.place.trial_folder(0).glob("checkpoint-*")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-10])
+    with pytest.raises(UserError, match="checkpoint is damaged"):
+        Study(plan)
+
+
+def test_stale_journal_lock_of_a_dead_writer_does_not_delay(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    with Study(plan):
+        pass
+    lock = plan.place.journal.with_name("study.journal.lock")
+    lock.symlink_to(plan.place.journal)
+    with Study(plan) as study:
+        assert study.ask() is not None
+
+
+def test_search_space_types_and_scales_reach_optuna(tmp_path: Path) -> None:
+    with Study(make_plan(tmp_path, "contrastive+wpm")) as study:
+        study.ask()
+        distributions = study._study.trials[0].distributions
+    sharpness = distributions["sharpness"]
+    assert isinstance(sharpness, optuna.distributions.FloatDistribution)
+    assert sharpness.log
+    assert (sharpness.low, sharpness.high) == (1, 256)

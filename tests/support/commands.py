@@ -1,0 +1,112 @@
+"""Runs launch.py as a user does, on tiny images, and looks at what it left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.support.tiny import make_image_folder
+from wpm.records import TrainingRecord, find_studies, read_trials
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Launcher:
+    """Starts launch.py on one tiny image folder and one run folder."""
+
+    def __init__(self, tmp_path: Path, classes: int = 16) -> None:
+        self.images = make_image_folder(tmp_path / "images", classes=classes)
+        self.run_root = tmp_path / "runs"
+        self.work_root = tmp_path / "work"
+        self.environment = dict(os.environ)
+        self.preexec: Callable[[], None] | None = None  # run in the new process before it begins
+        self._started: list[subprocess.Popen[str]] = []
+
+    def __enter__(self) -> "Launcher":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End what a failed test has left; Ray on this machine ends with its driver."""
+        for process in self._started:
+            with process:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+
+    def arguments(self, *more: str) -> list[str]:
+        return [
+            sys.executable, "launch.py", "--dataset", "folder", "--data-root", str(self.images),
+            "--protocol", "smoke", "--run-root", str(self.run_root),
+            "--work-root", str(self.work_root), *more,
+        ]  # fmt: skip
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        """Start in a process group of its own, as a shell does."""
+        process = subprocess.Popen(
+            self.arguments(*more), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, env=self.environment, start_new_session=True, preexec_fn=self.preexec,
+        )  # fmt: skip
+        self._started.append(process)
+        return process
+
+    def run(self, *more: str, code: int = 0) -> str:
+        process = self.start(*more)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == code, output
+        return output
+
+    def trials(self) -> list[TrainingRecord]:
+        """Return the records of all trials, which must all be readable."""
+        records = []
+        for place in find_studies(self.run_root):
+            found, problems = read_trials(place, with_reports=True)
+            assert not problems
+            records += found
+        return records
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 90) -> None:
+    """Wait for something on disk."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.05)
+
+
+def workers_of(launcher: Launcher) -> dict[int, Path]:
+    """Return the processes that hold a training's lock file open, and the training's folder."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                links = [str(fd.readlink()) for fd in (entry / "fd").iterdir()]
+            except OSError:
+                continue
+            for link in links:
+                if str(launcher.run_root) in link and link.endswith("/lock"):
+                    found[int(entry.name)] = Path(link).parent
+    return found
+
+
+def study_states(run_root: Path) -> dict[str, list[str]]:
+    """Return the states of all trials in Optuna's own storage, study by study."""
+    code = (
+        "import optuna, sys, json\n"
+        "from optuna.storages import JournalStorage\n"
+        "from optuna.storages.journal import JournalFileBackend\n"
+        "storage = JournalStorage(JournalFileBackend(sys.argv[1]))\n"
+        "(study,) = optuna.get_all_study_names(storage)\n"
+        "trials = optuna.load_study(study_name=study, storage=storage).trials\n"
+        "print(json.dumps([t.state.name for t in trials]))\n"
+    )
+    states = {}
+    for place in find_studies(run_root):
+        answer = subprocess.run(
+            [sys.executable, "-c", code, str(place.journal)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        states[place.row] = json.loads(answer.stdout)
+    return states

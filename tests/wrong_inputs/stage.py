@@ -1,0 +1,220 @@
+"""What wrong inputs meet: a finished study and its images, and what may be wrong with them."""
+
+import contextlib
+import shutil
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.studies.test_study import run_trial
+from tests.support.tiny import make_image_folder, make_plan
+from wpm.files import hold_lock, read_json, write_json
+from wpm.records import StudyPlace, TrainingFolder
+from wpm.studies.study import Study
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a wrong input may meet: images, a finished study of 3 trials, decoded pixels.
+
+    Attributes:
+        tmp: everything below is in it.
+    """
+
+    tmp: Path
+
+    @property
+    def images(self) -> Path:
+        return self.tmp / "images"
+
+    @property
+    def runs(self) -> Path:
+        return self.tmp / "runs"
+
+    @property
+    def place(self) -> StudyPlace:
+        return StudyPlace(self.runs, "folder", "smoke", "contrastive")
+
+    @property
+    def cache(self) -> Path:
+        (cache,) = (self.tmp / "work" / "pixels").glob("folder-*px-*/meta.json")
+        return cache.parent
+
+    @property
+    def spaces(self) -> Path:
+        """A copy of the search spaces."""
+        folder = self.tmp / "spaces"
+        if not folder.exists():
+            shutil.copytree("search_spaces", folder)
+        return folder
+
+
+# Changes a stage; what it returns is held while the input is tried.
+Prepare = Callable[[Stage], contextlib.AbstractContextManager[None] | None]
+
+
+@dataclass(frozen=True)
+class WrongInput:
+    """One of them.
+
+    Attributes:
+        arguments: as typed; {tmp}, {images}, {runs} and others are filled in.
+        says: part of the line that it must print.
+        prepare: what is wrong with the disk.
+        program: launch, or the name of an analysis script.
+        what: the state of the disk, for the list.
+        starts_ray: it takes seconds.
+    """
+
+    arguments: str
+    says: str
+    prepare: Prepare = field(default=lambda stage: None)
+    program: str = "launch"
+    what: str = ""
+    starts_ray: bool = False
+
+
+def make_stage(tmp: Path) -> Stage:
+    """Search the tiny images, three trials, none of which is trained."""
+    make_image_folder(tmp / "images")
+    with Study(make_plan(tmp, trials=3)) as study:
+        while run_trial(study, lambda n: (0.3, 0.8, 0.1)[n]) is not None:
+            pass
+    return Stage(tmp)
+
+
+def copy_stage(stage: Stage, tmp: Path) -> Stage:
+    shutil.copytree(stage.tmp, tmp)
+    return Stage(tmp)
+
+
+def write(name: str, text: str) -> Prepare:
+    """Put a file there, or replace one."""
+
+    def prepare(stage: Stage) -> None:
+        path = stage.tmp / name
+        if name.startswith("spaces/"):
+            path = stage.spaces / name.removeprefix("spaces/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    return prepare
+
+
+def space(text: str) -> Prepare:
+    """Replace the search space of the contrastive loss."""
+    return write("spaces/contrastive.toml", text)
+
+
+def images(classes: int = 16, count: int = 4) -> Prepare:
+    """Put other images in the place of those there are."""
+
+    def prepare(stage: Stage) -> None:
+        shutil.rmtree(stage.images)
+        stage.images.mkdir()
+        if classes:
+            make_image_folder(stage.tmp / "others", classes, count)
+            (stage.tmp / "others").rename(stage.images.with_name("images2"))
+            shutil.rmtree(stage.images)
+            stage.images.with_name("images2").rename(stage.images)
+
+    return prepare
+
+
+def truncate(pattern: str) -> Prepare:
+    """Cut a file in half."""
+
+    def prepare(stage: Stage) -> None:
+        path = next(stage.tmp.glob(pattern))
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+    return prepare
+
+
+def remove(pattern: str) -> Prepare:
+    """Delete files."""
+
+    def prepare(stage: Stage) -> None:
+        for path in stage.tmp.glob(pattern):
+            path.unlink()
+
+    return prepare
+
+
+def flip_a_pixel(stage: Stage) -> None:
+    path = stage.cache / "pixels.bin"
+    data = bytearray(path.read_bytes())
+    data[100] ^= 4
+    path.write_bytes(bytes(data))
+
+
+def of_another_format(stage: Stage) -> None:
+    path = stage.place.folder / "study.json"
+    content = read_json(path)
+    write_json(path, {**content, "format": 99, "provenance": {"wpm": "7.0"}})
+
+
+def without_a_key(stage: Stage) -> None:
+    path = stage.place.folder / "study.json"
+    content = read_json(path)
+    del content["trials"]
+    write_json(path, content)
+
+
+def unfinished(stage: Stage) -> None:
+    (stage.place.trial_folder(2) / "result.json").unlink()
+
+
+def all_failed(stage: Stage) -> None:
+    for number in range(3):
+        folder = TrainingFolder(stage.place.trial_folder(number))
+        folder.write_result({**(folder.read_result() or {}), "state": "failed", "score": None})
+
+
+def two_studies(stage: Stage) -> None:
+    shutil.copytree(stage.place.folder, stage.place.folder.with_name("triplet"))
+
+
+def in_use(stage: Stage) -> contextlib.AbstractContextManager[None]:
+    return hold_lock(stage.place.lock, wait_s=0, what="study")
+
+
+def zip_that_escapes(stage: Stage) -> None:
+    with zipfile.ZipFile(stage.tmp / "images.zip", "w") as archive:
+        for path in stage.images.glob("*/*.png"):
+            archive.write(path, path.relative_to(stage.images))
+        archive.writestr("../../evil.png", b"x")
+
+
+def torn_zip(stage: Stage) -> None:
+    with zipfile.ZipFile(stage.tmp / "images.zip", "w") as archive:
+        for path in stage.images.glob("*/*.png"):
+            archive.write(path, path.relative_to(stage.images))
+    data = (stage.tmp / "images.zip").read_bytes()
+    (stage.tmp / "images.zip").write_bytes(data[: len(data) // 2])
+
+
+def unreadable_images(stage: Stage) -> None:
+    (stage.images / "class_00" / "0.png").write_bytes(b"not an image")
+    torn = stage.images / "class_01" / "1.png"
+    torn.write_bytes(torn.read_bytes()[:60])
+
+
+def many_records_lost(stage: Stage) -> None:
+    for number in range(3):
+        (stage.place.trial_folder(number) / "trial.json").write_text("{")
+
+
+def no_write_permission(stage: Stage) -> None:
+    (stage.tmp / "closed").mkdir(mode=0o500)
+
+
+def leave_without_checkpoint(stage: Stage) -> None:
+    """Start a fourth trial, and lose its checkpoint."""
+    with Study(make_plan(stage.tmp, trials=4)) as study:
+        asked = study.ask()
+    assert asked is not None
+    folder = TrainingFolder(Path(asked[1]["folder"]))
+    folder.write_progress([], {"epoch": 1})
+    (folder.folder / "checkpoint-1.pt").unlink()
