@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.support.synthetic_records import write_studies
+from benchmarks.synthetic_records import write_studies
 
 REPEATS = 3
 COMMANDS = {

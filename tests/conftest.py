@@ -1,6 +1,6 @@
 """What every test shares: one thread, so that numbers and times do not depend on the machine."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +9,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.studies.test_study import run_trial
+from tests.support.image_trees import ImageTree
 from tests.support.tiny import make_image_folder, make_plan
+from tests.support.trials import run_trial
 from wpm.studies.plan import StudyPlan
 from wpm.studies.study import Study
-
-ImageTree = Callable[[Mapping[str, NDArray[np.uint8]]], Path]
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -11,7 +11,7 @@ import torch
 
 from analysis.embed import choose_run, main
 from analysis.studies.embeddings import folder_of, read_embedded
-from tests.studies.test_final_runs import drain, retrain_plan
+from tests.support.final_runs import drain, retrain_plan
 from tests.support.stored import write_final, write_run, write_search
 from tests.support.tiny import make_image_folder
 from wpm.errors import UserError

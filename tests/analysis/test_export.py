@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from analysis.export import export_run, main
-from tests.studies.test_final_runs import drain, retrain_plan
+from tests.support.final_runs import drain, retrain_plan
 from tests.support.tiny import make_pixels
 from wpm.errors import UserError
 from wpm.files import read_json

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.test_datasets import Server, serve
+from tests.support.download_server import Server, serve
 from tests.support.tiny import make_image_folder
 from wpm.cli.arguments import build_parser
 from wpm.cli.checks import locate_weights

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.functional import center_crop
 
-from tests.conftest import ImageTree
-from tests.data.test_crops import resize_by_pillow
+from tests.support.image_trees import ImageTree
+from tests.support.pillow import resize_by_pillow
 from wpm.data import crop_boxes
 from wpm.data.batches import BatchMaker, ClassBalancedSampler
 from wpm.data.crop_boxes import centre_crop_boxes, sample_crop_boxes

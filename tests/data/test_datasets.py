@@ -2,56 +2,23 @@
 
 import errno
 import hashlib
-import io
 import os
 import shutil
 import threading
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from tests.support.download_server import Server, serve
+from tests.support.errors import error_line
+from tests.support.image_trees import image_bytes, make_tree, make_zip
 from wpm.data import datasets
 from wpm.data.archives import Archive, fetch_archive, unpack_zip
 from wpm.data.datasets import DATASETS, load_index
 from wpm.data.index import DataSource, index_class_folders
 from wpm.errors import StorageError, UserError
-
-
-def image_bytes(level: int = 0) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("L", (4, 4), level).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def make_tree(root: Path, *paths: str) -> Path:
-    """Write an image at every path."""
-    for number, path in enumerate(paths):
-        (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_bytes(image_bytes(number))
-    return root
-
-
-def make_zip(path: Path, *members: str, content: bytes | None = None) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        for number, member in enumerate(members):
-            file.writestr(member, image_bytes(number) if content is None else content)
-    return path
-
-
-def error_line(error: pytest.ExceptionInfo[UserError]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
-
 
 # Trees
 
@@ -395,64 +362,6 @@ def test_several_unpackers_at_once_agree(tmp_path: Path) -> None:
 
 
 # Downloads, from a server of this process
-
-
-@dataclass
-class Server:
-    """What a test's server does, and the Range headers it was sent.
-
-    `cut_at` ends a connection after so many bytes of an answer.
-    """
-
-    data: bytes
-    resumes: bool = True
-    cut_at: int | None = None
-    status: int = 200
-    raw: bytes | None = None
-    ranges: list[str | None] = field(default_factory=list)
-    url: str = ""
-
-
-@contextmanager
-def serve(server: Server) -> Iterator[Server]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked = self.headers.get("Range")
-            server.ranges.append(asked)
-            if server.raw is not None:
-                self.wfile.write(server.raw)
-                return
-            if server.status != 200:
-                self.send_error(server.status)
-                return
-            start = 0
-            if server.resumes and asked:
-                start = int(asked.removeprefix("bytes=").removesuffix("-"))
-                if start >= len(server.data):
-                    self.send_error(416)
-                    return
-                self.send_response(206)
-                size = len(server.data)
-                self.send_header("Content-Range", f"bytes {start}-{size - 1}/{size}")
-            else:
-                self.send_response(200)
-            answer = server.data[start:]
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer[: server.cut_at])
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        server.url = f"http://127.0.0.1:{http.server_port}/images.zip"
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            http.shutdown()
-            thread.join()
 
 
 @pytest.fixture(autouse=True)

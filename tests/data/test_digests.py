@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import ImageTree
+from tests.support.image_trees import ImageTree
 from wpm.data import pixel_cache
 from wpm.data.decoding import DecodedPart, DecodingTask, decode_parts
 from wpm.data.digests import UnreadableImagesError

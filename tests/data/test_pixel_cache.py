@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.conftest import ImageTree
+from tests.support.image_trees import ImageTree
 from wpm.data import pixel_cache, pixels
 from wpm.data.decoding import DecodedPart, DecodingTask, decode_image, decode_parts
 from wpm.data.index import ImageIndex, index_class_folders

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from tests.data.test_datasets import Server, error_line, image_bytes, make_tree, serve
+from tests.support.download_server import Server, serve
+from tests.support.errors import error_line
+from tests.support.image_trees import image_bytes, make_tree
 from wpm.data.archives import Archive
 from wpm.data.datasets import DATASETS, load_index
 from wpm.data.index import DataSource, ImageIndex

@@ -15,9 +15,9 @@ import pytest
 
 from analysis.export import main as export_models
 from launch import main
-from tests.studies.test_final_runs import drain, retrain_plan
-from tests.studies.test_study import killed_launch, run_trial
+from tests.support.final_runs import drain, retrain_plan
 from tests.support.tiny import make_image_folder, make_plan
+from tests.support.trials import killed_launch, run_trial
 from wpm.data import pixel_cache, pixels
 from wpm.data.pixel_cache import build_pixels
 from wpm.errors import UserError

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.jobs.test_train_job import finish as finish_job
-from tests.jobs.test_train_job import make_job, scores
-from tests.studies.test_final_runs import finish, retrain_plan
+from tests.support.final_runs import finish_work, retrain_plan
 from tests.support.tiny import make_image_folder, make_plan, smoke_protocol, trainval_pixels
+from tests.support.training_jobs import finish, make_job, scores
 from wpm.cli.console import log_to_file
 from wpm.data.pixels import Pixels
 from wpm.errors import StorageError
@@ -46,7 +45,7 @@ def leftovers(root: Path) -> list[str]:
 
 @pytest.mark.parametrize("size", [0, 100, 50_000])
 def test_full_disk_during_a_checkpoint(tmp_path: Path, size: int) -> None:
-    whole = finish_job(make_job(tmp_path / "whole"))
+    whole = finish(make_job(tmp_path / "whole"))
     job = make_job(tmp_path / "full")
     job.step()
     folder = tmp_path / "full" / "training"
@@ -55,7 +54,7 @@ def test_full_disk_during_a_checkpoint(tmp_path: Path, size: int) -> None:
         job.step()
     job.close()
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "lock"} == before
-    resumed = finish_job(make_job(tmp_path / "full"))
+    resumed = finish(make_job(tmp_path / "full"))
     assert scores(resumed[-1]) == scores(whole[-1])
 
 
@@ -72,11 +71,11 @@ def test_full_disk_when_a_training_ends(tmp_path: Path, monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         patch.setattr(TrainingFolder, "write_result", fill_up)
         with pytest.raises(StorageError, match=rf"result\.json: {FULL}"):
-            finish_job(job)
+            finish(job)
     job.close()
     assert folder.read_result() is None
     assert leftovers(tmp_path / "training") == []
-    (last,) = finish_job(make_job(tmp_path, export=True))[-1:]
+    (last,) = finish(make_job(tmp_path, export=True))[-1:]
     assert last.result is not None
     assert last.result["state"] == COMPLETE
     assert len(last.result["models"]) == 4
@@ -110,7 +109,7 @@ def test_error_of_the_system_is_not_the_trials(
         with pytest.raises(StorageError, match=r"pixels\.bin: cannot be .* \(Stale file handle\)"):
             job.step()
     assert TrainingFolder(tmp_path / "training").read_result() is None
-    assert finish_job(job)[-1].result is not None
+    assert finish(job)[-1].result is not None
 
 
 def test_full_disk_during_a_line_of_a_log_of_accesses(tmp_path: Path) -> None:
@@ -229,7 +228,7 @@ def finals(plan: RetrainPlan, sizes: Sizes) -> bool:
                 if work is None:
                     return True
                 with largest_file(sizes()):
-                    finish(source, work)
+                    finish_work(source, work)
     except StorageError as error:
         assert "cannot be written (File too large); free space" in str(error)
         return False

@@ -13,37 +13,16 @@ import pytest
 import torch
 
 from tests.support.tiny import make_config, make_pixels
+from tests.support.training_jobs import finish, make_job, scores
 from wpm import __version__
 from wpm.errors import DamagedFileError, LockedError, UserError
 from wpm.files import read_json, write_json
-from wpm.jobs.job import InterruptedJobError, StepResult
+from wpm.jobs.job import InterruptedJobError
 from wpm.jobs.start import start_job
 from wpm.jobs.train_job import TrainJob, identify, training_payload
 from wpm.records import COMPLETE, FAILED, PRUNED, TrainingFolder, model_file, summarise
 from wpm.training.config import TrainingConfig
 from wpm.training.fold import FoldTraining
-
-
-def make_job(
-    tmp_path: Path, config: TrainingConfig | None = None, export: bool = False
-) -> TrainJob:
-    config = config or make_config()
-    folder = tmp_path / "training"
-    if not (folder / "trial.json").exists():
-        TrainingFolder(folder).write_identity(identify(0, config))
-    return TrainJob(folder, make_pixels(tmp_path).folder, config, export)
-
-
-def finish(job: TrainJob) -> list[StepResult]:
-    steps = [job.step()]
-    while steps[-1].result is None:
-        steps.append(job.step())
-    job.close()
-    return steps
-
-
-def scores(step: StepResult) -> list[tuple[int, float]]:
-    return [(r["epoch"], r["best_map_at_r"]) for r in step.reports]
 
 
 def test_steps_report_every_validation_and_end_complete(tmp_path: Path) -> None:
@@ -209,7 +188,7 @@ def test_exception_of_a_loss_fails_by_name_and_leaves_a_traceback(tmp_path: Path
         ),
         (
             ZeroDivisionError("of my own\nloss"),
-            "ZeroDivisionError: of my own loss (test_jobs.py, l",
+            "ZeroDivisionError: of my own loss (test_train_job.py, l",
         ),
         (KeyError("x" * 1000), "KeyError: 'xxx"),
     ],

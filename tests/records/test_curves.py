@@ -9,7 +9,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from tests.jobs.test_train_job import finish, make_job
+from tests.support.training_jobs import finish, make_job
 from wpm.records import TrainingFolder
 from wpm.records.curves import MEAN, SCALARS, CurveFile
 

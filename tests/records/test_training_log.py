@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.test_train_job import finish, make_job
+from tests.support.training_jobs import finish, make_job
 from wpm.cli.console import LOGS_KEPT, new_log
 from wpm.records import training_log
 from wpm.records.training_log import LOG_NAME, last_lines, log_training

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 import launch
-from tests.studies.test_study import curve
 from tests.support.tiny import make_image_folder, make_plan
+from tests.support.trials import curve
 from wpm.jobs.job import StepResult
 from wpm.jobs.work import Work, WorkSource
 from wpm.records import StudyPlace, TrainingFolder, gpu_seconds, read_all_reports

@@ -2,58 +2,22 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.studies.test_study import run_trial
+from tests.support.final_runs import drain, finish_work, retrain_plan
 from tests.support.tiny import make_plan, smoke_protocol
-from wpm.data.index import DataSource
+from tests.support.trials import run_trial
 from wpm.errors import UserError
 from wpm.files import read_json, write_json
 from wpm.jobs.held_out_embeddings import embed_test_images
 from wpm.jobs.job import StepResult
-from wpm.jobs.start import start_job
-from wpm.jobs.work import Work
 from wpm.records import COMPLETE, FAILED, TrainingFolder, read_finals, summarise
 from wpm.studies.best_trials import check_same_study, choose_best_trials
 from wpm.studies.final_runs import FIRST_SEED, RetrainPlan, RetrainWork
 from wpm.studies.plan import StudyPlan
 from wpm.studies.study import Study
 from wpm.studies.study_end import STUDY_FAILED, STUDY_FINISHED, StudyEnd
-
-
-def retrain_plan(plan: StudyPlan, tmp_path: Path, runs: int = 2) -> RetrainPlan:
-    (best,) = choose_best_trials(plan.place, allow_unfinished=False)
-    return RetrainPlan(
-        place=plan.place,
-        protocol=plan.protocol,
-        parameters=best.identity["parameters"],
-        chosen={"trial": best.identity["number"], "score": 0.8},
-        source=DataSource("folder", tmp_path / "images", tmp_path / "work"),
-        pixels=plan.pixels,
-        runs=runs,
-    )
-
-
-def drain(source: RetrainWork) -> list[dict[str, Any]]:
-    """Do all work in this process; return the payloads in order."""
-    done = []
-    while (work := source.next_work()) is not None:
-        done.append(dict(work.payload))
-        finish(source, work)
-    return done
-
-
-def finish(source: RetrainWork, work: Work) -> None:
-    job = start_job(work.payload)
-    try:
-        step = job.step()
-        while step.result is None:
-            step = job.step()
-    finally:
-        job.close()
-    source.on_ended(work, step)
 
 
 def test_best_complete_trial_is_chosen(study_plan: StudyPlan) -> None:
@@ -124,7 +88,7 @@ def test_test_images_leave_a_line_in_the_record(study_plan: StudyPlan, tmp_path:
         for _ in range(4):
             work = source.next_work()
             assert work is not None
-            finish(source, work)
+            finish_work(source, work)
         assert not log.exists(), "training opened test images"
         drain(source)
     assert len(log.read_text().splitlines()) == 1
@@ -173,7 +137,7 @@ def test_finished_work_is_not_repeated(study_plan: StudyPlan, tmp_path: Path) ->
         for _ in range(2):  # two of four folds, then the launch is killed
             work = source.next_work()
             assert work is not None
-            finish(source, work)
+            finish_work(source, work)
     with RetrainWork([plan], lambda line: None) as again:
         assert [p["kind"] for p in drain(again)] == ["train", "train", "test"]
     with RetrainWork([plan], lambda line: None) as third:
@@ -280,11 +244,11 @@ def test_a_failed_run_keeps_no_models(study_plan: StudyPlan, tmp_path: Path) -> 
     with RetrainWork([plan], lambda line: None) as source:
         first, second, third = (source.next_work() for _ in range(3))
         assert first and second and third
-        finish(source, first)
+        finish_work(source, first)
         assert models_under(plan) == 1
         source.on_crashed(second, "killed")
         assert models_under(plan) == 0
-        finish(source, third)  # it was running when its run failed
+        finish_work(source, third)  # it was running when its run failed
         assert models_under(plan) == 0
 
 
@@ -293,7 +257,7 @@ def test_a_retired_study_is_left_for_a_later_launch(study_plan: StudyPlan, tmp_p
     with RetrainWork([plan], lambda line: None) as source:
         works = [source.next_work() for _ in range(3)]
         assert works[0] and works[1]
-        finish(source, works[0])
+        finish_work(source, works[0])
         source.retire(plan.place.name)
         source.on_suspended(works[1])
         assert source.next_work() is None
@@ -312,7 +276,7 @@ def test_the_last_fold_of_a_retired_study_is_not_tested(
         source.retire(plan.place.name)
         for work in works:
             assert work is not None
-            finish(source, work)
+            finish_work(source, work)
         assert source.exhausted
         assert source.remaining == 1
     with RetrainWork([plan], lambda line: None) as again:

@@ -17,8 +17,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from tests.studies.test_study import killed_launch, run_trial, states
 from tests.support.tiny import make_plan
+from tests.support.trials import killed_launch, run_trial, states
 from wpm.errors import DamagedFileError, StorageError
 from wpm.records import TrainingFolder
 from wpm.studies.journal import CheckedJournal, open_journal

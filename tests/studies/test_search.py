@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.studies.test_study import curve
 from tests.support.tiny import make_plan
+from tests.support.trials import curve
 from wpm.errors import UserError
 from wpm.jobs.job import StepResult
 from wpm.jobs.work import Work

@@ -1,8 +1,6 @@
 """The search's memory, on real Optuna studies with invented learning curves."""
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import pytest
 from optuna.trial import TrialState
 
 from tests.support.tiny import make_plan
+from tests.support.trials import EPOCHS, curve, killed_launch, run_trial, states
 from wpm.errors import LockedError, UserError
 from wpm.records import (
     COMPLETE,
@@ -25,57 +24,9 @@ from wpm.studies.plan import StudyPlan
 from wpm.studies.samplers import SAMPLER_NAMES
 from wpm.studies.study import Study
 
-EPOCHS = 9  # of the invented trainings: rungs at 1, 3 and 9
-
-
-def report(epoch: int, value: float) -> dict[str, Any]:
-    fold = {
-        "best_map_at_r": value,
-        "best_epoch": epoch,
-        "training_seconds": 1.0,
-        "validation_seconds": 0.5,
-    }
-    return {"epoch": epoch, "best_map_at_r": value, "folds": [fold]}
-
-
-def curve(quality: float, epochs: int = EPOCHS) -> list[dict[str, Any]]:
-    return [report(e, quality * e / EPOCHS) for e in range(1, epochs + 1)]
-
-
-def run_trial(study: Study, quality: Callable[[int], float]) -> int | None:
-    """Run one trial as a worker and its driver would; return its number."""
-    asked = study.ask()
-    if asked is None:
-        return None
-    number, payload = asked
-    folder = TrainingFolder(Path(payload["folder"]))
-    reports: list[dict[str, Any]] = []
-    for step in curve(quality(number)):
-        reports.append(step)
-        folder.write_progress(reports, {"epoch": step["epoch"]})
-        if study.report(number, reports):
-            study.tell_stopped(number, reports)
-            return number
-    result = summarise(COMPLETE, "", reports)
-    folder.write_result(result)
-    study.record_ended(number, result, reports)
-    return number
-
-
-@contextlib.contextmanager
-def killed_launch(plan: StudyPlan) -> Iterator[Study]:
-    """Yield a study whose launch then vanishes without a word."""
-    study = Study(plan)
-    yield study
-    study._held.close()  # what the system does with a dead process's lock
-
 
 def points(study: Study) -> list[dict[str, Any]]:
     return [t.params for t in study._study.get_trials(deepcopy=False)]
-
-
-def states(study: Study) -> list[TrialState]:
-    return [t.state for t in study._study.get_trials(deepcopy=False)]
 
 
 def test_budget_is_used_up_and_states_are_told(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from tests.conftest import ImageTree
+from tests.support.image_trees import ImageTree
 from wpm.data.batches import BatchMaker
 from wpm.data.index import index_class_folders
 from wpm.data.pixel_cache import build_pixels

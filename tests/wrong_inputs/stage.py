@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.studies.test_study import run_trial
 from tests.support.tiny import make_image_folder, make_plan
+from tests.support.trials import run_trial
 from wpm.files import hold_lock, read_json, write_json
 from wpm.records import StudyPlace, TrainingFolder
 from wpm.studies.study import Study

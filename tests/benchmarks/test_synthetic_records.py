@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from analysis import compare, rank_trials, table, validate
+from benchmarks.synthetic_records import write_studies
 from tests.support.stored import bytes_under
-from tests.support.synthetic_records import write_studies
 from wpm.records import find_studies, read_trials
 
 SCRIPTS = {

@@ -1,0 +1,44 @@
+"""Final runs of a study on the tiny images, run in the test's own process."""
+
+from pathlib import Path
+from typing import Any
+
+from wpm.data.index import DataSource
+from wpm.jobs.start import start_job
+from wpm.jobs.work import Work
+from wpm.studies.best_trials import choose_best_trials
+from wpm.studies.final_runs import RetrainPlan, RetrainWork
+from wpm.studies.plan import StudyPlan
+
+
+def retrain_plan(plan: StudyPlan, tmp_path: Path, runs: int = 2) -> RetrainPlan:
+    (best,) = choose_best_trials(plan.place, allow_unfinished=False)
+    return RetrainPlan(
+        place=plan.place,
+        protocol=plan.protocol,
+        parameters=best.identity["parameters"],
+        chosen={"trial": best.identity["number"], "score": 0.8},
+        source=DataSource("folder", tmp_path / "images", tmp_path / "work"),
+        pixels=plan.pixels,
+        runs=runs,
+    )
+
+
+def drain(source: RetrainWork) -> list[dict[str, Any]]:
+    """Do all work in this process; return the payloads in order."""
+    done = []
+    while (work := source.next_work()) is not None:
+        done.append(dict(work.payload))
+        finish_work(source, work)
+    return done
+
+
+def finish_work(source: RetrainWork, work: Work) -> None:
+    job = start_job(work.payload)
+    try:
+        step = job.step()
+        while step.result is None:
+            step = job.step()
+    finally:
+        job.close()
+    source.on_ended(work, step)
