@@ -1,46 +1,17 @@
-"""Configuration: names are parsed, values are checked, JSON brings back what went in."""
+"""Protocols: the published values, what is refused, and that JSON brings back what went in."""
 
 import dataclasses
 import json
-import math
 
 import pytest
 
 from wpm.errors import UserError
 from wpm.protocols import (
     PROTOCOL_NAMES,
-    Protocol,
     default_protocol,
     find_protocol,
     protocol_from_json,
 )
-from wpm.rows import Row
-from wpm.training.config import TrainingConfig
-
-
-@pytest.mark.parametrize(
-    ("name", "loss", "mined"),
-    [
-        ("triplet", "triplet", False),
-        ("triplet+wpm", "triplet", True),
-        ("multi_similarity_miner+wpm", "multi_similarity_miner", True),
-        ("wpm", "wpm", False),
-        ("a1_", "a1_", False),
-    ],
-)
-def test_row_is_parsed_and_printed(name: str, loss: str, mined: bool) -> None:
-    row = Row.parse(name)
-    assert row == Row(loss, mined)
-    assert str(row) == name
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["", "+wpm", "a+wpm+wpm", "Triplet", "triplet +wpm", "triplet\n", "1a", "../x", "a-b", "a+wp"],
-)
-def test_bad_row_names_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match=r"is not LOSS or LOSS\+wpm"):
-        Row.parse(name)
 
 
 def test_published_protocol_has_the_published_values() -> None:
@@ -96,33 +67,6 @@ def test_json_brings_back_the_protocol(name: str) -> None:
     data = json.loads(json.dumps(dataclasses.asdict(protocol)))
     assert protocol_from_json(data) == protocol
     assert isinstance(protocol_from_json(data).crop_scale, tuple)
-
-
-def make_config(protocol: Protocol | None = None, **parameters: float) -> TrainingConfig:
-    protocol = protocol or find_protocol("small", "glyphs")
-    return TrainingConfig("triplet+wpm", protocol, parameters, seed=3, folds=(0, 2))
-
-
-def test_json_brings_back_the_configuration() -> None:
-    config = make_config(margin=1 / 3, sharpness=32)
-    assert TrainingConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
-    assert TrainingConfig.from_json(config.to_json()) == config
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_parameters_that_are_not_finite_are_refused(value: float) -> None:
-    with pytest.raises(UserError, match=f"parameter margin is {value}, must be finite"):
-        make_config(margin=value)
-
-
-def test_negative_seed_is_refused() -> None:
-    with pytest.raises(UserError, match="seed is -1"):
-        dataclasses.replace(make_config(), seed=-1)
-
-
-def test_configurations_cannot_be_changed() -> None:
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        make_config().seed = 4  # type: ignore[misc]
 
 
 def test_default_protocol_is_that_of_the_published_table() -> None:

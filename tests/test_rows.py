@@ -1,4 +1,4 @@
-"""Every row of the table: its loss against plain formulas, its space, its training."""
+"""Rows of the table: their names; and of each its loss, its space, its training."""
 
 import math
 from collections import Counter
@@ -657,3 +657,28 @@ def test_pair_row_takes_all_classes_where_they_are_fewer_than_its_batch(pixels: 
     fold = make_training("triplet", pixels, folds=(0,), classes_per_batch=8, images_per_class=4)
     labels = Counter(pixels.labels[fold.folds[0]._draw_batch()].tolist())
     assert sorted(labels.values()) == [4] * 6
+
+
+@pytest.mark.parametrize(
+    ("name", "loss", "mined"),
+    [
+        ("triplet", "triplet", False),
+        ("triplet+wpm", "triplet", True),
+        ("multi_similarity_miner+wpm", "multi_similarity_miner", True),
+        ("wpm", "wpm", False),
+        ("a1_", "a1_", False),
+    ],
+)
+def test_row_is_parsed_and_printed(name: str, loss: str, mined: bool) -> None:
+    row = Row.parse(name)
+    assert row == Row(loss, mined)
+    assert str(row) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "+wpm", "a+wpm+wpm", "Triplet", "triplet +wpm", "triplet\n", "1a", "../x", "a-b", "a+wp"],
+)
+def test_bad_row_names_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"is not LOSS or LOSS\+wpm"):
+        Row.parse(name)

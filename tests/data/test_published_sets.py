@@ -33,11 +33,6 @@ from wpm.data.published_sets import (
 from wpm.errors import UserError
 
 
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-
 def make_cub(place: Path) -> None:
     """Three classes; the files list their images in another order than that of the classes."""
     top = place / "CUB_200_2011"
@@ -457,6 +452,7 @@ def evil_zip(member: str) -> bytes:
         (PRODUCTS, evil_zip("../evil")),
         (PRODUCTS, evil_zip("/nowhere/evil")),
     ],
+    ids=["tar", "tar_below", "tar_absolute", "link", "link_absolute", "zip", "zip_absolute"],
 )
 def test_member_that_would_escape_is_refused_by_name(
     case: Case, data: bytes, tmp_path: Path

@@ -2,7 +2,6 @@
 
 import pytest
 
-from analysis.text.layout import format_hours
 from wpm.records import device_hours
 
 
@@ -13,9 +12,3 @@ def test_share_of_a_gpu_counts_where_it_is_recorded(gpus: float | None, hours: f
     outcome = {"training_seconds": 5400.0, "validation_seconds": 1800.0}
     more = {} if gpus is None else {"gpus": gpus}
     assert device_hours({**outcome, **more}) == hours
-
-
-def test_few_hours_have_more_digits() -> None:
-    assert [format_hours(h) for h in (0.0, 0.01849, 9.87654, 123.456)] == [
-        "0.000", "0.018", "9.877", "123.5",
-    ]  # fmt: skip

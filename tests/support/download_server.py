@@ -1,10 +1,13 @@
 """A web server on loopback that offers one archive, and misbehaves where a test asks it to."""
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from wpm.data.archives import Archive
 
 
 @dataclass
@@ -21,6 +24,11 @@ class Server:
     raw: bytes | None = None
     ranges: list[str | None] = field(default_factory=list)
     url: str = ""
+
+    @property
+    def archive(self) -> Archive:
+        """The archive as a data set would name it, with its checksum."""
+        return Archive(self.url, hashlib.sha256(self.data).hexdigest())
 
 
 @contextmanager

@@ -1,0 +1,84 @@
+"""The process that runs a trial: how it ends, and what it says; Ray itself is not started."""
+
+import signal
+import threading
+from typing import Any
+
+import pytest
+
+from wpm.cluster.worker import Worker
+from wpm.errors import StorageError, UserError
+from wpm.jobs.job import InterruptedJobError, StepResult
+
+
+def make_worker() -> tuple[Worker, dict[str, Any]]:
+    """Return a worker without a process of its own, and what it was set up with."""
+    worker = Worker.__new__(Worker)
+    worker._lookout = threading.Thread()  # never started, and no signal is taken over
+    config = {"threads": 1, "gpus": 0.0, "payload": "{}", "stop_file": ""}
+    worker.setup(config)
+    return worker, config
+
+
+class ExitedError(Exception):
+    """The actor's process would be gone."""
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_worker_asked_to_end_leaves_at_once_while_its_work_starts(
+    monkeypatch: pytest.MonkeyPatch, started: bool
+) -> None:
+    """A job may wait minutes for the lock of an orphan."""
+    heard: list[str] = []
+
+    class Slow:
+        def step(self) -> StepResult:
+            worker._receive(signal.SIGTERM, None)
+            assert heard == ["interrupt"]
+            raise InterruptedJobError
+
+        def interrupt(self) -> None:
+            heard.append("interrupt")
+
+        def close(self) -> None:
+            heard.append("close")
+
+    def start(payload: object) -> Slow:
+        if not started:
+            worker._receive(signal.SIGTERM, None)
+            raise AssertionError("it would have waited")
+        return Slow()
+
+    def leave() -> None:
+        raise ExitedError
+
+    monkeypatch.setattr("wpm.cluster.worker.start_job", start)
+    monkeypatch.setattr("wpm.cluster.worker.exit_actor", leave)
+    worker, _ = make_worker()
+    with pytest.raises(ExitedError):
+        worker.step()
+    assert heard == (["interrupt", "close"] if started else [])
+
+
+def test_worker_says_what_is_wrong_and_lets_its_work_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    closed = []
+
+    class FullDisk:
+        def step(self) -> StepResult:
+            raise StorageError("checkpoint-1.pt: cannot be written (No space left on device)")
+
+        def close(self) -> None:
+            closed.append(self)
+
+    def refuse(payload: object) -> FullDisk:
+        raise UserError("trials/0007: not visible on node 2")
+
+    monkeypatch.setattr("wpm.cluster.worker.start_job", lambda payload: FullDisk())
+    worker, config = make_worker()
+    assert worker.step()["refused"].startswith("checkpoint-1.pt: cannot be written")
+    assert len(closed) == 1
+    monkeypatch.setattr("wpm.cluster.worker.start_job", refuse)
+    assert worker.reset_config(config)
+    assert worker.step() == {"refused": "trials/0007: not visible on node 2"}
