@@ -1,4 +1,4 @@
-"""Embed the test images with the best models, so that the report can show what they retrieve."""
+"""Embed the test images with the best models; the report then shows what they retrieve."""
 
 import argparse
 import sys
@@ -16,10 +16,10 @@ from wpm.rows import Row
 
 DESCRIPTION = """Embed the test images with the models of each study's best configuration.
 
-Of the configurations with tested final runs the best in validation, its first run. Writes
-embeddings, labels and thumbnails to OUT/DATASET/PROTOCOL/ROW, which python -m analysis.report
---embeddings OUT shows. As test images are opened, a line in the study's test_access.jsonl says so;
-they must be those that the run was tested on.
+The models are those of the first tested run of the configuration that is best in validation.
+Writes embeddings, labels and thumbnails to OUT/DATASET/PROTOCOL/ROW; python -m analysis.report
+--embeddings OUT shows them. The images must be those that the run was tested on. Every time that
+test images are opened, a line is added to the study's test_access.jsonl.
 """
 EXAMPLES = """  python -m analysis.embed --dataset omniglot
   python -m analysis.embed --dataset folder --data-root DIR --row triplet+wpm --out embeddings
@@ -79,11 +79,16 @@ def _embed(args: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit code."""
+    """Run the command; return the exit code."""
     parser = build_parser("analysis.embed", DESCRIPTION, EXAMPLES)
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="the images, as in launch.py")
     parser.add_argument(
-        "--work-root", type=Path, default=Path("data"), help="decoded and unpacked images [data]"
+        "--data-root", type=Path, metavar="DIR", help="folder of the images, as for launch.py"
+    )
+    parser.add_argument(
+        "--work-root",
+        type=Path,
+        default=Path("data"),
+        help="folder of decoded and unpacked images [data]",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("embeddings"), help="folder to write [embeddings]"

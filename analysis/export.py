@@ -1,4 +1,4 @@
-"""Copy a final run's models out of the records: safetensors, and a small JSON beside each."""
+"""Copy the models of a final run out of the records, each with a small JSON file beside it."""
 
 import argparse
 import sys
@@ -13,9 +13,9 @@ from wpm.errors import UserError
 
 DESCRIPTION = """Copy the models of a final run out of the records.
 
-For every fold a safetensors file with the weights, and a JSON file with all that is needed to use
-them: trunk, embedding size, how images are resized and cropped, where they come from, test scores.
-wpm.model.exported.load_exported(FOLDER) gives a callable from images to concatenated embeddings.
+Writes for every fold a safetensors file with the weights, and a JSON file with what is needed to
+use them: trunk, embedding size, how images are resized and cropped, test scores, and provenance.
+wpm.model.load_exported(FOLDER) returns a callable from images to concatenated embeddings.
 """
 EXAMPLES = """  python -m analysis.export --dataset omniglot --row triplet+wpm --out exported
 """
@@ -33,9 +33,9 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit code."""
+    """Run the command; return the exit code."""
     parser = build_parser("analysis.export", DESCRIPTION, EXAMPLES)
-    parser.add_argument("--run", type=at_least(1), default=1, help="which tested run [1]")
+    parser.add_argument("--run", type=at_least(1), default=1, help="number of the tested run [1]")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
     return run_main(parser, _export, arguments)
 

@@ -40,7 +40,7 @@ def _print_importance(args: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit code."""
+    """Run the command; return the exit code."""
     parser = build_parser("analysis.importance", DESCRIPTION, EXAMPLES)
     parser.add_argument(
         "--complete-only",
