@@ -1,1 +1,4 @@
-"""Scripts that read records, and nothing else: no Ray, no Optuna, no torch."""
+"""Commands that read the records of searches and final runs; each file here is one command.
+
+Only `analysis.embed` opens images, and only parameter importance uses Optuna. Nothing uses Ray.
+"""

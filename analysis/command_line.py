@@ -1,4 +1,4 @@
-"""What the analysis scripts share: flags, the selection of studies, and errors in one line."""
+"""What all analysis commands share: their common flags, and errors in one line."""
 
 import argparse
 import os
@@ -12,19 +12,19 @@ from wpm.errors import UserError
 from wpm.formatting import FORMATS
 
 EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141  # what a shell reports of a program whose reader went away
+EXIT_BROKEN_PIPE = 141  # the code that a shell reports if the reader of a pipe has ended
 
 
 def build_parser(
     module: str, description: str, examples: str, formats: Sequence[str] = FORMATS
 ) -> argparse.ArgumentParser:
-    """Return a parser of the flags that all scripts have.
+    """Return a parser with the flags that all commands have.
 
     Args:
-        module: the script, as after `python -m`.
-        description: what it prints.
-        examples: commands, shown below the flags.
-        formats: that it can print; the first is the default.
+        module: name of the command's module, as it stands after `python -m`.
+        description: text above the flags: what the command prints.
+        examples: text below the flags: one command on each line.
+        formats: the formats that the command can print; the first is the default.
     """
     parser = CommandParser(
         prog=f"python -m {module}",
@@ -35,7 +35,7 @@ def build_parser(
     )
     which = parser.add_argument_group("which studies (default: all)")
     which.add_argument("--dataset", nargs="+", metavar="NAME", help="data sets")
-    # --rows is how launch.py calls it: the same selection can be given to both.
+    # launch.py calls this flag --rows: people can give the same selection to both.
     which.add_argument("--row", "--rows", nargs="*", metavar="ROW", help="LOSS or LOSS+wpm")
     which.add_argument("--protocol", nargs="+", metavar="NAME", help="protocols")
     which.add_argument("--run-root", type=Path, default=Path("runs"), help="records [runs]")
@@ -49,12 +49,11 @@ def run_main(
     command: Callable[[argparse.Namespace], None],
     arguments: Sequence[str] | None,
 ) -> int:
-    """Parse arguments and run a script.
+    """Parse arguments and run a command.
 
     Args:
-        parser: of the script's flags.
         command: prints what the flags ask for.
-        arguments: from the command line if None.
+        arguments: None means those of the command line.
 
     Returns:
         The exit code.
@@ -65,9 +64,9 @@ def run_main(
     args = parser.parse_args(arguments)
     try:
         command(args)
-        sys.stdout.flush()  # a closed pipe is noticed here, not when the interpreter ends
+        sys.stdout.flush()  # so that a closed pipe raises here, and not when Python exits
     except BrokenPipeError:
-        # Whatever is still buffered has nowhere to go; the interpreter flushes it once more.
+        # Python flushes the remaining output once more when it exits; discard it, or that raises.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:

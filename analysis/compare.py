@@ -1,4 +1,4 @@
-"""Compare two rows: their final runs, seed by seed, and the course of their searches."""
+"""Compare two rows: their final runs, seed by seed, and the progress of their searches."""
 
 import argparse
 import sys
@@ -19,14 +19,15 @@ from wpm.errors import UserError
 
 DESCRIPTION = """Compare two rows, such as a loss and its twin with within-pair mining.
 
-Final runs: difference of the test scores, second row minus first, in percentage points; its 95%
-interval (Student t) and two-sided p-values of the paired t-test and of the exact sign-flip test.
-Runs are paired by seed; the folds of a run make one score. Several pairs: p-values are corrected
-together (Holm). Searches: best validation MAP@R as trials and device-hours went by, and the best to
-expect of fewer trials in random order [95% bootstrap interval]. docs/statistics.md says more.
+Final runs: the difference of the test scores, second row minus first, in percentage points, with
+its 95% interval (Student t) and two-sided p-values of the paired t-test and the exact sign-flip
+test. Runs are paired by seed; the folds of a run make one score. The p-values of several pairs of
+rows are corrected together (Holm).
+Searches: the best validation MAP@R after some trials and device-hours, and the best to expect from
+fewer trials in random order [95% bootstrap interval]. docs/statistics.md says more.
 
-Searches must have had the same budget, protocol and images; else they are refused, or flagged with
---allow-unequal. Rows are ROW, DATASET/ROW or DATASET/PROTOCOL/ROW, and come before the flags.
+Rows whose searches had another budget, protocol or images are left out; --allow-unequal compares
+and flags them. Rows are ROW, DATASET/ROW or DATASET/PROTOCOL/ROW, and come before the flags.
 """
 EXAMPLES = """  python -m analysis.compare contrastive contrastive+wpm --dataset omniglot
   python -m analysis.compare --all-twins --dataset omniglot --format markdown
@@ -54,19 +55,23 @@ def _print_comparisons(args: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit code."""
+    """Run the command; return the exit code."""
     parser = build_parser("analysis.compare", DESCRIPTION, EXAMPLES)
     parser.add_argument("rows", nargs="*", metavar="A B", help="two rows: B is compared with A")
     what = parser.add_argument_group("what to compare")
     what.add_argument(
-        "--all-twins", action="store_true", help="every row that has a +wpm twin with that twin"
+        "--all-twins",
+        action="store_true",
+        help="compare every row with its +wpm twin, if it has one",
     )
     add_score_flags(what)
     what.add_argument(
-        "--allow-unequal", action="store_true", help="compare and flag unequal searches as well"
+        "--allow-unequal", action="store_true", help="compare and flag unequal searches too"
     )
     what.add_argument(
-        "--curves", action="store_true", help="in CSV the course of the searches, a line a trial"
+        "--curves",
+        action="store_true",
+        help="CSV only: the progress of the searches, one line for each trial",
     )
     return run_main(parser, _print_comparisons, arguments)
 

@@ -1,44 +1,29 @@
-"""Embed the test images with the best models, so that the report can show what they retrieve."""
+"""Embed the test images with the best models; the report then shows what they retrieve."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from analysis.command_line import build_parser, run_main
-from analysis.studies.embeddings import folder_of, write_embedded
+from analysis.studies.embeddings import EmbeddedRun, folder_of, write_embedded
+from analysis.studies.scored_runs import find_scored_runs
 from analysis.studies.selection import report_problems, require_study, select_studies
 from wpm.errors import UserError
 from wpm.protocols import protocol_from_json
-from wpm.records import COMPLETE, StudyPlace, best_tested, read_finals
+from wpm.records import StudyPlace
 from wpm.rows import Row
 
 DESCRIPTION = """Embed the test images with the models of each study's best configuration.
 
-Of the configurations with tested final runs the best in validation, its first run. Writes
-embeddings, labels and thumbnails to OUT/DATASET/PROTOCOL/ROW, which python -m analysis.report
---embeddings OUT shows. As test images are opened, a line in the study's test_access.jsonl says so;
-they must be those that the run was tested on.
+The models are those of the first tested run of the configuration that is best in validation.
+Writes embeddings, labels and thumbnails to OUT/DATASET/PROTOCOL/ROW; python -m analysis.report
+--embeddings OUT shows them. The images must be those that the run was tested on. Every time that
+test images are opened, a line is added to the study's test_access.jsonl.
 """
 EXAMPLES = """  python -m analysis.embed --dataset omniglot
   python -m analysis.embed --dataset folder --data-root DIR --row triplet+wpm --out embeddings
 """
-
-
-def choose_run(place: StudyPlace) -> tuple[Path, dict[str, Any], dict[str, Any]] | None:
-    """Return a study's best tested run.
-
-    Returns:
-        Its folder, its result.json and where its configuration comes from; None without one.
-    """
-    finals, problems = read_finals(place)
-    report_problems(problems)
-    best = best_tested(finals)
-    if best is None:
-        return None
-    result = best.with_state(COMPLETE)[0]
-    return best.folder / f"seed-{result['seed']}", result, dict(best.content["chosen"])
 
 
 def embed_study(
@@ -47,30 +32,31 @@ def embed_study(
     """Embed the test images of a study.
 
     Args:
-        place: the study.
         out: folder of all embeddings.
-        data_root: the user's images, None for the default place.
+        data_root: folder of the images; None for the default place.
         work_root: folder of decoded and unpacked images.
 
     Returns:
-        The folder that was written; None where the study has no model to embed with.
+        The folder that was written; None if the study has no model to embed with.
 
     Raises:
         UserError: the images are not those that the run was tested on, or a model is missing.
     """
-    run = choose_run(place) if Row.parse(place.row).trained else None
-    if run is None:
+    runs = find_scored_runs(place) if Row.parse(place.row).trained else ()
+    if not runs:
         return None
-    from wpm.data.index import DataSource  # here: --help needs no torch
+    # Imported here: the help text needs no torch.
+    from wpm.data.index import DataSource
     from wpm.jobs.held_out_embeddings import embed_test_images
 
-    folder, result, chosen = run
+    run = runs[0]
     protocol = protocol_from_json(require_study(place)["identity"]["protocol"])
     source = DataSource(place.dataset, data_root, work_root)
-    images = embed_test_images(place, source, protocol, folder, result)
+    images = embed_test_images(place, source, protocol, run.folder, run.result)
     target = folder_of(out, place)
-    about = {"study": place.name, "trial": chosen["trial"], "seed": result["seed"]}
-    write_embedded(target, images, {**about, "test": result["concatenated"]})
+    scores = run.result["concatenated"]
+    embedded = EmbeddedRun(images, place.name, run.trial, run.result["seed"], scores)
+    write_embedded(target, embedded)
     return target
 
 
@@ -93,11 +79,16 @@ def _embed(args: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit code."""
+    """Run the command; return the exit code."""
     parser = build_parser("analysis.embed", DESCRIPTION, EXAMPLES)
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="the images, as in launch.py")
     parser.add_argument(
-        "--work-root", type=Path, default=Path("data"), help="decoded and unpacked images [data]"
+        "--data-root", type=Path, metavar="DIR", help="folder of the images, as for launch.py"
+    )
+    parser.add_argument(
+        "--work-root",
+        type=Path,
+        default=Path("data"),
+        help="folder of decoded and unpacked images [data]",
     )
     parser.add_argument(
         "--out", type=Path, default=Path("embeddings"), help="folder to write [embeddings]"

@@ -1,4 +1,4 @@
-"""Which searched parameters mattered, and whether the best trial lies at an edge of its ranges."""
+"""Print which parameters mattered, and whether the best trial lies at an edge of their ranges."""
 
 import argparse
 import sys
@@ -6,19 +6,20 @@ from collections.abc import Sequence
 
 from analysis.command_line import build_parser, run_main
 from analysis.studies.histories import read_search
+from analysis.studies.parameter_importance import RowImportance, find_importance
 from analysis.studies.selection import read_studies, report_problems, select_studies
-from analysis.text.importance import RowImportance, find_importance, format_findings
+from analysis.text.importance import format_importance
 from wpm.records import StudyPlace
 
 DESCRIPTION = """Print which searched parameters mattered, and the boundary check.
 
-Two estimates, each a share in percent: fANOVA (of the variance of scores that a parameter explains
-by itself) and permutation (of what the prediction of held-out trials loses when its values are
-shuffled). Where they differ, neither is to be relied on. They explain final scores; where
-successive halving stopped trials, scores at the first rung, which all trials have.
+Two estimates, each a share in percent. fANOVA: the share of the variance of scores that a parameter
+explains by itself. Permutation: the share of what the prediction of held-out trials loses when the
+values of the parameter are shuffled. If the two differ, rely on neither. They explain final scores;
+if successive halving stopped trials, they explain scores at the first rung, which all trials have.
 
-Boundary check: a value of the best trial within 5% of an edge of its range, on the searched scale,
-is flagged with the range to try next. docs/report.md says more.
+Boundary check: if a value of the best trial lies within 5% of an edge of its range, on the searched
+scale, the table gives the range to try next. docs/report.md says more.
 """
 EXAMPLES = """  python -m analysis.importance --dataset omniglot --row contrastive+wpm
   python -m analysis.importance --dataset omniglot --format csv > importance.csv
@@ -26,24 +27,25 @@ EXAMPLES = """  python -m analysis.importance --dataset omniglot --row contrasti
 
 
 def _print_importance(args: argparse.Namespace) -> None:
-    def read_finding(place: StudyPlace) -> tuple[RowImportance, list[str]]:
+    def read(place: StudyPlace) -> tuple[RowImportance, list[str]]:
         search, problems = read_search(place)
         return find_importance(search, complete_only=args.complete_only), problems
 
-    findings = read_studies(select_studies(args), read_finding)
-    print(format_findings(findings, args.format))
-    if args.format == "csv":  # a study without a searched parameter has no line
-        lines = [f"{f.search.place.name}: {f.why_not}" for f in findings if not f.search.searched]
-        report_problems(lines)
+    rows = read_studies(select_studies(args), read)
+    print(format_importance(rows, args.format))
+    if args.format == "csv":  # a study without a searched parameter has no line in the table
+        report_problems(
+            [f"{row.search.place.name}: {row.why_not}" for row in rows if not row.search.searched]
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit code."""
+    """Run the command; return the exit code."""
     parser = build_parser("analysis.importance", DESCRIPTION, EXAMPLES)
     parser.add_argument(
         "--complete-only",
         action="store_true",
-        help="explain final scores of complete trials, also where others were stopped",
+        help="explain final scores of complete trials even if others were stopped early",
     )
     return run_main(parser, _print_importance, arguments)
 

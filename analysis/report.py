@@ -1,4 +1,4 @@
-"""One HTML page of everything that the records of some studies tell; opens offline."""
+"""Write one HTML page about some studies; it can be read offline."""
 
 import argparse
 import shlex
@@ -12,10 +12,10 @@ from wpm.files import write_bytes
 
 DESCRIPTION = """Write one self-contained HTML page about the selected studies.
 
-What was run; the results table; what within-pair mining is worth, with intervals; a section a study
-with its course, parameters, boundary check and failures; the final runs; and, where python -m
-analysis.embed was run, what the best models retrieve. What is missing or damaged is named on the
-page. docs/report.md says how to read it.
+The page shows what was run, the results table, what within-pair mining gains, with intervals, and
+the final runs. Each study has a section with its progress, parameters, boundary check and failures,
+and with what its best models retrieve, if python -m analysis.embed was run. The page names records
+that are missing or damaged. docs/report.md says how to read it.
 """
 EXAMPLES = """  python -m analysis.report --dataset omniglot --out report.html
   python -m analysis.embed --dataset omniglot && python -m analysis.report --dataset omniglot
@@ -23,18 +23,18 @@ EXAMPLES = """  python -m analysis.report --dataset omniglot --out report.html
 
 
 def _write_report(args: argparse.Namespace) -> None:
-    from analysis.report_page.page import build_page  # here: --help needs none of it
+    from analysis.report_page.page import build_page  # imported late, so that --help starts fast
 
     places, missing = find_selected(args)
-    page, problems = build_page(places, args.embeddings, missing, describe_selection(args))
+    page, problems = build_page(places, args.embeddings, missing, _repeat_command(args))
     report_problems(problems)
     data = page.encode()
     write_bytes(args.out, data)
     print(f"{args.out}: {len(places)} studies, {len(data) / 1e6:.1f} MB")
 
 
-def describe_selection(args: argparse.Namespace) -> str:
-    """Return the command that makes the page again."""
+def _repeat_command(args: argparse.Namespace) -> str:
+    """Return the command that writes the same page again."""
     command = ["python", "-m", "analysis.report"]
     for flag in ("dataset", "protocol", "row"):
         names = getattr(args, flag)
@@ -44,14 +44,14 @@ def describe_selection(args: argparse.Namespace) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit code."""
+    """Run the command; return the exit code."""
     parser = build_parser("analysis.report", DESCRIPTION, EXAMPLES, ("html",))
     parser.add_argument(
         "--out", type=Path, default=Path("report.html"), help="file to write [report.html]"
     )
     parser.add_argument(
         "--embeddings", type=Path, default=Path("embeddings"), metavar="DIR",
-        help="what python -m analysis.embed wrote [embeddings]",
+        help="folder that python -m analysis.embed wrote [embeddings]",
     )  # fmt: skip
     return run_main(parser, _write_report, arguments)
 

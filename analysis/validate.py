@@ -1,4 +1,4 @@
-"""Does validation rank configurations as the test does?"""
+"""Print whether validation ranks configurations as the test does."""
 
 import argparse
 import sys
@@ -13,13 +13,13 @@ from wpm.errors import UserError
 
 DESCRIPTION = """Does validation rank configurations as the test does?
 
-Needs final runs of several configurations: python launch.py --best-only --top 5 trains the five
-best of every search. A configuration is one point: its test score is the mean over its runs. Two
-scores are laid beside it: validation MAP@R in the search, by which it was chosen, and that of the
-final runs' own models. Spearman's and Pearson's correlation with 95% intervals, over the
-configurations of every row that has at least three, and of all rows of a data set together. Lost by
-choosing: how much worse in the test the configuration is that validation puts first than the one
-that is best in the test. docs/statistics.md says what this can tell.
+This needs final runs of several configurations: python launch.py --best-only --top 5 trains the
+five best of every search. Each configuration is one point; its test score is the mean over its
+runs. Two validation scores are compared with it: MAP@R in the search, by which the configuration
+was chosen, and MAP@R of the models of the final runs. The table shows Spearman's and Pearson's
+correlation with 95% intervals, for every row with at least three configurations, and for all rows
+of a data set together. "lost by choosing" is the test score of the configuration that is best in
+the test, minus that of the one that is best in validation. docs/statistics.md says more.
 """
 EXAMPLES = """  python -m analysis.validate --dataset omniglot
   python -m analysis.validate --dataset omniglot --row triplet --view separated --format markdown
@@ -45,11 +45,13 @@ def _print_validations(args: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; return the exit code."""
+    """Run the command; return the exit code."""
     parser = build_parser("analysis.validate", DESCRIPTION, EXAMPLES)
     add_score_flags(parser)
     parser.add_argument(
-        "--points", action="store_true", help="in CSV the configurations, not the correlations"
+        "--points",
+        action="store_true",
+        help="CSV only: print the configurations instead of the correlations",
     )
     return run_main(parser, _print_validations, arguments)
 

@@ -1,21 +1,26 @@
-"""How far a configuration lies from the edges of the ranges that were searched."""
+"""How far a configuration lies from the edges of the searched ranges, and what to search next."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+NEAR = 0.05  # share of the searched scale; a value as near as this to an edge is at the edge
+_WIDE = 100.0  # if high / low is at least this, a linear range hides the decades at its low end
+_DROPOUTS = ("embedding_dropout", "channel_dropout")
+_MOST_DROPPED = 0.95  # largest dropout to suggest; a dropout of 1 leaves nothing
+
 
 @dataclass(frozen=True)
 class EdgeDistance:
-    """A parameter's distance from the nearer edge of its range.
+    """The distance of a parameter's value from the nearer edge of its range.
 
     Attributes:
-        parameter: its name.
+        parameter: name of the parameter.
         side: the nearer edge, "low" or "high".
-        edge: its value.
-        share: distance as a share of the searched scale: 0 on the edge, 0.5 in the middle, negative
-            outside. On a log scale in decades, not in units.
+        edge: the value at that edge.
+        share: distance as a share of the searched scale: 0 at the edge, 0.5 in the middle, negative
+            outside. On a log scale it is measured in decades.
     """
 
     parameter: str
@@ -30,11 +35,11 @@ def edge_distances(
     """Return the distance of every searched parameter, the nearest to an edge first.
 
     Args:
-        parameters: of a configuration.
-        searched: ranges by parameter, as study.json holds them: low, high, scale.
+        parameters: values of a configuration.
+        searched: ranges by parameter, as study.json has them: low, high and scale.
 
     Raises:
-        ValueError: a value that its log scale does not have.
+        ValueError: a value on a log scale is not above zero.
     """
     distances = [
         _measure(name, parameters[name], bounds)
@@ -53,15 +58,9 @@ def _measure(name: str, value: float, bounds: Mapping[str, Any]) -> EdgeDistance
     return EdgeDistance(name, "high", high, 1 - position)
 
 
-NEAR = 0.05  # share of the range, on the searched scale, within which the best point is at an edge
-_WIDE = 100.0  # a linear range from above zero over so large a factor hides its low end
-_DROPOUTS = ("embedding_dropout", "channel_dropout")
-_MOST_DROPPED = 0.95  # of a dropout: at 1 nothing is left
-
-
 @dataclass(frozen=True)
 class NextRange:
-    """A range to search next."""
+    """A range to search next. `scale` is "log" or "linear"."""
 
     low: float
     high: float
@@ -76,10 +75,10 @@ class BoundaryCheck:
     """Where the best value of a parameter lies in its range.
 
     Attributes:
-        distance: from the nearer edge.
-        value: of the best configuration.
-        bounds: low, high, scale and type of the range, as study.json holds them.
-        next_range: to search next, if the value is at an edge; None if it is not.
+        distance: distance from the nearer edge.
+        value: value in the best configuration.
+        bounds: low, high, scale and type of the range, as study.json has them.
+        next_range: range to search next if the value is at an edge, else None.
     """
 
     distance: EdgeDistance
@@ -89,18 +88,18 @@ class BoundaryCheck:
 
     @property
     def range_text(self) -> str:
-        """What was searched, for people."""
+        """The range that was searched, for people."""
         return str(NextRange(self.bounds["low"], self.bounds["high"], self.bounds["scale"]))
 
 
 def check_boundaries(
     parameters: Mapping[str, float], searched: Mapping[str, Mapping[str, Any]]
 ) -> list[BoundaryCheck]:
-    """Check every searched parameter of a configuration, those nearest to an edge first.
+    """Check every searched parameter of a configuration, the nearest to an edge first.
 
     Args:
-        parameters: of the best configuration.
-        searched: ranges by parameter, as study.json holds them.
+        parameters: values of the best configuration.
+        searched: ranges by parameter, as study.json has them.
     """
     return [
         BoundaryCheck(
@@ -114,7 +113,7 @@ def check_boundaries(
 
 
 def describe_edges(checks: Sequence[BoundaryCheck]) -> str:
-    """Say in a line which parameters are at an edge."""
+    """Say in one line which parameters are at an edge."""
     near = [check.distance for check in checks if check.next_range]
     if not near:
         return f"no parameter of the best trial is within {NEAR:.0%} of an edge of its range"
@@ -123,7 +122,10 @@ def describe_edges(checks: Sequence[BoundaryCheck]) -> str:
 
 
 def _suggest(distance: EdgeDistance, value: float, bounds: Mapping[str, Any]) -> NextRange:
-    """Return the half of the range at the edge, and as much beyond; of a log scale a decade."""
+    """Return the half of the range at the edge, and as much beyond it.
+
+    On a log scale the new range ends at most a decade beyond the edge.
+    """
     low, high, edge = bounds["low"], bounds["high"], distance.edge
     if bounds["scale"] == "log":
         inside = math.sqrt(high / low)
@@ -131,19 +133,19 @@ def _suggest(distance: EdgeDistance, value: float, bounds: Mapping[str, Any]) ->
         down, up = (beyond, inside) if distance.side == "low" else (inside, beyond)
         return _clip(distance, NextRange(edge / down, edge * up, "log"), bounds)
     if distance.side == "low" and low > 0 and value > 0 and high / low >= _WIDE:
-        # The low end is a sliver of a linear range: look at its decades instead.
+        # Such a low end is a sliver of the linear range, so suggest its decades instead.
         return _clip(distance, NextRange(value / 10, value * 10, "log"), bounds)
     half = (high - low) / 2
     return _clip(distance, NextRange(edge - half, edge + half, "linear"), bounds)
 
 
-def _clip(distance: EdgeDistance, wished: NextRange, bounds: Mapping[str, Any]) -> NextRange:
-    """Keep a range within what makes sense: a size does not become negative."""
-    low, high = wished.low, wished.high
+def _clip(distance: EdgeDistance, wide: NextRange, bounds: Mapping[str, Any]) -> NextRange:
+    """Clip a range to sensible values: for example, a size never becomes negative."""
+    low, high = wide.low, wide.high
     if bounds["low"] >= 0:
         low = max(low, 0.0)
     if distance.parameter in _DROPOUTS:
         high = min(high, _MOST_DROPPED)
     if bounds["type"] == "int":
         low, high = float(max(round(low), 1)), float(round(high))
-    return NextRange(low, high, wished.scale)
+    return NextRange(low, high, wide.scale)

@@ -1,4 +1,4 @@
-"""Mean, standard deviation and confidence interval of a few numbers; pure."""
+"""Mean, standard deviation and confidence interval of a few numbers."""
 
 import math
 from collections.abc import Sequence
@@ -26,15 +26,15 @@ def standard_deviation(values: Sequence[float]) -> float | None:
 def confidence_half_width(values: Sequence[float], confidence: float = 0.95) -> float | None:
     """Return the half-width of the confidence interval of the mean, by Student's t.
 
-    The interval is mean ± t * s / sqrt(n), t the (1 + confidence) / 2 quantile with n - 1 degrees
-    of freedom, s the sample standard deviation.
+    The interval is mean ± t * s / sqrt(n), where t is the (1 + confidence) / 2 quantile with n - 1
+    degrees of freedom and s is the sample standard deviation.
 
     Args:
         values: independent measurements.
         confidence: probability that such an interval covers the true mean, in (0, 1).
 
     Returns:
-        The half-width, or None below two values: one measurement says nothing about its spread.
+        The half-width; None below two values, since one measurement says nothing about the spread.
 
     Raises:
         ValueError: `confidence` is not in (0, 1).
@@ -44,7 +44,8 @@ def confidence_half_width(values: Sequence[float], confidence: float = 0.95) -> 
     deviation = standard_deviation(values)
     if deviation is None:
         return None
-    # Here: a ranking needs no quantile and starts faster without. scipy.stats would take seconds.
+    # Imported here, because a ranking needs no quantile and starts faster without it. The same
+    # function of scipy.stats would take seconds to import.
     from scipy.special import stdtrit
 
     quantile = float(stdtrit(len(values) - 1, (1 + confidence) / 2))

@@ -1,6 +1,6 @@
-"""Paired differences: interval, tests, correction for many, and what could be found; pure.
+"""Paired differences: interval, tests, correction for many tests, and detectable effect.
 
-docs/statistics.md says why these and where they end.
+docs/statistics.md says why these were chosen, and what they cannot show.
 """
 
 import math
@@ -11,8 +11,8 @@ import numpy as np
 
 from analysis.numbers.means import confidence_half_width, mean, standard_deviation
 
-_ROUNDING = 1e-12  # scores are fractions: a smaller spread is none
-MAX_FLIPPED = 20  # pairs; all sign patterns of more would not fit in memory
+_ROUNDING = 1e-12  # scores are fractions, so that a smaller spread is only rounding
+MAX_FLIPPED = 20  # the sign patterns of more pairs would not fit in memory
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,11 @@ class PairedDifference:
     """What pairs of measurements say about a difference.
 
     Attributes:
-        values: the differences, one a pair.
-        mean: of them.
-        half_width: of the 95% interval of the mean (Student t); None below two pairs.
-        t_p: two-sided p-value of the paired t-test; None where all differences are equal.
-        flip_p: two-sided p-value of the exact sign-flip test; None beyond `MAX_FLIPPED` pairs.
+        values: the differences, one for each pair.
+        mean: mean of the differences.
+        half_width: half-width of the 95% interval of the mean (Student t); None below two pairs.
+        t_p: two-sided p-value of the paired t-test; None if all differences are equal.
+        flip_p: two-sided p-value of the exact sign-flip test; None above `MAX_FLIPPED` pairs.
     """
 
     values: tuple[float, ...]
@@ -35,22 +35,22 @@ class PairedDifference:
 
     @property
     def low(self) -> float | None:
-        """Lower end of the interval."""
+        """Lower end of the 95% interval."""
         return None if self.half_width is None else self.mean - self.half_width
 
     @property
     def high(self) -> float | None:
-        """Upper end of the interval."""
+        """Upper end of the 95% interval."""
         return None if self.half_width is None else self.mean + self.half_width
 
     @property
     def smallest_flip_p(self) -> float:
-        """The smallest p-value that the sign-flip test can give with so many pairs."""
+        """The smallest p-value that the sign-flip test can give with this many pairs."""
         return 2.0 ** (1 - len(self.values))
 
     @property
     def detectable(self) -> float | None:
-        """The true difference that four of five such comparisons would find; None if unknown."""
+        """The true difference that four of five such comparisons would detect; None if unknown."""
         deviation = standard_deviation(self.values)
         if self.t_p is None or deviation is None:
             return None
@@ -58,13 +58,13 @@ class PairedDifference:
 
 
 def paired_difference(differences: Sequence[float]) -> PairedDifference:
-    """Describe differences of pairs.
+    """Describe the differences of pairs.
 
     Args:
-        differences: at least one, independent of one another.
+        differences: at least one; they must be independent of one another.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are no differences.
     """
     return PairedDifference(
         values=tuple(differences),
@@ -79,7 +79,7 @@ def t_test(differences: Sequence[float]) -> float | None:
     """Return the two-sided p-value of a mean of zero, by Student's t with n - 1 degrees of freedom.
 
     Returns:
-        The p-value, None where the differences have no spread: below two, or all equal.
+        The p-value; None if there are fewer than two differences, or all are equal.
     """
     deviation = standard_deviation(differences)
     if deviation is None or deviation < _ROUNDING:
@@ -94,31 +94,31 @@ def t_test(differences: Sequence[float]) -> float | None:
 def sign_flip_test(differences: Sequence[float]) -> float | None:
     """Return the exact two-sided p-value of differences that are symmetric about zero.
 
-    If neither side is better, each difference could as well have had the other sign. The p-value is
-    the share of the 2^n sign patterns whose mean is at least as far from zero as the one seen
+    If neither side is better, each difference could equally have had the other sign. The p-value is
+    the share of the 2^n sign patterns whose mean is at least as far from zero as the observed one
     (Fisher's randomisation test).
 
     Returns:
-        The p-value, never below 2^(1 - n); None for no differences or more than `MAX_FLIPPED`.
+        The p-value, at least 2^(1 - n); None for no differences or more than `MAX_FLIPPED`.
     """
     if not 0 < len(differences) <= MAX_FLIPPED:
         return None
     sums = np.zeros(1)
     for difference in differences:
         sums = np.concatenate([sums + difference, sums - difference])
-    # A pattern that is as extreme in exact numbers must not fall out by rounding.
-    seen = abs(sums[0]) * (1 - 1e-9)
-    return float(np.mean(np.abs(sums) >= seen))
+    # Rounding must not exclude a pattern that is equally extreme in exact arithmetic.
+    observed = abs(sums[0]) * (1 - 1e-9)
+    return float(np.mean(np.abs(sums) >= observed))
 
 
 def correct_holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Correct p-values of several tests, so that one false finding among all stays unlikely.
+    """Correct p-values of several tests, so that a single false positive stays unlikely.
 
-    The i-th smallest of m (from 0) is multiplied by m - i and made no smaller than those before it
-    (Holm, Scandinavian Journal of Statistics 1979).
+    The i-th smallest of m values (counted from 0) is multiplied by m - i, and raised to the largest
+    before it (Holm, Scandinavian Journal of Statistics 1979).
 
     Args:
-        p_values: of the tests; None stays None and counts for nothing.
+        p_values: one for each test; None stays None and does not count as a test.
     """
     ordered = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected: list[float | None] = [None] * len(p_values)
@@ -134,11 +134,10 @@ def detectable_effect(pairs: int, power: float = 0.8, confidence: float = 0.95) 
 
     Args:
         pairs: number of pairs, at least 2.
-        power: probability to find it.
-        confidence: of the test.
+        confidence: 1 minus the significance level of the test.
 
     Returns:
-        The difference in standard deviations of the differences, by the noncentral t distribution.
+        The difference, in standard deviations of the differences (noncentral t distribution).
     """
     from scipy.special import nctdtrinc, stdtrit
 

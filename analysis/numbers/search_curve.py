@@ -1,4 +1,4 @@
-"""A search's progress: the best so far, and the best to expect of fewer trials."""
+"""The progress of a search: the best score so far, and the best to expect from fewer trials."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 _RESAMPLES = 1000
-_SEED = 0  # the same records give the same interval
-ROUND_COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # trials whose progress people look at
-_MOST_COUNTS = 64  # expectations of one curve, unless more are asked for
+_SEED = 0  # fixed, so that the same records give the same interval
+ROUND_COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # numbers of trials that tables show
+_MOST_COUNTS = 64  # points on one curve, unless the caller chooses them
 
 
 @dataclass(frozen=True)
 class SearchCurve:
-    """The best validation score of a search, after so many trials and so many device-hours.
+    """The best validation score of a search, by the number of trials and by device-hours.
 
     Attributes:
-        best: best score that could be chosen after each trial that ended, in the order in which
-            they were started; 0 before the first.
-        hours: device-hours of the trials up to each.
-        counts: numbers of trials for which an expectation is given, rising.
-        expected: expected best of so many trials, were they in random order.
-        low: lower end of its 95% interval.
-        high: upper end.
+        best: after each trial, in the order in which they were started, the best score that could
+            be chosen; 0 before the first complete one.
+        hours: after each trial, the device-hours spent so far.
+        counts: the numbers of trials for which there is an expectation, rising.
+        expected: for each of `counts`, the expected best score of that many trials in random order.
+        low: lower ends of the 95% intervals of `expected`.
+        high: upper ends of these intervals.
     """
 
     best: tuple[float, ...]
@@ -36,7 +36,7 @@ class SearchCurve:
     high: tuple[float, ...]
 
     def best_after(self, hours: float) -> float | None:
-        """Return the best score within so many device-hours, None before the first trial ended."""
+        """Return the best score within some device-hours; None if no trial had ended by then."""
         spent = [best for best, cost in zip(self.best, self.hours, strict=True) if cost <= hours]
         return spent[-1] if spent else None
 
@@ -47,20 +47,21 @@ def make_curve(
     hours: Sequence[float],
     counts: Sequence[int] | None = None,
 ) -> SearchCurve:
-    """Describe a search's progress.
+    """Describe the progress of a search.
 
     Args:
-        scores: of its trials in the order in which they were started; of a failed trial 0.
-        complete: whether each can be chosen. A trial that was stopped cannot, but its score counts
-            in the expectations: without it few trials would seem to find nothing.
-        hours: device-hours of each.
-        counts: numbers of trials to give an expectation for, rising; those beyond the trials there
-            are have none. None: every number, or some of them where there are many.
+        scores: scores of the trials in the order in which they were started; 0 for a failed trial.
+        complete: for each trial, whether it can be chosen. A trial that was stopped early cannot,
+            but its score counts in the expectations; without it, a few trials would seem to find
+            nothing.
+        hours: device-hours of each trial.
+        counts: numbers of trials to compute an expectation for, rising; numbers above the number of
+            trials are left out. None means every number, or a selection of them if there are many.
     """
     if not scores:
         return SearchCurve((), (), (), (), (), ())
-    wanted = _spread_counts(len(scores)) if counts is None else counts
-    known = tuple(count for count in wanted if count <= len(scores))
+    asked = _spread_counts(len(scores)) if counts is None else counts
+    known = tuple(count for count in asked if count <= len(scores))
     weights = _order_weights(len(scores), known)
     values = np.sort(np.array(scores, dtype=float))
     drawn = np.random.default_rng(_SEED).integers(len(values), size=(_RESAMPLES, len(values)))
@@ -86,11 +87,11 @@ def _spread_counts(total: int) -> list[int]:
 
 
 def _order_weights(total: int, counts: Sequence[int]) -> NDArray[Any]:
-    """Return (count, total) probabilities that the i-th smallest value is the best of those drawn.
+    """Return the (count, total) probabilities that the i-th smallest value is the best drawn.
 
-    Of the C(N, n) ways to draw n of N values, C(i - 1, n - 1) have the i-th as their largest, so
-    that the expected best is the mean over all random orders of the trials (the setting of Dodge et
-    al., Show Your Work, EMNLP 2019, drawn without replacement).
+    Of the C(N, n) ways to draw n of N values, C(i - 1, n - 1) have the i-th smallest as their
+    largest. The expected best is then the mean over all random orders of the trials. This is the
+    setting of Dodge et al., Show Your Work, EMNLP 2019, but drawn without replacement.
     """
     from scipy.special import betaln
 

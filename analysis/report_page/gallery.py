@@ -1,4 +1,4 @@
-"""For looking: what queries retrieve, and a map of the test embeddings."""
+"""What a reader looks at: the images that queries retrieve, and a map of the test embeddings."""
 
 import base64
 import io
@@ -9,21 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.report_page.theme import GREY, Figure, marker_of, plain
-from analysis.studies.embeddings import Embedded
+from analysis.studies.embeddings import EmbeddedRun
+from wpm.records.embedded_images import EmbeddedImages
 
-QUERIES = 6  # random ones, and as many of the worst
+QUERIES = 6  # drawn at random, and the same number of the worst
 NEIGHBOURS = 8
-EXAMINED = 5000  # queries at most among which the worst are looked for
-MAPPED = 1200  # embeddings at most on the map
-MARKED = 10  # classes that are marked on it
-_SEED = 0  # the same embeddings give the same page
+EXAMINED = 5000  # the worst queries are looked for among at most this many
+MAPPED = 1200  # at most this many embeddings are on the map
+MARKED = 10  # classes that have a colour on the map
+_SEED = 0  # fixed, so that the same embeddings give the same page
 _CHUNK = 512
 _JPEG_QUALITY = 85
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of the sheet: a data URI, its class, and whether it is of the query's class."""
+    """An image on the page: its data URI, its class, and whether that is the query's class."""
 
     source: str
     label: str
@@ -35,8 +36,7 @@ class Retrieval:
     """A query with its nearest neighbours.
 
     Attributes:
-        query: the image.
-        neighbours: the nearest first.
+        neighbours: the nearest comes first.
         score: average precision at R, a fraction.
     """
 
@@ -50,12 +50,12 @@ class Gallery:
     """What the embeddings of one run show.
 
     Attributes:
-        title: which run they are of.
+        title: names the run.
         random: queries drawn at random.
         worst: queries of different classes with the lowest average precision.
-        examined: among how many queries the worst were looked for.
-        images: how many test images there are.
-        chart: the map; None with fewer than ten images.
+        examined: number of queries among which the worst were looked for.
+        images: number of test images.
+        chart: the map; None if there are fewer than ten images or only one class.
     """
 
     title: str
@@ -66,45 +66,46 @@ class Gallery:
     chart: Figure | None
 
 
-def make_gallery(embedded: Embedded) -> Gallery:
+def make_gallery(run: EmbeddedRun) -> Gallery:
     """Choose queries, find their neighbours, and draw the map."""
+    images = run.images
     rng = np.random.default_rng(_SEED)
-    _, counts = np.unique(embedded.labels, return_counts=True)
-    relevant = dict(zip(*np.unique(embedded.labels, return_counts=True), strict=True))
-    askable = np.flatnonzero([relevant[label] > 1 for label in embedded.labels])
+    classes, counts = np.unique(images.labels, return_counts=True)
+    class_sizes = dict(zip(classes, counts, strict=True))
+    # A lone query has no image of its class to find, so it has no score.
+    askable = np.flatnonzero([class_sizes[label] > 1 for label in images.labels])
     examined = np.sort(rng.permutation(askable)[:EXAMINED])
-    scores, similar = score_queries(embedded.embeddings, embedded.labels, examined)
+    scores, similar = score_queries(images.embeddings, images.labels, examined)
     drawn = rng.permutation(len(examined))[:QUERIES]
-    # Of equally bad queries those that are surest of a wrong neighbour.
+    # Among equally bad queries, show first those that are most confident of a wrong neighbour.
     order = np.lexsort((-similar, scores))
-    worst = _of_different_classes(order, embedded.labels[examined])
+    worst = _of_different_classes(order, images.labels[examined])
 
-    def show(positions: Sequence[int]) -> list[Retrieval]:
-        return [_retrieve(embedded, int(examined[i]), float(scores[i])) for i in positions]
+    def retrieve(positions: Sequence[int]) -> list[Retrieval]:
+        return [_retrieve(images, int(examined[i]), float(scores[i])) for i in positions]
 
-    about = embedded.about
     return Gallery(
-        title=f"run with seed {about.get('seed')} of trial {about.get('trial')}",
-        random=show(drawn.tolist()),
-        worst=show(worst),
+        title=f"run with seed {run.seed} of trial {run.trial}",
+        random=retrieve(drawn.tolist()),
+        worst=retrieve(worst),
         examined=len(examined),
-        images=len(embedded.labels),
-        chart=draw_map(embedded) if len(embedded.labels) >= 10 and len(counts) > 1 else None,
+        images=len(images.labels),
+        chart=draw_map(images) if len(images.labels) >= 10 and len(classes) > 1 else None,
     )
 
 
 def score_queries(
     embeddings: NDArray[np.float32], labels: NDArray[np.int64], queries: NDArray[np.intp]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return average precision at R of queries, and how similar their nearest wrong image is.
+    """Score queries: average precision at R, and similarity of the nearest image of another class.
 
     Args:
         embeddings: (N, D) unit-norm.
         labels: (N,) classes.
-        queries: (Q,) positions of images whose class has others.
+        queries: (Q,) positions of images that are not the only one of their class.
 
     Returns:
-        (Q,) fractions, as the mean of which MAP@R is defined, and (Q,) cosine similarities.
+        (Q,) fractions whose mean is MAP@R, and (Q,) cosine similarities.
     """
     scores = np.zeros(len(queries))
     similar = np.zeros(len(queries))
@@ -126,7 +127,7 @@ def score_queries(
 
 
 def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    """Return (Q, count) positions of the largest values of every line, falling."""
+    """Return the (Q, count) positions of the largest values of every row, the largest first."""
     count = min(count, values.shape[1] - 1)
     found = np.argpartition(-values, count, axis=1)[:, :count]
     order = np.argsort(-np.take_along_axis(values, found, axis=1), axis=1, kind="stable")
@@ -134,7 +135,7 @@ def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
 
 
 def _of_different_classes(order: NDArray[np.intp], labels: NDArray[np.int64]) -> list[int]:
-    """Return the first positions, no class twice: one bad class would fill the sheet."""
+    """Return the first positions of different classes: one bad class would fill the page."""
     chosen: dict[int, int] = {}
     for i in order.tolist():
         chosen.setdefault(int(labels[i]), i)
@@ -143,42 +144,42 @@ def _of_different_classes(order: NDArray[np.intp], labels: NDArray[np.int64]) ->
     return list(chosen.values())
 
 
-def _retrieve(embedded: Embedded, query: int, score: float) -> Retrieval:
-    similarity = embedded.embeddings[query : query + 1] @ embedded.embeddings.T
+def _retrieve(images: EmbeddedImages, query: int, score: float) -> Retrieval:
+    similarity = images.embeddings[query : query + 1] @ images.embeddings.T
     similarity[0, query] = -np.inf
     nearest = _largest(similarity, NEIGHBOURS)[0]
     return Retrieval(
-        query=_picture(embedded, query, right=True),
+        query=_picture(images, query, right=True),
         neighbours=[
-            _picture(embedded, int(i), right=bool(embedded.labels[i] == embedded.labels[query]))
+            _picture(images, int(i), right=bool(images.labels[i] == images.labels[query]))
             for i in nearest
         ],
         score=score,
     )
 
 
-def _picture(embedded: Embedded, position: int, *, right: bool) -> Picture:
+def _picture(images: EmbeddedImages, position: int, *, right: bool) -> Picture:
     from PIL import Image
 
-    thumbnail = embedded.thumbnails[position]
+    thumbnail = images.thumbnails[position]
     image = Image.fromarray(thumbnail[..., 0] if thumbnail.shape[-1] == 1 else thumbnail)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
     source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return Picture(source, embedded.class_names[embedded.labels[position]], right)
+    return Picture(source, images.class_names[images.labels[position]], right)
 
 
-def draw_map(embedded: Embedded) -> Figure:
-    """Lay the test embeddings out in two dimensions by t-SNE, some classes marked."""
+def draw_map(images: EmbeddedImages) -> Figure:
+    """Lay the test embeddings out in two dimensions by t-SNE, with some classes marked."""
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
     rng = np.random.default_rng(_SEED)
-    shown = np.sort(rng.permutation(len(embedded.labels))[:MAPPED])
-    labels = embedded.labels[shown]
+    shown = np.sort(rng.permutation(len(images.labels))[:MAPPED])
+    labels = images.labels[shown]
     tsne = TSNE(init="pca", random_state=_SEED, perplexity=min(30, len(shown) / 4))
-    with threadpool_limits(1):  # more threads wait for one another, most of all on a busy machine
-        points = tsne.fit_transform(embedded.embeddings[shown])
+    with threadpool_limits(1):  # several threads only wait for one another on a busy machine
+        points = tsne.fit_transform(images.embeddings[shown])
     classes, counts = np.unique(labels, return_counts=True)
     marked = sorted(rng.permutation(classes[counts >= min(2, counts.max())])[:MARKED].tolist())
     rest = ~np.isin(labels, marked)
@@ -188,15 +189,15 @@ def draw_map(embedded: Embedded) -> Figure:
         data.append(_scatter("other classes", points[rest], grey))
     for position, label in enumerate(marked):
         marker = marker_of(position, size=9, line={"color": "white", "width": 0.8})
-        data.append(_scatter(embedded.class_names[label], points[labels == label], marker))
+        data.append(_scatter(images.class_names[label], points[labels == label], marker))
     layout = {
         "xaxis": {"visible": False, "constrain": "domain"},
         "yaxis": {"visible": False, "scaleanchor": "x"},
     }
     caption = (
-        f"{len(shown)} of {len(embedded.labels)} test embeddings by t-SNE (van der Maaten and "
-        f"Hinton, JMLR 2008); {len(marked)} of {len(classes)} classes marked, drawn at random. "
-        "Near points are neighbours; the distances between groups mean nothing."
+        f"{len(shown)} of {len(images.labels)} test embeddings by t-SNE (van der Maaten and "
+        f"Hinton, JMLR 2008); {len(marked)} of {len(classes)} classes are marked, drawn at random. "
+        "Points that are near one another are neighbours; distances between groups mean nothing."
     )
     return Figure("Map of the test embeddings", caption, data, layout, height=520)
 

@@ -74,8 +74,8 @@ class TableSection:
 
 def collect_facts(row: RowRecord, section: StudySection) -> StudyFacts:
     """Keep of a section what the overview needs."""
-    finding = section.finding
-    search, provenance = finding.search, finding.search.provenance
+    row_importance = section.row_importance
+    search, provenance = row_importance.search, row_importance.search.provenance
     libraries = provenance.get("libraries") or {}
     versions = [f"wpm {provenance.get('wpm', '?')} ({provenance.get('commit') or 'no commit'})"]
     versions += [f"Python {provenance['python']}"] if "python" in provenance else []
@@ -88,8 +88,8 @@ def collect_facts(row: RowRecord, section: StudySection) -> StudyFacts:
         ended=max((t.ended for t in search.trials if t.ended), default=None),
         versions=", ".join(versions),
         machine=machine,
-        checks=finding.checks,
-        skill=finding.importance.skill if finding.importance else None,
+        checks=row_importance.checks,
+        skill=row_importance.importance.skill if row_importance.importance else None,
     )
 
 

@@ -25,7 +25,8 @@ from analysis.report_page.theme import (
     vertical,
 )
 from analysis.studies.histories import Search, TrialHistory
-from analysis.studies.parameter_importance import Importance, Surface
+from analysis.studies.parameter_importance import Importance
+from analysis.studies.score_surface import Surface
 from wpm.records import COMPLETE, PRUNED
 
 _TOP_SHARE = 0.1  # of the complete trials, drawn in front in parallel coordinates

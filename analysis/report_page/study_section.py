@@ -11,15 +11,11 @@ from analysis.report_page.gallery import Gallery, make_gallery
 from analysis.report_page.theme import Figure
 from analysis.studies.embeddings import read_embedded
 from analysis.studies.histories import Search, read_search
-from analysis.studies.parameter_importance import predict_surface
+from analysis.studies.parameter_importance import RowImportance, find_importance
 from analysis.studies.published import read_trace
 from analysis.studies.ranking import rank_trials
-from analysis.text.importance import (
-    RowImportance,
-    find_importance,
-    lay_out_checks,
-    lay_out_importance,
-)
+from analysis.studies.score_surface import predict_surface
+from analysis.text.importance import lay_out_checks, lay_out_importance
 from analysis.text.layout import NotedTable, format_hours, format_percent
 from analysis.text.trial_columns import COLUMNS, find_column, parameter_names
 from wpm.errors import UserError
@@ -35,7 +31,7 @@ class StudySection:
     """A study, ready to be laid out.
 
     Attributes:
-        finding: the search, the importance of its parameters, its boundary check.
+        row_importance: the search, the importance of its parameters, and the boundary check.
         summary: its outcome in a line.
         course: figures of how the search went.
         slices: a figure a parameter.
@@ -47,7 +43,7 @@ class StudySection:
         gallery: what the best models retrieve; None without embeddings.
     """
 
-    finding: RowImportance
+    row_importance: RowImportance
     summary: str
     course: Sequence[Figure]
     slices: Sequence[Figure]
@@ -61,7 +57,7 @@ class StudySection:
     @property
     def place(self) -> StudyPlace:
         """The study."""
-        return self.finding.search.place
+        return self.row_importance.search.place
 
     @property
     def anchor(self) -> str:
@@ -88,7 +84,7 @@ def read_section(place: StudyPlace, embeddings: Path) -> tuple[StudySection, lis
         UserError: study.json is damaged.
     """
     search, problems = read_search(place)
-    finding = find_importance(search)
+    row_importance = find_importance(search)
     published = find_published(place)
     course = [
         search_figures.best_so_far(search, read_trace(place.dataset, place.protocol, place.row)),
@@ -97,7 +93,7 @@ def read_section(place: StudyPlace, embeddings: Path) -> tuple[StudySection, lis
     ]
     parameters = [
         parameter_figures.parallel_coordinates(search, published),
-        *_explain(finding, published),
+        *_explain(row_importance, published),
     ]
     try:
         embedded = read_embedded(embeddings, place)
@@ -105,13 +101,13 @@ def read_section(place: StudyPlace, embeddings: Path) -> tuple[StudySection, lis
         embedded = None
         problems.append(str(error))
     section = StudySection(
-        finding=finding,
+        row_importance=row_importance,
         summary=summarise(search),
         course=[figure for figure in course if figure],
         slices=parameter_figures.slices(search, published),
         parameters=[figure for figure in parameters if figure],
-        importance=_without_name(lay_out_importance(finding), place),
-        checks=_without_name(lay_out_checks(finding), place),
+        importance=_without_name(lay_out_importance(row_importance), place),
+        checks=_without_name(lay_out_checks(row_importance), place),
         trials=lay_out_trials(search),
         failures=lay_out_failures(search),
         gallery=make_gallery(embedded) if embedded else None,
@@ -137,16 +133,16 @@ def find_published(place: StudyPlace) -> Mapping[str, float]:
     return values
 
 
-def _explain(finding: RowImportance, published: Mapping[str, float]) -> list[Figure]:
+def _explain(row: RowImportance, published: Mapping[str, float]) -> list[Figure]:
     """Return the importance, and the surface over the two parameters that matter most."""
-    if finding.importance is None:
+    if row.importance is None:
         return []
-    first, second = list(finding.importance.fanova)[:2]
-    figures = [parameter_figures.importance(finding.importance)]
-    surface = predict_surface(finding.search, (first, second))
+    first, second = list(row.importance.fanova)[:2]
+    figures = [parameter_figures.importance(row.importance)]
+    surface = predict_surface(row.search, (first, second))
     if surface is not None:
-        target = finding.importance.target
-        figures.append(parameter_figures.contour(finding.search, surface, target, published))
+        target = row.importance.target
+        figures.append(parameter_figures.contour(row.search, surface, target, published))
     return figures
 
 

@@ -1,1 +1,1 @@
-"""Records of studies in; rankings, comparisons and other judgements out."""
+"""Records of studies in; rankings, comparisons and other conclusions out."""

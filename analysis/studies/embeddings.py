@@ -1,77 +1,74 @@
-"""The folder that `analysis.embed` writes: embeddings and thumbnails of test images."""
+"""Write and read the folder of `analysis.embed`: embeddings and thumbnails of the test images."""
 
 import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wpm.errors import UserError
 from wpm.files import read_json, write_bytes, write_json
 from wpm.records import StudyPlace, provenance
-
-if TYPE_CHECKING:
-    from wpm.jobs.held_out_embeddings import EmbeddedImages
+from wpm.records.embedded_images import EmbeddedImages
 
 FORMAT = 1
 _ARRAYS = ("embeddings", "labels", "thumbnails")
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """Test images as the models of a run embed them.
+class EmbeddedRun:
+    """The embedded test images of a final run, and which run it is.
 
     Attributes:
-        about: where they come from: trial, seed, test scores, provenance.
-        class_names: of the data set.
-        embeddings: (N, D) unit-norm float32.
-        labels: (N,) positions in `class_names`.
-        thumbnails: (N, side, side, C) uint8.
+        images: the test images as the run's models see them.
+        study: name of the study.
+        trial: number of the trial that the configuration comes from; None if it is a published one.
+        seed: seed of the run.
+        test_scores: test scores of the concatenated embeddings, as the run's record has them.
     """
 
-    about: Mapping[str, Any]
-    class_names: tuple[str, ...]
-    embeddings: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    thumbnails: NDArray[np.uint8]
+    images: EmbeddedImages
+    study: str
+    trial: int | None
+    seed: int
+    test_scores: Mapping[str, float]
 
 
 def folder_of(root: Path, place: StudyPlace) -> Path:
-    """Return where a study's embeddings lie."""
+    """Return the folder of a study's embeddings."""
     return root / place.dataset / place.protocol / place.row
 
 
-def write_embedded(folder: Path, images: "EmbeddedImages", about: Mapping[str, Any]) -> None:
-    """Write embeddings; a folder that was there is replaced file by file, its index last.
+def write_embedded(folder: Path, run: EmbeddedRun) -> None:
+    """Write the embeddings of a run.
 
-    Args:
-        folder: where to.
-        images: to write.
-        about: where they come from.
+    A folder that exists is replaced file by file. Its index comes last: if the process is killed
+    before, the checksums in the old index show that the folder is half replaced.
     """
     digests = {}
     for name in _ARRAYS:
         buffer = io.BytesIO()
-        np.save(buffer, getattr(images, name))
+        np.save(buffer, getattr(run.images, name))
         data = buffer.getvalue()
         write_bytes(folder / f"{name}.npy", data)
         digests[name] = hashlib.sha256(data).hexdigest()
     content = {
-        **about,
+        "study": run.study,
+        "trial": run.trial,
+        "seed": run.seed,
+        "test": run.test_scores,
         "format": FORMAT,
-        "class_names": list(images.class_names),
+        "class_names": list(run.images.class_names),
         "sha256": digests,
         "provenance": provenance(),
     }
     write_json(folder / "embeddings.json", content)
 
 
-def read_embedded(root: Path, place: StudyPlace) -> Embedded | None:
-    """Read a study's embeddings, None where there are none.
+def read_embedded(root: Path, place: StudyPlace) -> EmbeddedRun | None:
+    """Read the embeddings of a study; None if it has none.
 
     Raises:
         UserError: they are damaged, or half replaced.
@@ -80,14 +77,22 @@ def read_embedded(root: Path, place: StudyPlace) -> Embedded | None:
     index = folder / "embeddings.json"
     if not index.exists():
         return None
-    about = read_json(index)
-    if about.get("format") != FORMAT:
-        raise UserError(f"{index}: of another format; write it again with python -m analysis.embed")
+    content = read_json(index)
+    if content.get("format") != FORMAT:
+        raise UserError(
+            f"{index}: this file has another format; write it again with python -m analysis.embed"
+        )
     arrays = {}
-    for name, digest in about["sha256"].items():
+    for name, digest in content["sha256"].items():
         path = folder / f"{name}.npy"
         data = path.read_bytes() if path.exists() else b""
         if hashlib.sha256(data).hexdigest() != digest:
             raise UserError(f"{path}: damaged or missing; python -m analysis.embed writes it again")
         arrays[name] = np.load(io.BytesIO(data), allow_pickle=False)
-    return Embedded(about, tuple(about["class_names"]), **arrays)
+    return EmbeddedRun(
+        images=EmbeddedImages(class_names=tuple(content["class_names"]), **arrays),
+        study=content["study"],
+        trial=content["trial"],
+        seed=content["seed"],
+        test_scores=content["test"],
+    )

@@ -1,1 +1,1 @@
-"""Judgements in; tables and sentences for a terminal, a document or LaTeX out."""
+"""Rankings and comparisons in; tables and sentences for terminal, Markdown, CSV and LaTeX out."""

@@ -1,12 +1,10 @@
 """Lay out parameter importance and boundary checks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from analysis.numbers.boundary import BoundaryCheck, check_boundaries, describe_edges
-from analysis.studies.histories import Search, TrialHistory
-from analysis.studies.parameter_importance import Importance, describe_agreement, measure_importance
+from analysis.numbers.boundary import describe_edges
+from analysis.studies.parameter_importance import RowImportance, describe_agreement
 from analysis.text.layout import NotedTable, format_csv, format_percent, format_points
 
 _CSV_COLUMNS = ("dataset", "protocol", "row", "parameter", "target", "trials", "fanova",
@@ -15,62 +13,34 @@ _CSV_COLUMNS = ("dataset", "protocol", "row", "parameter", "target", "trials", "
                 "why_not")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class RowImportance:
-    """What is known of a study's parameters.
-
-    Attributes:
-        search: the study.
-        importance: of its parameters, None if there are too few trials.
-        why_not: why there is none.
-        best: the best complete trial, None if there is none.
-        checks: its parameters and the edges of their ranges, the nearest first.
-    """
-
-    search: Search
-    importance: Importance | None
-    why_not: str
-    best: TrialHistory | None
-    checks: Sequence[BoundaryCheck]
-
-
-def find_importance(search: Search, *, complete_only: bool = False) -> RowImportance:
-    """Weigh a study's parameters, and check its best trial against the edges of their ranges."""
-    importance, why_not = measure_importance(search, complete_only=complete_only)
-    best = search.best
-    checks = check_boundaries(best.outcome.parameters, search.searched) if best else []
-    return RowImportance(search, importance, why_not, best, checks)
-
-
-def format_findings(findings: Sequence[RowImportance], style: str) -> str:
-    """Lay findings out.
+def format_importance(rows: Sequence[RowImportance], style: str) -> str:
+    """Lay out the importance and the boundary check of each study.
 
     Args:
-        findings: one a study.
-        style: one of `wpm.formatting.FORMATS`; CSV makes one table, a line a parameter.
+        style: one of `wpm.formatting.FORMATS`; CSV makes one table with a line for each parameter.
 
     Returns:
         Text without a final newline.
     """
     if style == "csv":
-        rows = [row for finding in findings for row in _csv_rows(finding)]
-        return format_csv(_CSV_COLUMNS, rows)
+        return format_csv(_CSV_COLUMNS, [line for row in rows for line in _csv_lines(row)])
     return "\n\n".join(
         table.format(style)
-        for finding in findings
-        for table in (lay_out_importance(finding), lay_out_checks(finding))
+        for row in rows
+        for table in (lay_out_importance(row), lay_out_checks(row))
     )
 
 
-def lay_out_importance(finding: RowImportance) -> NotedTable:
+def lay_out_importance(row: RowImportance) -> NotedTable:
     """Return the table of both estimates, or why there are none."""
-    name, importance = finding.search.place.name, finding.importance
+    name, importance = row.search.place.name, row.importance
     columns = ["parameter", "fANOVA %", "permutation %", "differ by"]
     if importance is None:
-        return NotedTable(f"{name}: importance", columns, [], empty=finding.why_not)
-    drawn = f"{importance.trials} of " * (importance.trials < importance.available)
-    heading = f"{name}: importance for the {importance.target} (n = {drawn}{importance.available})"
-    rows = [
+        return NotedTable(f"{name}: importance", columns, [], empty=row.why_not)
+    count = str(importance.available)
+    if importance.trials < importance.available:
+        count = f"{importance.trials} of {importance.available}"
+    lines = [
         [
             parameter,
             format_percent(share),
@@ -79,19 +49,20 @@ def lay_out_importance(finding: RowImportance) -> NotedTable:
         ]
         for parameter, share in importance.fanova.items()
     ]
-    return NotedTable(heading, columns, rows, [describe_agreement(importance)])
+    heading = f"{name}: importance for the {importance.target} (n = {count})"
+    return NotedTable(heading, columns, lines, [describe_agreement(importance)])
 
 
-def lay_out_checks(finding: RowImportance) -> NotedTable:
-    """Return the table of the boundary check, or that there is nothing to check."""
-    name, best = finding.search.place.name, finding.best
+def lay_out_checks(row: RowImportance) -> NotedTable:
+    """Return the table of the boundary check, or a line that there is nothing to check."""
+    name, best = row.search.place.name, row.best
     columns = ["parameter", "value", "searched", "distance %", "edge", "try next"]
     if best is None:
         nothing = "no complete trial to check against the edges"
         return NotedTable(f"{name}: boundary check", columns, [], empty=nothing)
     score = format_percent(best.outcome.score)
     heading = f"{name}: boundary check of trial {best.outcome.number}, validation MAP@R {score} %"
-    rows = [
+    lines = [
         [
             check.distance.parameter,
             f"{check.value:.4g}",
@@ -100,18 +71,18 @@ def lay_out_checks(finding: RowImportance) -> NotedTable:
             check.distance.side,
             check.next_range or "-",
         ]
-        for check in finding.checks
+        for check in row.checks
     ]
-    return NotedTable(heading, columns, rows, [describe_edges(finding.checks)])
+    return NotedTable(heading, columns, lines, [describe_edges(row.checks)])
 
 
-def _csv_rows(finding: RowImportance) -> list[list[Any]]:
-    place, importance = finding.search.place, finding.importance
-    checks = {check.distance.parameter: check for check in finding.checks}
-    rows = []
-    for parameter, bounds in finding.search.searched.items():
-        row: list[Any] = [place.dataset, place.protocol, place.row, parameter]
-        row += (
+def _csv_lines(row: RowImportance) -> list[list[Any]]:
+    place, importance = row.search.place, row.importance
+    checks = {check.distance.parameter: check for check in row.checks}
+    lines = []
+    for parameter, bounds in row.search.searched.items():
+        line: list[Any] = [place.dataset, place.protocol, place.row, parameter]
+        line += (
             [
                 importance.target, importance.trials, importance.fanova.get(parameter),
                 importance.permutation.get(parameter), importance.skill, importance.kendall,
@@ -120,12 +91,12 @@ def _csv_rows(finding: RowImportance) -> list[list[Any]]:
             else [None] * 6
         )  # fmt: skip
         check = checks.get(parameter)
-        row += [
-            finding.best.outcome.number if finding.best else None, check.value if check else None,
+        line += [
+            row.best.outcome.number if row.best else None, check.value if check else None,
             bounds["low"], bounds["high"], bounds["scale"],
         ]  # fmt: skip
-        row += [check.distance.side, check.distance.share] if check else [None] * 2
+        line += [check.distance.side, check.distance.share] if check else [None] * 2
         following = check.next_range if check else None
-        row += [following.low, following.high, following.scale] if following else [None] * 3
-        rows.append([*row, finding.why_not])
-    return rows
+        line += [following.low, following.high, following.scale] if following else [None] * 3
+        lines.append([*line, row.why_not])
+    return lines

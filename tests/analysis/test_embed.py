@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.embed import choose_run, main
+from analysis.embed import main
 from analysis.studies.embeddings import folder_of, read_embedded
+from analysis.studies.scored_runs import find_scored_runs
 from tests.support.final_runs import drain, retrain_plan
 from tests.support.stored import write_final, write_run, write_search
 from tests.support.tiny import make_image_folder
@@ -42,13 +43,15 @@ def test_embeddings_are_those_that_were_tested(tested: StudyPlace, tmp_path: Pat
     assert found is not None
     (final,), _ = read_finals(tested)
     (result,) = final.with_state(COMPLETE)
-    scores = retrieval_scores(torch.from_numpy(found.embeddings), torch.from_numpy(found.labels))
+    images = found.images
+    scores = retrieval_scores(torch.from_numpy(images.embeddings), torch.from_numpy(images.labels))
     assert scores.map_at_r == pytest.approx(result["concatenated"]["map_at_r"], abs=1e-6)
-    assert found.embeddings.shape == (32, 4 * 16)
-    assert found.thumbnails.shape == (32, 16, 16, 3)
-    assert found.thumbnails.max() > 200  # grey levels, not fractions
-    assert found.class_names[found.labels[0]] == "class_08"  # the test half
-    assert (found.about["seed"], found.about["trial"]) == (1000, 1)
+    assert images.embeddings.shape == (32, 4 * 16)
+    assert images.thumbnails.shape == (32, 16, 16, 3)
+    assert images.thumbnails.max() > 200  # grey levels, not fractions
+    assert images.class_names[images.labels[0]] == "class_08"  # the test half
+    assert (found.study, found.seed, found.trial) == (tested.name, 1000, 1)
+    assert found.test_scores == result["concatenated"]
     lines = (tested.folder / "test_access.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["reason"].startswith("embeddings of ")
 
@@ -93,10 +96,8 @@ def test_first_run_of_the_best_configuration_is_chosen(tmp_path: Path) -> None:
     write_run(best, 1001, 0.5)
     write_run(write_final(place, "cc", trial=None, score=None), 1000, 0.9)
     write_final(place, "dd", trial=0, score=0.9)  # not tested yet
-    run = choose_run(place)
-    assert run is not None
-    folder, result, chosen = run
-    assert (folder, result["seed"], chosen["trial"]) == (best / "seed-1001", 1001, 1)
+    (run,) = find_scored_runs(place)
+    assert (run.folder, run.result["seed"], run.trial) == (best / "seed-1001", 1001, 1)
 
 
 def test_embed_starts_without_torch() -> None:
@@ -110,5 +111,6 @@ def test_arrays_are_read_back_as_written(tested: StudyPlace, tmp_path: Path) -> 
     assert embed(tmp_path) == 0
     found = read_embedded(tmp_path / "embeddings", tested)
     assert found is not None
-    assert np.allclose(np.linalg.norm(found.embeddings, axis=1), 1)
-    assert [str(found.embeddings.dtype), str(found.thumbnails.dtype)] == ["float32", "uint8"]
+    images = found.images
+    assert np.allclose(np.linalg.norm(images.embeddings, axis=1), 1)
+    assert [str(images.embeddings.dtype), str(images.thumbnails.dtype)] == ["float32", "uint8"]

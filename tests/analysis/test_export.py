@@ -1,4 +1,4 @@
-"""A trained model leaves the house, and gives the same scores outside."""
+"""An exported model gives the same scores as the model in the records."""
 
 import dataclasses
 import shutil
@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.export import export_run, main
+from analysis.export import main
+from analysis.studies.scored_runs import export_run
 from tests.support.final_runs import drain, retrain_plan
 from tests.support.tiny import make_pixels
 from wpm.errors import UserError

@@ -1,6 +1,7 @@
 """What the report shows of embeddings: scores as the test computes them, right and wrong marked."""
 
 import base64
+import dataclasses
 import io
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from analysis.report_page import gallery
-from analysis.report_page.gallery import draw_map, make_gallery, score_queries
-from analysis.studies.embeddings import Embedded
+from analysis.report_page.gallery import Gallery, draw_map, make_gallery, score_queries
+from analysis.studies.embeddings import EmbeddedRun
+from wpm.records.embedded_images import EmbeddedImages
 from wpm.retrieval import retrieval_scores
 
 
-def make_embedded(images: int = 60, classes: int = 6, channels: int = 1) -> Embedded:
+def make_embedded(images: int = 60, classes: int = 6, channels: int = 1) -> EmbeddedImages:
     """Return embeddings in noisy groups; the grey level of a thumbnail is its class."""
     rng = np.random.default_rng(0)
     labels = np.arange(images) % classes
@@ -24,8 +26,7 @@ def make_embedded(images: int = 60, classes: int = 6, channels: int = 1) -> Embe
     embeddings = (centres[labels] + rng.normal(size=(images, 8))).astype(np.float32)
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     thumbnails = np.repeat(labels * 40, 16 * 16 * channels).astype(np.uint8)
-    return Embedded(
-        about={"seed": 1000, "trial": 3},
+    return EmbeddedImages(
         class_names=tuple(f"class {c}" for c in range(classes)),
         embeddings=embeddings,
         labels=labels,
@@ -33,7 +34,12 @@ def make_embedded(images: int = 60, classes: int = 6, channels: int = 1) -> Embe
     )
 
 
-def scores_of(embedded: Embedded) -> NDArray[np.float64]:
+def show(images: EmbeddedImages) -> Gallery:
+    run = EmbeddedRun(images, "glyphs/small/triplet", trial=3, seed=1000, test_scores={})
+    return make_gallery(run)
+
+
+def scores_of(embedded: EmbeddedImages) -> NDArray[np.float64]:
     return score_queries(embedded.embeddings, embedded.labels, np.arange(len(embedded.labels)))[0]
 
 
@@ -59,7 +65,7 @@ def test_similarity_is_that_of_the_nearest_wrong_image() -> None:
 
 def test_sheet_marks_right_and_wrong_neighbours() -> None:
     embedded = make_embedded()
-    shown = make_gallery(embedded)
+    shown = show(embedded)
     assert len(shown.random) == len(shown.worst) == 6
     assert shown.title == "run with seed 1000 of trial 3"
     for retrieval in (*shown.random, *shown.worst):
@@ -70,12 +76,12 @@ def test_sheet_marks_right_and_wrong_neighbours() -> None:
     assert worst == sorted(worst)
     assert worst[0] == pytest.approx(scores_of(embedded).min())
     assert len({retrieval.query.label for retrieval in shown.worst}) == 6
-    assert make_gallery(embedded).random == shown.random  # the same page every time
+    assert show(embedded).random == shown.random  # the same page every time
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
 def test_pictures_are_images_inside_the_page(channels: int, mode: str) -> None:
-    shown = make_gallery(make_embedded(channels=channels))
+    shown = show(make_embedded(channels=channels))
     picture = shown.worst[0].query
     header, _, data = picture.source.partition(",")
     assert header == "data:image/jpeg;base64"
@@ -87,15 +93,13 @@ def test_pictures_are_images_inside_the_page(channels: int, mode: str) -> None:
 
 def test_lone_images_are_no_queries() -> None:
     whole = make_embedded()
-    lone = Embedded(
-        whole.about, (*whole.class_names, "lone"), whole.embeddings,
-        np.where(np.arange(60) == 0, 6, whole.labels), whole.thumbnails,
-    )  # fmt: skip
-    assert make_gallery(lone).examined == 59
+    labels = np.where(np.arange(60) == 0, 6, whole.labels)
+    lone = dataclasses.replace(whole, labels=labels, class_names=(*whole.class_names, "lone"))
+    assert show(lone).examined == 59
 
 
 def test_few_images_do_without_a_map(tmp_path: Path) -> None:
-    assert make_gallery(make_embedded(images=8, classes=2)).chart is None
+    assert show(make_embedded(images=8, classes=2)).chart is None
 
 
 def test_map_marks_classes_by_colour_and_symbol() -> None:

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from analysis import importance
+from analysis.studies.forest import collect_points
 from analysis.studies.histories import Search, read_search
 from analysis.studies.parameter_importance import (
-    collect_points,
     describe_agreement,
     measure_importance,
-    predict_surface,
 )
+from analysis.studies.score_surface import predict_surface
 from tests.support.searches import RANGES, write_course, write_searched
 from tests.support.stored import bytes_under
 from wpm.records import StudyPlace

@@ -10,9 +10,10 @@ from analysis.report_page import parameter_figures, runs_figures, search_figures
 from analysis.report_page.theme import Figure
 from analysis.studies.comparison import compare_rows
 from analysis.studies.histories import Search, read_search
-from analysis.studies.parameter_importance import measure_importance, predict_surface
+from analysis.studies.parameter_importance import measure_importance
 from analysis.studies.published import read_trace
 from analysis.studies.row_results import RowRecord, read_row
+from analysis.studies.score_surface import predict_surface
 from analysis.studies.validation import validate_rows
 from tests.support.searches import RANGES, draw_parameters, write_course, write_searched
 from tests.support.stored import write_final, write_run, write_search

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.studies.embeddings import folder_of, write_embedded
+from analysis.studies.embeddings import EmbeddedRun, folder_of, write_embedded
 from tests.support.searches import draw_parameters, write_course, write_searched
 from tests.support.stored import write_final, write_run
-from wpm.jobs.held_out_embeddings import EmbeddedImages
 from wpm.records import StudyPlace
+from wpm.records.embedded_images import EmbeddedImages
 
 EVIL = "<script>alert('reason')</script> & <b>NaN</b>"  # what a record may say of a failure
 
@@ -42,4 +42,5 @@ def write_embeddings(root: Path, place: StudyPlace, images: int = 80, classes: i
         class_names=("<i>class</i>", *(f"class {c}" for c in range(1, classes))),
         thumbnails=rng.integers(0, 255, (images, 16, 16, 3), dtype=np.uint8),
     )
-    write_embedded(folder_of(root, place), embedded, {"seed": 1000, "trial": 0})
+    run = EmbeddedRun(embedded, place.name, trial=0, seed=1000, test_scores={"map_at_r": 0.5})
+    write_embedded(folder_of(root, place), run)

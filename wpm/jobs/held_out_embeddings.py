@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +21,12 @@ from wpm.model.embedding import EVALUATION_BATCH, concatenate_embeddings
 from wpm.precision import float32_products
 from wpm.protocols import Protocol
 from wpm.records import StudyPlace
+from wpm.records.embedded_images import EmbeddedImages
 from wpm.retrieval import retrieval_scores
 from wpm.training.evaluate import embed_images
 
 THUMBNAIL = 48  # side in pixels: large enough to tell classes apart
 _TOLERANCE = 0.005  # MAP@R; another device rounds otherwise and may swap near neighbours
-
-
-@dataclass(frozen=True)
-class EmbeddedImages:
-    """The test images as a run's models see them.
-
-    Attributes:
-        embeddings: (N, D) unit-norm float32, the fold models' concatenated.
-        labels: (N,) positions in `class_names`.
-        class_names: of the data set.
-        thumbnails: (N, side, side, C) uint8, the central crop that the trunk sees.
-    """
-
-    embeddings: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    class_names: tuple[str, ...]
-    thumbnails: NDArray[np.uint8]
 
 
 def embed_test_images(

@@ -1,6 +1,5 @@
-"""Trained models outside the house: files that `analysis.export` wrote become embeddings."""
+"""Load models that `analysis.export` wrote, and embed images with them."""
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from wpm.data.crop_boxes import centre_crop_boxes
 from wpm.data.crops import normalise_pixels, resize_crop
 from wpm.data.decoding import decode_image
 from wpm.errors import UserError
-from wpm.files import read_json
 from wpm.model.embedding import (
     EVALUATION_BATCH,
     EmbeddingModel,
@@ -23,31 +21,32 @@ from wpm.model.embedding import (
     concatenate_embeddings,
 )
 from wpm.precision import float32_products
-from wpm.protocols import Protocol, protocol_from_json
+from wpm.protocols import Protocol
+from wpm.records.exports import read_export
 
 
 class ExportedModels:
-    """Fold models of a run, called with images; a test sees images in the same way."""
+    """The fold models of a run. Called with images, it prepares them as the test does.
+
+    Args:
+        path: a folder, or a `.safetensors` file with its `.json` file beside it.
+
+    Raises:
+        UserError: there is no exported model, or it is damaged.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Load a folder's models, or one file.
-
-        Args:
-            path: folder, or `.safetensors` file with its `.json` beside it.
-
-        Raises:
-            UserError: nothing was exported there, or it is damaged.
-        """
         path = Path(path)
         files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
         if not files or not files[0].exists():
             raise UserError(f"{path}: no exported model; write one with python -m analysis.export")
-        content = [read_json(file.with_suffix(".json")) for file in files]
-        self.channels: int = content[0]["channels"]
-        self.protocol: Protocol = protocol_from_json(content[0]["protocol"])
+        exported = [read_export(file) for file in files]
+        about = exported[0][0]
+        self.channels: int = about.channels
+        self.protocol: Protocol = about.protocol
         self.models = [
-            _load(file, self.protocol, self.channels, about.get("sha256"))
-            for file, about in zip(files, content, strict=True)
+            _load(file, weights, self.protocol, self.channels)
+            for file, (_, weights) in zip(files, exported, strict=True)
         ]
 
     def __call__(self, images: Sequence[Path | str | Image.Image]) -> Tensor:
@@ -79,15 +78,12 @@ class ExportedModels:
         return resize_crop(pixels, box, self.protocol.crop).permute(2, 0, 1)[None]
 
 
-def _load(file: Path, protocol: Protocol, channels: int, sha256: str | None) -> EmbeddingModel:
-    from safetensors.torch import load  # late: machines that only train lack it
+def _load(file: Path, weights: bytes, protocol: Protocol, channels: int) -> EmbeddingModel:
+    from safetensors.torch import load  # imported late: machines that only train do not have it
 
     model = build_model(protocol, channels, seed=0)
     try:
-        data = file.read_bytes()
-        if sha256 not in (None, hashlib.sha256(data).hexdigest()):  # None: of the first versions
-            raise ValueError("it does not match its checksum")
-        model.load_state_dict(load(data))
+        model.load_state_dict(load(weights))
     except Exception as error:
         raise UserError(f"{file}: model cannot be loaded ({error}); export it again") from error
     return model.eval()
