@@ -1,22 +1,43 @@
 """The cluster files pass Ray's own validation, and keep what docs/cluster.md promises of them."""
 
+import itertools
 import re
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 CLOUDS = [ROOT / "cluster.yaml", ROOT / "clusters" / "gcp.yaml"]
 CLUSTERS = [*CLOUDS, ROOT / "clusters" / "on-premise.yaml"]
 FOUNDATION = ROOT / "clusters" / "aws-foundation.yaml"
-PINNED = re.compile(r"[A-Za-z0-9_.-]+==\S+")
+NODES = ROOT / "clusters" / "requirements.txt"
+LISTS = [ROOT / "requirements.txt", ROOT / "requirements-dev.txt", NODES]
+INCLUDED = "-r "
 
 
 def load(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content
+
+
+def pins_in(path: Path) -> dict[str, str]:
+    """Return the version that a list itself names for each package, without what it includes."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    pins = [line.partition("==") for line in lines if not line.startswith(("#", INCLUDED))]
+    versions: dict[str, str] = {canonicalize_name(name): version for name, _, version in pins}
+    assert len(versions) == len(pins), "a package is named twice"
+    return versions
+
+
+def includes_of(path: Path) -> list[Path]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    included = [line.removeprefix(INCLUDED) for line in lines if line.startswith(INCLUDED)]
+    return [(path.parent / name).resolve() for name in included]
 
 
 def commands_of(config: dict[str, Any]) -> list[str]:
@@ -51,14 +72,51 @@ def test_nodes_install_the_pinned_versions_of_one_commit(path: Path) -> None:
     assert config["file_mounts"]["~/wpm.bundle"] == "build/wpm.bundle"
     commands = config["setup_commands"]
     assert "rm -rf ~/wpm && git clone --quiet ~/wpm.bundle ~/wpm" in commands
-    installed = [c.rsplit("~/wpm/", 1)[1] for c in commands if "pip install" in c]
-    assert installed == ["requirements.txt", "clusters/requirements.txt"]
-    assert "faiss-gpu" in (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    installed = [c.rsplit(INCLUDED, 1)[1] for c in commands if "pip install" in c]
+    assert installed == ["~/wpm/clusters/requirements.txt"], "two commands would undo each other"
+    assert includes_of(NODES) == [ROOT / "requirements.txt"]
+    assert "faiss-gpu" in pins_in(ROOT / "requirements.txt")
 
 
-def test_what_is_installed_on_a_cluster_has_exact_versions() -> None:
-    lines = (ROOT / "clusters" / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert all(PINNED.fullmatch(line) for line in lines if not line.startswith("#"))
+@pytest.mark.parametrize("path", LISTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_lists_of_packages_have_exact_versions(path: Path) -> None:
+    for name, version in pins_in(path).items():
+        assert re.fullmatch(r"[a-z0-9-]+", name)
+        assert re.fullmatch(r"\d[\w.]*", version)
+
+
+def test_lists_of_packages_agree_on_what_they_share() -> None:
+    """Else each command that installs one list undoes what another has installed."""
+    for one, other in itertools.combinations(map(pins_in, LISTS), 2):
+        shared = one.keys() & other.keys()
+        assert {name: one[name] for name in shared} == {name: other[name] for name in shared}
+
+
+def test_packages_accept_one_another() -> None:
+    """What each asks for, as far as it is installed here in the version that is pinned."""
+    pins = {name: version for path in LISTS for name, version in pins_in(path).items()}
+    asked = [
+        (name, Requirement(line))
+        for name, version in pins.items()
+        for line in wanted_by(name, version)
+    ]
+    assert len(asked) > 50
+    refused = [
+        f"{name} asks for {wish}, pinned is {pins[canonicalize_name(wish.name)]}"
+        for name, wish in asked
+        if (wish.marker is None or wish.marker.evaluate({"extra": ""}))
+        and canonicalize_name(wish.name) in pins
+        and pins[canonicalize_name(wish.name)] not in wish.specifier
+    ]
+    assert refused == []
+
+
+def wanted_by(name: str, version: str) -> list[str]:
+    try:
+        package = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return []
+    return package.requires or [] if package.version == version else []
 
 
 @clouds
