@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,42 @@ def includes_of(path: Path) -> list[Path]:
     lines = path.read_text(encoding="utf-8").splitlines()
     included = [line.removeprefix(INCLUDED) for line in lines if line.startswith(INCLUDED)]
     return [(path.parent / name).resolve() for name in included]
+
+
+def start_ray(command: str, folder: Path, before: str = "") -> dict[str, str]:
+    """Run a start command in a shell as `ray up` does, with a `ray` that does nothing.
+
+    Args:
+        command: of the cluster file.
+        folder: an empty one; the home folder of the node.
+        before: commands that the shell runs first, such as one that lowers a limit.
+
+    Returns:
+        What `ray` was called with: `arguments`, `files` (how many it may open), and the
+        environment variables.
+
+    Raises:
+        CalledProcessError: if the command fails, and `ray up` with it.
+    """
+    from ray.autoscaler._private.util import with_envs
+
+    (folder / "wpm").mkdir()
+    ray = folder / "ray"
+    ray.write_text('#!/bin/sh\necho "arguments=$*"\necho "files=$(ulimit -n)"\nenv\n')
+    ray.chmod(0o755)
+    exports = {"RAY_enable_autoscaler_v2": "1", "RAY_HEAD_IP": "head"}
+    exported = "".join(with_envs([command], exports))
+    answer = subprocess.run(
+        ["bash", "-c", f"{before}\n{exported}"],
+        env={
+            "HOME": str(folder),
+            "PATH": f"{folder}:/usr/bin:/bin",
+        },
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return dict(line.partition("=")[::2] for line in answer.stdout.splitlines())
 
 
 def commands_of(config: dict[str, Any]) -> list[str]:
@@ -126,6 +163,23 @@ def wanted_by(name: str, version: str) -> list[str]:
     except metadata.PackageNotFoundError:
         return []
     return package.requires or [] if package.version == version else []
+
+
+@clusters
+@pytest.mark.parametrize("role", ["head", "worker"])
+@pytest.mark.parametrize("hard", [4096, 100000])
+def test_limit_of_open_files_is_raised_as_far_as_allowed(
+    path: Path, role: str, hard: int, tmp_path: Path
+) -> None:
+    command = load(path)[f"{role}_start_ray_commands"][1]
+    lower = f"ulimit -Sn 1024 && ulimit -Hn {hard} || exit 77"
+    try:
+        called = start_ray(command, tmp_path, lower)
+    except subprocess.CalledProcessError as error:
+        if error.returncode == 77:
+            pytest.skip(f"this machine allows fewer than {hard} open files")
+        raise
+    assert int(called["files"]) == min(hard, 65536)
 
 
 @clouds
