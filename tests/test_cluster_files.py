@@ -14,7 +14,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 CLOUDS = [ROOT / "cluster.yaml", ROOT / "clusters" / "gcp.yaml"]
-CLUSTERS = [*CLOUDS, ROOT / "clusters" / "on-premise.yaml"]
+ON_PREMISE = ROOT / "clusters" / "on-premise.yaml"
+CLUSTERS = [*CLOUDS, ON_PREMISE]
 FOUNDATION = ROOT / "clusters" / "aws-foundation.yaml"
 NODES = ROOT / "clusters" / "requirements.txt"
 LISTS = [ROOT / "requirements.txt", ROOT / "requirements-dev.txt", NODES]
@@ -180,6 +181,18 @@ def test_limit_of_open_files_is_raised_as_far_as_allowed(
             pytest.skip(f"this machine allows fewer than {hard} open files")
         raise
     assert int(called["files"]) == min(hard, 65536)
+
+
+@clouds
+def test_clouds_keep_the_autoscaler_that_ray_chooses(path: Path, tmp_path: Path) -> None:
+    command = load(path)["head_start_ray_commands"][1]
+    assert start_ray(command, tmp_path)["RAY_enable_autoscaler_v2"] == "1"
+
+
+def test_own_machines_are_started_by_the_first_autoscaler(tmp_path: Path) -> None:
+    """The second, which `ray up` asks for, counts the head among them and starts one too few."""
+    command = load(ON_PREMISE)["head_start_ray_commands"][1]
+    assert start_ray(command, tmp_path)["RAY_enable_autoscaler_v2"] == "0"
 
 
 @clouds
