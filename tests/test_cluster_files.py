@@ -20,6 +20,7 @@ FOUNDATION = ROOT / "clusters" / "aws-foundation.yaml"
 NODES = ROOT / "clusters" / "requirements.txt"
 LISTS = [ROOT / "requirements.txt", ROOT / "requirements-dev.txt", NODES]
 INCLUDED = "-r "
+HEAD_ADDRESS = "192.0.2.2"  # of a block that no network uses
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -70,6 +71,7 @@ def start_ray(command: str, folder: Path, before: str = "") -> dict[str, str]:
         env={
             "HOME": str(folder),
             "PATH": f"{folder}:/usr/bin:/bin",
+            "SSH_CONNECTION": f"192.0.2.1 50000 {HEAD_ADDRESS} 22",
         },
         check=True,
         capture_output=True,
@@ -193,6 +195,13 @@ def test_own_machines_are_started_by_the_first_autoscaler(tmp_path: Path) -> Non
     """The second, which `ray up` asks for, counts the head among them and starts one too few."""
     command = load(ON_PREMISE)["head_start_ray_commands"][1]
     assert start_ray(command, tmp_path)["RAY_enable_autoscaler_v2"] == "0"
+
+
+def test_own_head_answers_at_the_address_that_ssh_reached(tmp_path: Path) -> None:
+    """Without a way to the internet, Ray would take 127.0.0.1, which no worker reaches."""
+    command = load(ON_PREMISE)["head_start_ray_commands"][1]
+    arguments = start_ray(command, tmp_path)["arguments"].split()
+    assert f"--node-ip-address={HEAD_ADDRESS}" in arguments
 
 
 @clouds
