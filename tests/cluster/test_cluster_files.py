@@ -1,22 +1,83 @@
 """The cluster files pass Ray's own validation, and keep what docs/cluster.md promises of them."""
 
+import itertools
 import re
+import subprocess
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml  # type: ignore[import-untyped]
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 CLOUDS = [ROOT / "cluster.yaml", ROOT / "clusters" / "gcp.yaml"]
-CLUSTERS = [*CLOUDS, ROOT / "clusters" / "on-premise.yaml"]
+ON_PREMISE = ROOT / "clusters" / "on-premise.yaml"
+CLUSTERS = [*CLOUDS, ON_PREMISE]
 FOUNDATION = ROOT / "clusters" / "aws-foundation.yaml"
-PINNED = re.compile(r"[A-Za-z0-9_.-]+==\S+")
+NODES = ROOT / "clusters" / "requirements.txt"
+LISTS = [ROOT / "requirements.txt", ROOT / "requirements-dev.txt", NODES]
+INCLUDED = "-r "
+HEAD_ADDRESS = "192.0.2.2"  # of a block that no network uses
 
 
 def load(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return content
+
+
+def pins_in(path: Path) -> dict[str, str]:
+    """Return the version that a list itself names for each package, without what it includes."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    pins = [line.partition("==") for line in lines if not line.startswith(("#", INCLUDED))]
+    versions: dict[str, str] = {canonicalize_name(name): version for name, _, version in pins}
+    assert len(versions) == len(pins), "a package is named twice"
+    return versions
+
+
+def includes_of(path: Path) -> list[Path]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    included = [line.removeprefix(INCLUDED) for line in lines if line.startswith(INCLUDED)]
+    return [(path.parent / name).resolve() for name in included]
+
+
+def start_ray(command: str, folder: Path, before: str = "") -> dict[str, str]:
+    """Run a start command in a shell as `ray up` does, with a `ray` that does nothing.
+
+    Args:
+        command: of the cluster file.
+        folder: an empty one; the home folder of the node.
+        before: commands that the shell runs first, such as one that lowers a limit.
+
+    Returns:
+        What `ray` was called with: `arguments`, `files` (how many it may open), and the
+        environment variables.
+
+    Raises:
+        CalledProcessError: if the command fails, and `ray up` with it.
+    """
+    from ray.autoscaler._private.util import with_envs
+
+    (folder / "wpm").mkdir()
+    ray = folder / "ray"
+    ray.write_text('#!/bin/sh\necho "arguments=$*"\necho "files=$(ulimit -n)"\nenv\n')
+    ray.chmod(0o755)
+    exports = {"RAY_enable_autoscaler_v2": "1", "RAY_HEAD_IP": "head"}
+    exported = "".join(with_envs([command], exports))
+    answer = subprocess.run(
+        ["bash", "-c", f"{before}\n{exported}"],
+        env={
+            "HOME": str(folder),
+            "PATH": f"{folder}:/usr/bin:/bin",
+            "SSH_CONNECTION": f"192.0.2.1 50000 {HEAD_ADDRESS} 22",
+        },
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return dict(line.partition("=")[::2] for line in answer.stdout.splitlines())
 
 
 def commands_of(config: dict[str, Any]) -> list[str]:
@@ -48,17 +109,99 @@ def test_start_commands_ask_for_a_token_and_keep_the_dashboard_private(path: Pat
 @clusters
 def test_nodes_install_the_pinned_versions_of_one_commit(path: Path) -> None:
     config = load(path)
-    assert config["file_mounts"]["~/wpm.bundle"] == "build/wpm.bundle"
     commands = config["setup_commands"]
-    assert "rm -rf ~/wpm && git clone --quiet ~/wpm.bundle ~/wpm" in commands
-    installed = [c.rsplit("~/wpm/", 1)[1] for c in commands if "pip install" in c]
-    assert installed == ["requirements.txt", "clusters/requirements.txt"]
-    assert "faiss-gpu" in (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert "rm -rf ~/wpm && git clone --quiet ~/wpm_bundle/wpm.bundle ~/wpm" in commands
+    installed = [c.rsplit(INCLUDED, 1)[1] for c in commands if "pip install" in c]
+    assert installed == ["~/wpm/clusters/requirements.txt"], "two commands would undo each other"
+    assert includes_of(NODES) == [ROOT / "requirements.txt"]
+    assert "faiss-gpu" in pins_in(ROOT / "requirements.txt")
 
 
-def test_what_is_installed_on_a_cluster_has_exact_versions() -> None:
-    lines = (ROOT / "clusters" / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert all(PINNED.fullmatch(line) for line in lines if not line.startswith("#"))
+@clusters
+def test_code_travels_in_a_folder_that_the_docs_fill(path: Path) -> None:
+    """A folder, as Ray asks for: in Docker, a file that is mounted need not follow its original."""
+    mounts = load(path)["file_mounts"]
+    assert "~/wpm_bundle/wpm.bundle" in "".join(load(path)["setup_commands"])
+    docs = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    folder = mounts["~/wpm_bundle"]
+    assert f"mkdir -p {folder} && git bundle create {folder}/wpm.bundle HEAD" in docs
+
+
+@pytest.mark.parametrize("path", LISTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_lists_of_packages_have_exact_versions(path: Path) -> None:
+    for name, version in pins_in(path).items():
+        assert re.fullmatch(r"[a-z0-9-]+", name)
+        assert re.fullmatch(r"\d[\w.]*", version)
+
+
+def test_lists_of_packages_agree_on_what_they_share() -> None:
+    """Else each command that installs one list undoes what another has installed."""
+    for one, other in itertools.combinations(map(pins_in, LISTS), 2):
+        shared = one.keys() & other.keys()
+        assert {name: one[name] for name in shared} == {name: other[name] for name in shared}
+
+
+def test_packages_accept_one_another() -> None:
+    """What each asks for, as far as it is installed here in the version that is pinned."""
+    pins = {name: version for path in LISTS for name, version in pins_in(path).items()}
+    asked = [
+        (name, Requirement(line))
+        for name, version in pins.items()
+        for line in wanted_by(name, version)
+    ]
+    assert len(asked) > 50
+    refused = [
+        f"{name} asks for {wish}, pinned is {pins[canonicalize_name(wish.name)]}"
+        for name, wish in asked
+        if (wish.marker is None or wish.marker.evaluate({"extra": ""}))
+        and canonicalize_name(wish.name) in pins
+        and pins[canonicalize_name(wish.name)] not in wish.specifier
+    ]
+    assert refused == []
+
+
+def wanted_by(name: str, version: str) -> list[str]:
+    try:
+        package = metadata.distribution(name)
+    except metadata.PackageNotFoundError:
+        return []
+    return package.requires or [] if package.version == version else []
+
+
+@clusters
+@pytest.mark.parametrize("role", ["head", "worker"])
+@pytest.mark.parametrize("hard", [4096, 100000])
+def test_limit_of_open_files_is_raised_as_far_as_allowed(
+    path: Path, role: str, hard: int, tmp_path: Path
+) -> None:
+    command = load(path)[f"{role}_start_ray_commands"][1]
+    lower = f"ulimit -Sn 1024 && ulimit -Hn {hard} || exit 77"
+    try:
+        called = start_ray(command, tmp_path, lower)
+    except subprocess.CalledProcessError as error:
+        if error.returncode == 77:
+            pytest.skip(f"this machine allows fewer than {hard} open files")
+        raise
+    assert int(called["files"]) == min(hard, 65536)
+
+
+@clouds
+def test_clouds_keep_the_autoscaler_that_ray_chooses(path: Path, tmp_path: Path) -> None:
+    command = load(path)["head_start_ray_commands"][1]
+    assert start_ray(command, tmp_path)["RAY_enable_autoscaler_v2"] == "1"
+
+
+def test_own_machines_are_started_by_the_first_autoscaler(tmp_path: Path) -> None:
+    """The second, which `ray up` asks for, counts the head among them and starts one too few."""
+    command = load(ON_PREMISE)["head_start_ray_commands"][1]
+    assert start_ray(command, tmp_path)["RAY_enable_autoscaler_v2"] == "0"
+
+
+def test_own_head_answers_at_the_address_that_ssh_reached(tmp_path: Path) -> None:
+    """Without a way to the internet, Ray would take 127.0.0.1, which no worker reaches."""
+    command = load(ON_PREMISE)["head_start_ray_commands"][1]
+    arguments = start_ray(command, tmp_path)["arguments"].split()
+    assert f"--node-ip-address={HEAD_ADDRESS}" in arguments
 
 
 @clouds
