@@ -1,6 +1,5 @@
 """What a user types: every wrong input is one line with exit code 2, nothing half written."""
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +75,7 @@ def test_weights_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.Mon
     import hashlib
 
     from wpm.data.archives import Archive
-    from wpm.model import trunks
+    from wpm.model.trunks import TRUNKS
 
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     data = b"weights"
@@ -86,8 +85,7 @@ def test_weights_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.Mon
 
         def serve_with(checksum: str) -> None:
             archive = Archive(server.url, checksum, file_name="trunk.pth")
-            kind = dataclasses.replace(trunks._TRUNKS["bninception"], weights=lambda _: archive)
-            monkeypatch.setitem(trunks._TRUNKS, "bninception", kind)
+            monkeypatch.setattr(TRUNKS["bninception"], "find_weights", lambda _: archive)
 
         args = build_parser(None).parse_args([*arguments, "--fetch"])
         serve_with("sha256:0123")

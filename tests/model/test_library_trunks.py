@@ -16,8 +16,9 @@ from torch import nn
 from tests.support.tiny import MINED, make_config, make_pixels, smoke_protocol
 from wpm.errors import DamagedFileError, UserError
 from wpm.model.embedding import build_model, check_model, freeze_batch_norm
-from wpm.model.library_trunks import LibraryTrunk, build_timm, build_torchvision, torchvision_input
-from wpm.model.trunks import find_weights, find_weights_page, needs_weights
+from wpm.model.library_trunks import LibraryTrunk
+from wpm.model.torchvision_trunks import torchvision_input
+from wpm.model.trunks import find_source, find_weights, find_weights_page, needs_weights
 from wpm.protocols import Protocol
 from wpm.training.training import Training
 
@@ -25,10 +26,9 @@ IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
 def make_trunk(name: str) -> LibraryTrunk:
-    build = build_timm if name.startswith("timm:") else build_torchvision
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        trunk = build(name, 3)
+        trunk = find_source(name).build(name, 3)
     assert isinstance(trunk, LibraryTrunk)
     return trunk
 
@@ -121,6 +121,15 @@ def test_what_cannot_be_a_trunk_is_refused(name: str, message: str) -> None:
         make_trunk(name)
 
 
+@pytest.mark.parametrize("name", ["timm:resnet5", "torchvision:resnet5"])
+def test_network_that_its_library_lacks_is_refused_before_its_weights_are_looked_for(
+    name: str,
+) -> None:
+    for look in (needs_weights, find_weights, find_weights_page):
+        with pytest.raises(UserError, match="did you mean"):
+            look(name)
+
+
 def test_timm_not_installed_says_how(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     with pytest.raises(UserError, match="pip install timm"):
@@ -146,7 +155,7 @@ def test_the_librarys_weights_file_loads_without_its_classifier(
 
 
 def test_old_densenet_files_load(tmp_path: Path) -> None:
-    """Layers' names with a dot, which torchvision's own loader mends, and no batch counters."""
+    """Layers' names with a dot, which torchvision's own loader fixes, and no batch counters."""
     saved = torchvision.models.densenet121(weights=None).state_dict()
     old = {
         re.sub(r"(denselayer\d+\.[a-z]+)([12])", r"\1.\2", key): value

@@ -17,6 +17,7 @@ from wpm.data.pixels import Pixels
 from wpm.errors import UserError
 from wpm.model.bninception import BNInception, load_bninception_weights
 from wpm.model.embedding import build_model
+from wpm.model.trunks import TRUNKS
 from wpm.protocols import Protocol, find_protocol
 from wpm.splits import class_disjoint_splits
 from wpm.training.config import TrainingConfig
@@ -131,13 +132,11 @@ def test_weights_file_is_loaded_into_the_trunk(
     torch.save(saved.state_dict(), tmp_path / "weights.pth")
     with pytest.raises(UserError, match="SHA-256"):
         build_model(mini_mlrc(), 3, 0, str(tmp_path / "weights.pth"))
-    from wpm.model import trunks
 
     def load(trunk: BNInception, path: Path) -> None:
         load_bninception_weights(trunk, path, expected_sha256_prefix=None)
 
-    kind = dataclasses.replace(trunks._TRUNKS["bninception"], load=load)
-    monkeypatch.setitem(trunks._TRUNKS, "bninception", kind)
+    monkeypatch.setattr(TRUNKS["bninception"], "load_weights", load)
     built = build_model(mini_mlrc(), 3, 0, str(tmp_path / "weights.pth"))
     for name, value in built.trunk.state_dict().items():
         assert torch.equal(value, saved.state_dict()[name])

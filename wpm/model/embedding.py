@@ -9,7 +9,7 @@ from torch.nn.functional import normalize
 
 from wpm.errors import UserError
 from wpm.model.trunk import Trunk
-from wpm.model.trunks import RANDOM_WEIGHTS, find_kind
+from wpm.model.trunks import RANDOM_WEIGHTS, find_source
 from wpm.model.views import ViewMasks, draw_mask
 from wpm.precision import autocast
 from wpm.protocols import Protocol
@@ -144,14 +144,14 @@ def build_model(
     Raises:
         UserError: unknown trunk, or a file that does not fit it.
     """
-    kind = find_kind(protocol.trunk)
+    source = find_source(protocol.trunk)
     # Layers draw from the global generator: fork it so that nobody else's numbers move.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        trunk = kind.build(protocol.trunk, channels)
+        trunk = source.build(protocol.trunk, channels)
         model = EmbeddingModel(trunk, protocol.embedding_dim, protocol.precision)
-    if weights != RANDOM_WEIGHTS and kind.load is not None:
-        kind.load(model.trunk, Path(weights))
+    if weights != RANDOM_WEIGHTS and source.needs_weights:
+        source.load_weights(model.trunk, Path(weights))
     return model
 
 

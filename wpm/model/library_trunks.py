@@ -1,47 +1,43 @@
-"""Trunks of torchvision and timm, by name: `torchvision:resnet50`, `timm:resnet50.a1_in1k`."""
+"""What trunks of torchvision and timm share: the cut, and the library's own weights files."""
 
 import difflib
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
-from wpm.data.archives import Archive
 from wpm.data.crops import InputSpec
 from wpm.errors import DamagedFileError, StorageError, UserError
 from wpm.model.trunk import Trunk
 
 _PROBE_SIDE = 96  # px of the image that a network is tried with
-# Networks of torchvision that rescale images before their first convolution once pretrained.
-_RESCALING = ("googlenet", "inception_v3")
-# Families of timm that fit their grid of patches to the image if asked to.
-_RESIZABLE = ("vision_transformer", "deit", "eva")
 
 
 class LibraryTrunk(Trunk):
-    """A network of a library, its classifier removed, cut after its first convolution.
+    """A library's network without its classifier, cut after its first convolution.
 
-    In the network's place of that convolution stands what hands its output on, so that the rest of
-    the library's own forward pass is the body.
+    The first convolution is replaced by `nn.Identity`; the library's own `forward` is then the
+    body.
 
-    The network is always in evaluation mode, in training too: batch norm of any kind is frozen, and
-    no dropout or stochastic depth of its own gets between the views, which differ by their masks.
+    The network always stays in evaluation mode, in training too. Batch norm of any kind is
+    frozen, and neither dropout nor stochastic depth of the network's own comes between the views,
+    which differ by their masks alone.
     """
 
     def __init__(self, name: str, network: nn.Module, input_spec: InputSpec) -> None:
-        """Cut a network, and prove on a small image that nothing else has changed.
+        """Cut a network, and verify on a small image that its features stay the same.
 
         Args:
             name: for messages.
             network: from (B, 3, H, W) images to (B, F) features.
-            input_spec: of its weights.
+            input_spec: how the network's weights expect pixels.
 
         Raises:
-            UserError: the network cannot be cut so.
+            UserError: the network cannot be cut there.
         """
         super().__init__()
         self.name, self.input_spec = name, input_spec
@@ -50,29 +46,29 @@ class LibraryTrunk(Trunk):
             raise UserError(f"trunk {name} has no convolution to drop channels of")
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             images = torch.randn(2, 3, _PROBE_SIDE, _PROBE_SIDE)
-            whole = self._try(network.eval(), images, "does not take images of any size")
+            uncut = self._try(network.eval(), images, "does not take images of any size")
             first = network.get_submodule(place)
             assert isinstance(first, nn.Conv2d)
             self.first, self.place, self.network = first, place, network
             network.set_submodule(place, nn.Identity())
             features, uncuttable = first(images), f"cannot be cut after {place}"
-            parts = self._try(network, features, uncuttable)
-            if whole.ndim != 2 or not torch.equal(whole, parts):
+            cut = self._try(network, features, uncuttable)
+            if uncut.ndim != 2 or not torch.equal(uncut, cut):
                 raise self._refusal(uncuttable, "its features come out different")
             if not torch.equal(features, first(images)):
                 raise self._refusal(uncuttable, "what follows overwrites its output")
-        self.stem_channels, self.feature_dim = first.out_channels, whole.shape[1]
+        self.stem_channels, self.feature_dim = first.out_channels, uncut.shape[1]
 
-    def _try(self, network: nn.Module, images: Tensor, else_what: str) -> Tensor:
+    def _try(self, network: nn.Module, images: Tensor, problem: str) -> Tensor:
         try:
             return network(images)  # type: ignore[no-any-return]
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise self._refusal(else_what, reason) from error
+            raise self._refusal(problem, reason) from error
 
-    def _refusal(self, what: str, reason: str) -> UserError:
+    def _refusal(self, problem: str, reason: str) -> UserError:
         return UserError(
-            f"trunk {self.name} {what} ({reason}); choose another, such as torchvision:resnet50"
+            f"trunk {self.name} {problem} ({reason}); choose another, such as torchvision:resnet50"
         )
 
     def train(self, mode: bool = True) -> Self:
@@ -80,103 +76,21 @@ class LibraryTrunk(Trunk):
         return super().train(False)
 
     def stem(self, images: Tensor) -> Tensor:
-        """First convolution, before its normalisation: where channels are dropped."""
+        """Run the first convolution alone, before its normalisation."""
         output: Tensor = self.first(images)
         return output
 
     def body(self, features: Tensor) -> Tensor:
-        """Everything after the first convolution, to pooled features."""
+        """Run everything after the first convolution, to pooled features."""
         output: Tensor = self.network(features)
         return output
 
 
-def build_torchvision(name: str, channels: int) -> Trunk:
-    """Build a classification network of torchvision with random weights.
-
-    Args:
-        name: `torchvision:NAME`.
-        channels: of the images; the batch repeats the one of greyscale images.
-
-    Raises:
-        UserError: torchvision has no such network, or it cannot be cut.
-    """
-    network = _torchvision_models().get_model(_known_torchvision(name), weights=None)
-    # The last linear layer is the classifier's: what comes before are the features.
-    place = [n for n, module in network.named_modules() if isinstance(module, nn.Linear)][-1:]
-    if not place:
-        raise UserError(f"trunk {name} does not end in a linear classifier; choose another")
-    network.set_submodule(place[0], nn.Identity())
-    return LibraryTrunk(name, network, torchvision_input(name))
-
-
-def torchvision_input(name: str) -> InputSpec:
-    """Return how a network of torchvision wants its pixels: as its weights were trained.
-
-    Raises:
-        UserError: torchvision has no such network.
-    """
-    transforms = _first_weights(name).transforms()
-    return InputSpec("RGB", 1.0, tuple(transforms.mean), tuple(transforms.std))
-
-
-def build_timm(name: str, channels: int) -> Trunk:
-    """Build a network of timm with random weights.
-
-    Args:
-        name: `timm:NAME`.
-        channels: of the images; the batch repeats the one of greyscale images.
-
-    Raises:
-        UserError: timm is not installed or has no such network, or it cannot be cut.
-    """
-    timm, known = _timm(), _known_timm(name)
-    resizable = timm.models.is_model_in_modules(known, _RESIZABLE)
-    more = {"dynamic_img_size": True} if resizable else {}
-    network = timm.create_model(known, pretrained=False, num_classes=0, **more)
-    if resizable:
-        # The embedding of patches would compare what its convolution hands on with image sizes.
-        network.patch_embed.img_size = None
-    config = network.pretrained_cfg
-    return LibraryTrunk(name, network, InputSpec("RGB", 1.0, config["mean"], config["std"]))
-
-
-def torchvision_weights(name: str) -> Archive:
-    """Return where torchvision keeps a network's first ImageNet weights.
-
-    Raises:
-        UserError: torchvision has no such network.
-    """
-    url = _first_weights(name).url
-    # As torch.hub does: the file's name ends in the first digits of its SHA-256.
-    return Archive(url, "sha256:" + url.rsplit("-", 1)[-1].removesuffix(".pth"))
-
-
-def timm_weights(name: str) -> Archive | None:
-    """Return None: timm publishes no checksums to verify a download by; see `timm_page`.
-
-    Raises:
-        UserError: timm is not installed, or has no such network.
-    """
-    _known_timm(name)
-    return None
-
-
-def timm_page(name: str) -> str:
-    """Return the address of the page where timm keeps a network's weights; empty without any.
-
-    Raises:
-        UserError: timm is not installed, or has no such network.
-    """
-    config = _timm().get_pretrained_cfg(_known_timm(name))
-    model = config.hf_hub_id if config is not None else None
-    return f"https://huggingface.co/{model}" if model else ""
-
-
-def load_library_weights(trunk: LibraryTrunk, path: Path) -> None:
+def load_library_weights(trunk: Trunk, path: Path) -> None:
     """Load the library's own weights file: all of the trunk's weights or, on an error, none.
 
     Args:
-        trunk: changed in place.
+        trunk: a `LibraryTrunk`, changed in place.
         path: a `.safetensors` file, or a state dict as `torch.save` writes it.
 
     Raises:
@@ -184,6 +98,7 @@ def load_library_weights(trunk: LibraryTrunk, path: Path) -> None:
         DamagedFileError: it cannot be read.
         UserError: it does not fit.
     """
+    assert isinstance(trunk, LibraryTrunk)
     if not path.is_file():
         raise StorageError(f"no weights of trunk {trunk.name} at {path}; give --weights FILE")
     try:
@@ -192,32 +107,39 @@ def load_library_weights(trunk: LibraryTrunk, path: Path) -> None:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DamagedFileError(f"{path} is not a weights file ({reason})") from error
     state = {_name_in_trunk(trunk, key): v for key, v in found.items() if _is_weight(key)}
-    wanted = {key: value for key, value in trunk.state_dict().items() if _is_weight(key)}
-    lacking = sorted(wanted.keys() - state.keys())
-    # One layer may be left over, weight and bias: the classifier.
-    extra = sorted(state.keys() - wanted.keys())
+    expected = {key: value for key, value in trunk.state_dict().items() if _is_weight(key)}
+    misfit = _describe_misfit(state, expected)
+    if misfit:
+        raise UserError(
+            f"{path} does not fit trunk {trunk.name}: it {misfit}; give the trunk's own weights"
+        )
+    trunk.load_state_dict({key: state[key] for key in expected})
+
+
+def _describe_misfit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Say how a file's weights differ from the trunk's; "" where they fit."""
+    missing = sorted(expected.keys() - state.keys())
+    if missing:
+        return f"lacks {missing[0]}"
+    misshapen = sorted(key for key in expected if expected[key].shape != state[key].shape)
+    if misshapen:
+        return f"has another shape at {misshapen[0]}"
+    extra = sorted(state.keys() - expected.keys())
     layers = {key.rpartition(".")[0] for key in extra}
-    wrong = [key for key in wanted.keys() & state.keys() if wanted[key].shape != state[key].shape]
-    if lacking or len(layers) > 1 or wrong:
-        what = (
-            f"lacks {lacking[0]}" if lacking
-            else f"has another shape at {sorted(wrong)[0]}" if wrong
-            else f"has {extra[0]} besides"
-        )  # fmt: skip
-        raise UserError(f"{path} does not fit trunk {trunk.name}: it {what}; give its own weights")
-    trunk.load_state_dict({key: state[key] for key in wanted})
+    # One layer, its weight and bias, may be more than the trunk has: the classifier.
+    return f"has {extra[0]} besides" if len(layers) > 1 else ""
 
 
 def _is_weight(key: str) -> bool:
-    """Batch counters are not: old files lack them, and frozen batch norm never reads them."""
+    """Leave batch counters out: old files lack them, and frozen batch norm never reads them."""
     return not key.endswith(".num_batches_tracked")
 
 
 def _name_in_trunk(trunk: LibraryTrunk, key: str) -> str:
-    # Files of densenets keep to the names that torchvision's layers had before a dot was illegal.
+    # Files of densenets keep names that torchvision's layers had before a dot became illegal.
     key = re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", key)
-    first, _, parameter = key.rpartition(".")
-    return f"first.{parameter}" if first == trunk.place else f"network.{key}"
+    layer, _, parameter = key.rpartition(".")
+    return f"first.{parameter}" if layer == trunk.place else f"network.{key}"
 
 
 def _read_state(path: Path) -> Mapping[str, Tensor]:
@@ -235,43 +157,15 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
     return state
 
 
-def _torchvision_models() -> Any:
-    import torchvision.models  # slow to import, and for these trunks only
+def find_known(name: str, known: Sequence[str], library: str) -> str:
+    """Return the part of `LIBRARY:NAME` after the colon, if the library has such a network.
 
-    return torchvision.models
-
-
-def _known_torchvision(name: str) -> str:
-    models = _torchvision_models()
-    known = _find_known(name, models.list_models(module=models), "torchvision")
-    if known in _RESCALING:
-        raise UserError(
-            f"trunk {name} rescales images before its first convolution; choose another, such as "
-            "torchvision:resnet50"
-        )
-    return known
-
-
-def _first_weights(name: str) -> Any:
-    return next(iter(_torchvision_models().get_model_weights(_known_torchvision(name))))
-
-
-def _timm() -> Any:
-    try:
-        import timm
-    except ModuleNotFoundError as error:
-        raise UserError("trunks of timm need timm: pip install timm (extra: wpm[timm])") from error
-    return timm
-
-
-def _known_timm(name: str) -> str:
-    return _find_known(name, [*_timm().list_models(), *_timm().list_pretrained()], "timm")
-
-
-def _find_known(name: str, known: list[str], library: str) -> str:
-    wanted = name.partition(":")[2]
-    if wanted not in known:
-        near = difflib.get_close_matches(wanted, known) or ["resnet50"]
+    Raises:
+        UserError: it has none; the message names similar ones.
+    """
+    asked = name.partition(":")[2]
+    if asked not in known:
+        near = difflib.get_close_matches(asked, known) or ["resnet50"]
         choices = ", ".join(f"{library}:{n}" for n in near)
-        raise UserError(f"{library} has no network {wanted!r}; did you mean {choices}?")
-    return wanted
+        raise UserError(f"{library} has no network {asked!r}; did you mean {choices}?")
+    return asked
