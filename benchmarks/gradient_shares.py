@@ -22,9 +22,8 @@ from benchmarks.views import PARAMETERS
 from wpm.model.embedding import EmbeddingModel
 from wpm.model.views import ViewMasks
 from wpm.protocols import find_protocol
-from wpm.training import fold
 from wpm.training.config import TrainingConfig
-from wpm.training.mined_step import LossOfViews, backward_fast
+from wpm.training.mined_step import MinedStep
 from wpm.training.training import Training
 
 THRESHOLDS = (0.0, 1e-6, 1e-4, 1e-3, 1e-2)
@@ -38,24 +37,25 @@ def flatten_gradient(model: EmbeddingModel) -> Tensor:
 
 
 def measure(
-    model: EmbeddingModel, images: Tensor, masks: ViewMasks, loss_of: LossOfViews
+    step: MinedStep, images: Tensor, classes: Tensor, masks: ViewMasks
 ) -> dict[float, tuple[float, float, float]]:
     """Measure one batch; gradients are left as they were found, none.
 
     Args:
-        model: as it is in training.
+        step: of a training.
         images: (B, C, H, W) float.
+        classes: (B,) class numbers.
         masks: of the batch.
-        loss_of: from (V, B, D) views to a scalar.
 
     Returns:
         By threshold: percent of the images in passes, percent of the passes, at or below it; and
         the relative error of the weights' gradient without these images in passes.
     """
+    model = step.model
     with torch.no_grad():
         held = model.embed_passes(model.run_stem(images), masks.channel)
     held.requires_grad_()
-    (gradient,) = torch.autograd.grad(loss_of(model.mask_embeddings(held, masks)), held)
+    (gradient,) = torch.autograd.grad(step.loss(model.mask_embeddings(held, masks), classes), held)
     total = gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny)
     of_images = gradient.norm(dim=2) / total
     of_passes = gradient.flatten(1).norm(dim=1) / total
@@ -77,18 +77,16 @@ def measure(
 
 
 def watch(found: Shares, every: int) -> Callable[..., Tensor]:
-    """Return a `backward_fast` that measures every so many steps."""
-    steps = 0
+    """Return a `MinedStep.backward_fast` that measures every so many steps."""
+    steps, backward_fast = 0, MinedStep.backward_fast
 
-    def backward(
-        model: EmbeddingModel, images: Tensor, masks: ViewMasks, loss_of: LossOfViews
-    ) -> Tensor:
+    def backward(step: MinedStep, images: Tensor, classes: Tensor, masks: ViewMasks) -> Tensor:
         nonlocal steps
         if steps % every == 0:
-            for threshold, values in measure(model, images, masks, loss_of).items():
+            for threshold, values in measure(step, images, classes, masks).items():
                 found[threshold].append(values)
         steps += 1
-        return backward_fast(model, images, masks, loss_of)
+        return backward_fast(step, images, classes, masks)
 
     return backward
 
@@ -117,7 +115,7 @@ def main() -> None:
           )  # fmt: skip
     while not training.finished:
         found: Shares = defaultdict(list)
-        with patch.object(fold, "backward_fast", watch(found, args.every)):
+        with patch.object(MinedStep, "backward_fast", watch(found, args.every)):
             training.run_epoch()
         for threshold, values in found.items():
             images, passes, errors = zip(*values, strict=True)

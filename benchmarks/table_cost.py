@@ -31,9 +31,10 @@ from wpm.data.index import index_class_folders
 from wpm.data.pixel_cache import build_pixels
 from wpm.data.pixels import Pixels
 from wpm.model.embedding import build_model, freeze_batch_norm
+from wpm.model.views import ViewSettings
 from wpm.protocols import Protocol, find_protocol
 from wpm.rows import TABLE_ROWS
-from wpm.training.mined_step import backward_fast
+from wpm.training.mined_step import MinedStep
 from wpm.within_pair import WithinPairLoss
 
 DATASETS = 2  # CUB and Cars, the two of the published table
@@ -74,18 +75,17 @@ def measure_steps(protocol: Protocol, device: torch.device, seconds: float) -> t
     last = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(protocol.classes_per_batch).repeat_interleave(protocol.images_per_class)
     labels = labels.to(device)
-    masks = model.sample_masks(
-        images, trunk_passes=protocol.trunk_passes, embedding_masks=protocol.embedding_masks,
-        channel_dropout=0.1, embedding_dropout=0.05, generator=generator,
-    )  # fmt: skip
+    views = ViewSettings(protocol.trunk_passes, protocol.embedding_masks, 0.1, 0.05)
+    masks = model.sample_masks(images, views, generator)
     loss = ContrastiveLoss(pos_margin=0.1, neg_margin=0.8)
     mined, looped = WithinPairLoss(loss, sharpness=SHARPNESS), LoopedLoss(labels)
+    step = MinedStep(ours, mined, views, generator)
     times = measure(
         [
             lambda: loss(model(images), labels).backward(),
             lambda: loss(ours(last), labels).backward(),
             lambda: backward_baseline(model, images, masks, looped),
-            lambda: backward_fast(ours, last, masks, lambda v: mined(v, labels)),
+            lambda: step.backward_fast(last, labels, masks),
         ],
         seconds,
     )

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import wpm.model
+import wpm.model.embedding
 from benchmarks.common import find_device
 from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
-from wpm.model.views import ViewMasks
+from wpm.model.views import ViewMasks, ViewSettings
 from wpm.precision import float32_products
 from wpm.protocols import find_protocol
-from wpm.training.mined_step import backward_fast, backward_low_memory
+from wpm.training.mined_step import MinedStep
 from wpm.within_pair import WithinPairLoss
 
 SHARPNESS, CHANNEL_DROPOUT, EMBEDDING_DROPOUT = 32.0, 0.1, 0.05
@@ -189,10 +189,10 @@ def main() -> None:
     images = images.contiguous(memory_format=torch.channels_last)
     compiled = deepcopy(model)
     owners = {"baseline": baseline, "compiled": compiled}  # of the weights; else `model`
-    masks = model.sample_masks(
-        images, trunk_passes=protocol.trunk_passes, embedding_masks=protocol.embedding_masks,
-        channel_dropout=CHANNEL_DROPOUT, embedding_dropout=EMBEDDING_DROPOUT, generator=generator,
-    )  # fmt: skip
+    views = ViewSettings(
+        protocol.trunk_passes, protocol.embedding_masks, CHANNEL_DROPOUT, EMBEDDING_DROPOUT
+    )
+    masks = model.sample_masks(images, views, generator)
     optimizer_of = {
         owner: torch.optim.RMSprop(owner.parameters(), lr=0.0, momentum=0.9)  # weights stay
         for owner in (model, baseline, compiled)
@@ -206,22 +206,23 @@ def main() -> None:
     def run_plain() -> None:
         plain(model(images), labels).backward()
 
+    step, compiled_step = (MinedStep(owner, mined, views, generator) for owner in (model, compiled))
     ways: dict[str, Callable[[], object]] = {
         "baseline": lambda: backward_baseline(baseline, contiguous, masks, looped),
-        "fast": lambda: backward_fast(model, images, masks, of_mined),
-        "low_memory": lambda: backward_low_memory(model, images, masks, of_mined),
+        "fast": lambda: step.backward_fast(images, labels, masks),
+        "low_memory": lambda: step.backward_low_memory(images, labels, masks),
         "plain": run_plain,
     }
     if args.ungrouped:
 
         def run_ungrouped() -> None:
-            with patch.object(wpm.model, "_CPU_ELEMENTS", sys.maxsize):
-                backward_fast(model, images, masks, of_mined)
+            with patch.object(wpm.model.embedding, "_CPU_ELEMENTS", sys.maxsize):
+                step.backward_fast(images, labels, masks)
 
         ways["ungrouped"] = run_ungrouped
     if args.compile:
         compiled.embed_passes = torch.compile(compiled.embed_passes, mode=args.compile)  # type: ignore[method-assign]
-        ways["compiled"] = lambda: backward_fast(compiled, images, masks, of_mined)
+        ways["compiled"] = lambda: compiled_step.backward_fast(images, labels, masks)
     print(f"{on}, {torch.get_num_threads()} threads, torch {torch.__version__}, bninception, batch "
           f"{len(labels)} at {side} px, {protocol.trunk_passes} x {protocol.embedding_masks} views "
           "(plain: one pass, no views)")  # fmt: skip

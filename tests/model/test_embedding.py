@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wpm.errors import UserError
 from wpm.model.convnet import ConvNet
 from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
-from wpm.model.views import ViewMasks
+from wpm.model.views import ViewMasks, ViewSettings
 from wpm.protocols import find_protocol
 
 PROTOCOL = find_protocol("small", "glyphs")
@@ -34,14 +34,8 @@ def sample(
     channel_dropout: float = 0.3,
     embedding_dropout: float = 0.2,
 ) -> ViewMasks:
-    return model.sample_masks(
-        images,
-        trunk_passes=passes,
-        embedding_masks=masks,
-        channel_dropout=channel_dropout,
-        embedding_dropout=embedding_dropout,
-        generator=torch.Generator().manual_seed(seed),
-    )
+    views = ViewSettings(passes, masks, channel_dropout, embedding_dropout)
+    return model.sample_masks(images, views, torch.Generator().manual_seed(seed))
 
 
 def views_by_loops(model: EmbeddingModel, images: Tensor, masks: ViewMasks) -> Tensor:

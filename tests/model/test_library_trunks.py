@@ -19,6 +19,7 @@ from wpm.model.embedding import build_model, check_model, freeze_batch_norm
 from wpm.model.library_trunks import LibraryTrunk
 from wpm.model.torchvision_trunks import torchvision_input
 from wpm.model.trunks import find_source, find_weights, find_weights_page, needs_weights
+from wpm.model.views import ViewSettings
 from wpm.protocols import Protocol
 from wpm.training.training import Training
 
@@ -220,14 +221,7 @@ def test_views_without_dropout_are_the_plain_embeddings_in_training(name: str) -
     """Dropout and stochastic depth of the library stay off: only masks tell views apart."""
     model = build_model(protocol_with(name), 3, 0).train()
     generator = torch.Generator().manual_seed(0)
-    masks = model.sample_masks(
-        IMAGES,
-        trunk_passes=2,
-        embedding_masks=1,
-        channel_dropout=0.0,
-        embedding_dropout=0.0,
-        generator=generator,
-    )
+    masks = model.sample_masks(IMAGES, ViewSettings(2, 1, 0.0, 0.0), generator)
     with torch.no_grad():
         views, plain = model.make_views(IMAGES, masks), model(IMAGES)
     assert distance(plain[:1], plain[1:]) > 0.1

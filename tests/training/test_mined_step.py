@@ -14,9 +14,9 @@ from tests.support.tiny import make_config, make_pixels, smoke_protocol
 from wpm.losses import build_loss
 from wpm.model.convnet import ConvNet
 from wpm.model.embedding import EmbeddingModel, build_model
-from wpm.model.views import ViewMasks
+from wpm.model.views import ViewMasks, ViewSettings
 from wpm.rows import Row
-from wpm.training.mined_step import FAST, LOW_MEMORY, PLAIN, backward_fast, backward_low_memory
+from wpm.training.mined_step import FAST, LOW_MEMORY, PLAIN, MinedStep
 from wpm.training.training import Training
 
 CPU = torch.device("cpu")
@@ -29,7 +29,36 @@ ROWS: dict[str, dict[str, float]] = {
     "multi_similarity": {"alpha": 2.0, "beta": 40.0, "base": 0.5},
 }
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
-Backward = Callable[[EmbeddingModel, Tensor, ViewMasks, Callable[[Tensor], Tensor]], Tensor]
+# From model, loss, images and masks to the value of the loss; leaves gradients.
+Backward = Callable[[EmbeddingModel, nn.Module, Tensor, ViewMasks], Tensor]
+
+
+class OfViews(nn.Module):
+    """A loss that is any function of the views."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._function = function
+
+    def forward(self, views: Tensor, classes: Tensor) -> Tensor:
+        return self._function(views)
+
+
+def make_step(model: EmbeddingModel, loss: nn.Module) -> MinedStep:
+    views = ViewSettings(1, 1, 0.0, 0.0)  # not used: the tests draw the masks themselves
+    return MinedStep(model, loss, views, torch.Generator())
+
+
+def fast(model: EmbeddingModel, loss: nn.Module, images: Tensor, masks: ViewMasks) -> Tensor:
+    return make_step(model, loss).backward_fast(images, LABELS, masks)
+
+
+def low_memory(model: EmbeddingModel, loss: nn.Module, images: Tensor, masks: ViewMasks) -> Tensor:
+    return make_step(model, loss).backward_low_memory(images, LABELS, masks)
+
+
+def baseline(model: EmbeddingModel, loss: nn.Module, images: Tensor, masks: ViewMasks) -> Tensor:
+    return backward_baseline(model, images, masks, lambda views: loss(views, LABELS))
 
 
 def make_batch(
@@ -40,10 +69,7 @@ def make_batch(
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(len(LABELS), 3, side, side, generator=generator, dtype=dtype)
     calibrate_batch_norm(model, images)
-    masks = model.sample_masks(
-        images, trunk_passes=passes, embedding_masks=2, channel_dropout=0.2,
-        embedding_dropout=0.1, generator=generator,
-    )  # fmt: skip
+    masks = model.sample_masks(images, ViewSettings(passes, 2, 0.2, 0.1), generator)
     return model, images, masks
 
 
@@ -58,13 +84,13 @@ def gradients_of(
         dim = model.embedder.out_features
         loss = build_loss(Row(row, True), parameters, num_classes=3, embedding_dim=dim)
     loss = loss.to(images.dtype)
-    value = backward(model, images, masks, lambda views: loss(views, LABELS))
+    value = backward(model, loss, images, masks)
     every = [*model.parameters(), *loss.parameters()]
     return value, [torch.zeros_like(p) if p.grad is None else p.grad for p in every]
 
 
 def check(backward: Backward, row: str, batch: tuple, tolerance: float) -> None:  # type: ignore[type-arg]
-    expected, reference = gradients_of(backward_baseline, row, *batch)
+    expected, reference = gradients_of(baseline, row, *batch)
     value, gradients = gradients_of(backward, row, *batch)
     torch.testing.assert_close(value, expected, rtol=tolerance, atol=0)
     for gradient, right in zip(gradients, reference, strict=True):
@@ -72,7 +98,7 @@ def check(backward: Backward, row: str, batch: tuple, tolerance: float) -> None:
         assert float((gradient - right).norm()) <= tolerance * float(right.norm())
 
 
-both = pytest.mark.parametrize("backward", [backward_fast, backward_low_memory])
+both = pytest.mark.parametrize("backward", [fast, low_memory])
 
 
 @both
@@ -104,15 +130,15 @@ def test_passes_in_groups_have_the_same_gradient(
 
     with monkeypatch.context() as counted:
         counted.setattr(ConvNet, "body", count)
-        gradients_of(backward_fast, "contrastive", model, images, masks)
+        gradients_of(fast, "contrastive", model, images, masks)
     assert sizes == groups
-    check(backward_fast, "contrastive", (model, images, masks), tolerance=1e-10)
+    check(fast, "contrastive", (model, images, masks), tolerance=1e-10)
 
 
 def test_images_without_a_gradient_are_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images, masks = make_batch("convnet", 16, torch.float64)
     used = torch.zeros(3, 1, len(LABELS), 1, dtype=torch.float64)
-    used[0], used[2, 0, 1:3] = 1, 1  # pass 0 whole, pass 1 not at all, two images of pass 2
+    used[0], used[2, 0, 1:3] = 1, 1  # all of pass 0, pass 1 not at all, two images of pass 2
     batches: list[int] = []
     body = model.trunk.body
 
@@ -123,46 +149,42 @@ def test_images_without_a_gradient_are_not_run_again(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(model.trunk, "body", count)
 
-    def loss_of(views: Tensor) -> Tensor:
-        return (views.view(3, 2, len(LABELS), -1) * used).pow(2).sum()
-
-    backward_low_memory(model, images, masks, loss_of)
+    loss = OfViews(lambda views: (views.view(3, 2, len(LABELS), -1) * used).pow(2).sum())
+    low_memory(model, loss, images, masks)
     assert batches == [6, 2]
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    model.zero_grad()
-    backward_fast(model, images, masks, loss_of)
-    for low, fast in zip(gradients, model.parameters(), strict=True):
-        torch.testing.assert_close(low, fast.grad)
+    fast(model, loss, images, masks)
+    for low, parameter in zip(gradients, model.parameters(), strict=True):
+        torch.testing.assert_close(low, parameter.grad)
 
 
 def test_batch_without_gradient_leaves_zeros_in_both() -> None:
     model, images, masks = make_batch("convnet", 16, torch.float64)
-    for backward in (backward_fast, backward_low_memory):
-        model.zero_grad()
-        backward(model, images, masks, lambda views: 0 * views.sum())
+    for backward in (fast, low_memory):
+        backward(model, OfViews(lambda views: 0 * views.sum()), images, masks)
         assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 
 @pytest.mark.parametrize("trunk", ["torchvision:mobilenet_v2", "torchvision:efficientnet_b0"])
 def test_trunk_with_dropout_of_its_own_runs_again_as_before(trunk: str) -> None:
-    check(backward_low_memory, "contrastive", make_batch(trunk, 64, torch.float64), 1e-5)
+    check(low_memory, "contrastive", make_batch(trunk, 64, torch.float64), 1e-5)
 
 
 def test_low_memory_holds_little_more_than_a_plain_step() -> None:
     model, images, masks = make_batch("bninception", 96, torch.float32, passes=8)
     peaks = {}
-    for backward in (backward_fast, backward_low_memory):
+    for backward in (fast, low_memory):
         model.zero_grad()
         with LiveBytes() as fast_or_low:
-            backward(model, images, masks, lambda views: views.pow(2).sum())
+            backward(model, OfViews(lambda views: views.pow(2).sum()), images, masks)
         peaks[backward] = fast_or_low.peak
     model.zero_grad()
     with LiveBytes() as plain:
         model(images).pow(2).sum().backward()
     # The sums over the passes before are held beside a pass: at this size as large as the pass.
     gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
-    assert peaks[backward_low_memory] <= 1.25 * plain.peak + gradients
-    assert peaks[backward_fast] > 3 * plain.peak
+    assert peaks[low_memory] <= 1.25 * plain.peak + gradients
+    assert peaks[fast] > 3 * plain.peak
 
 
 # In training
@@ -185,7 +207,7 @@ def test_step_that_does_not_fit_is_taken_again_in_low_memory(
     fitting = train(tmp_path).folds[0]
     assert fitting.step_mode == FAST
     with monkeypatch.context() as patch:
-        patch.setattr("wpm.training.fold.backward_fast", out_of_memory)
+        patch.setattr(MinedStep, "backward_fast", out_of_memory)
         tight = train(tmp_path).folds[0]
     assert tight.step_mode == LOW_MEMORY
     assert fitting.report is not None
@@ -199,13 +221,13 @@ def test_step_that_does_not_fit_is_taken_again_in_low_memory(
 def test_gradients_of_a_failed_attempt_are_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail_halfway(model: nn.Module, *args: object) -> Tensor:
-        for parameter in model.parameters():
+    def fail_halfway(step: MinedStep, *args: object) -> Tensor:
+        for parameter in step.model.parameters():
             parameter.grad = torch.full_like(parameter, 1e6)
         return out_of_memory()
 
     right = train(tmp_path, epochs=1).folds[0]
-    monkeypatch.setattr("wpm.training.fold.backward_fast", fail_halfway)
+    monkeypatch.setattr(MinedStep, "backward_fast", fail_halfway)
     wrong = train(tmp_path, epochs=1).folds[0]
     for name, value in wrong.model.state_dict().items():
         torch.testing.assert_close(value, right.model.state_dict()[name], rtol=1e-2, atol=1e-4)
@@ -213,7 +235,7 @@ def test_gradients_of_a_failed_attempt_are_dropped(
 
 def test_resumed_training_keeps_its_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("wpm.training.fold.backward_fast", out_of_memory)
+        patch.setattr(MinedStep, "backward_fast", out_of_memory)
         state = train(tmp_path, epochs=1).state_dict()
     resumed = train(tmp_path, epochs=0)
     resumed.load_state_dict(state)

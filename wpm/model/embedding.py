@@ -1,4 +1,13 @@
-"""Trunk and embedder, and the stochastic views that within-pair mining compares."""
+"""The model: a trunk and a linear embedder, which make the views that within-pair mining compares.
+
+A view is one possible answer of the network to an image. Two kinds of dropout make views differ:
+some channels of the trunk's first convolution are dropped, T times, and some dimensions of each
+resulting embedding, K times; that gives V = T * K views of a batch. A model under evaluation drops
+nothing and gives one embedding an image.
+
+You come here from `wpm.within_pair`, which picks among these views. Read next: `wpm.losses`, how
+a row of the results table becomes a loss.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +19,13 @@ from torch.nn.functional import normalize
 from wpm.errors import UserError
 from wpm.model.trunk import Trunk
 from wpm.model.trunks import RANDOM_WEIGHTS, find_source
-from wpm.model.views import ViewMasks, draw_mask
+from wpm.model.views import ViewMasks, ViewSettings, draw_mask
 from wpm.precision import autocast
 from wpm.protocols import Protocol
 
-# Of the first convolution's output, as many go through the trunk at a time on a CPU: 64 images of
-# BN-Inception at 227 px; more are slower (benchmarks/within_pair_step.py --ungrouped).
+# On a CPU, at most this many elements of the first convolution's output go through the trunk at
+# once: those of 64 images for BN-Inception at 227 px. More are slower
+# (benchmarks/within_pair_step.py --ungrouped).
 _CPU_ELEMENTS = 2**26
 
 
@@ -23,12 +33,12 @@ class EmbeddingModel(nn.Module):
     """A trunk and a linear embedder."""
 
     def __init__(self, trunk: Trunk, embedding_dim: int, precision: str = "float32") -> None:
-        """Join a trunk and a new embedder.
+        """Add a new embedder to a trunk.
 
         Args:
-            trunk: see `Trunk`.
+            trunk: images to features.
             embedding_dim: D of the embeddings.
-            precision: of a protocol; with "bf16" both run in bfloat16, with float32 weights.
+            precision: the protocol's; with "bf16" both parts run in bfloat16, with float32 weights.
         """
         super().__init__()
         self._precision = precision
@@ -64,7 +74,14 @@ class EmbeddingModel(nn.Module):
         return self.mask_embeddings(embeddings, masks)
 
     def run_stem(self, images: Tensor) -> Tensor:
-        """(B, C, H, W) images to the first convolution's output, where channels are dropped."""
+        """Run the first convolution, on whose output channels are dropped.
+
+        Args:
+            images: (B, C, H, W) float.
+
+        Returns:
+            (B, S, H', W').
+        """
         with autocast(self._precision, images.device):
             return self.trunk.stem(images)
 
@@ -91,49 +108,35 @@ class EmbeddingModel(nn.Module):
         return embeddings.view(*channel.shape[:2], -1).to(channel.dtype)
 
     def mask_embeddings(self, embeddings: Tensor, masks: ViewMasks) -> Tensor:
-        """(T, B, D) embeddings of all passes to (T * K, B, D) views."""
+        """Turn (T, B, D) embeddings of all passes into (T * K, B, D) views."""
         return (embeddings[:, None] * masks.embedding).flatten(0, 1)
 
     def sample_masks(
-        self,
-        images: Tensor,
-        *,
-        trunk_passes: int,
-        embedding_masks: int,
-        channel_dropout: float,
-        embedding_dropout: float,
-        generator: torch.Generator,
+        self, images: Tensor, views: ViewSettings, generator: torch.Generator
     ) -> ViewMasks:
         """Draw the masks of one batch.
 
         Args:
             images: (B, C, H, W) batch that the masks are for.
-            trunk_passes: T.
-            embedding_masks: K.
-            channel_dropout: probability of dropping a channel, in [0, 1).
-            embedding_dropout: probability of dropping an embedding dimension, in [0, 1).
+            views: how many views there are and how much they differ.
             generator: source of randomness, on any device.
 
         Returns:
             Masks on the images' device.
         """
-        batch = len(images)
-        stem_channels = self.trunk.stem_channels
-        dim = self.embedder.out_features
+        batch, passes = len(images), views.trunk_passes
+        per_channel = (passes, batch, self.trunk.stem_channels)
+        per_dimension = (passes, views.embedding_masks, batch, self.embedder.out_features)
         return ViewMasks(
-            channel=draw_mask(
-                (trunk_passes, batch, stem_channels), channel_dropout, images, generator
-            ),
-            embedding=draw_mask(
-                (trunk_passes, embedding_masks, batch, dim), embedding_dropout, images, generator
-            ),
+            channel=draw_mask(per_channel, views.channel_dropout, images, generator),
+            embedding=draw_mask(per_dimension, views.embedding_dropout, images, generator),
         )
 
 
 def build_model(
     protocol: Protocol, channels: int, seed: int, weights: str = RANDOM_WEIGHTS
 ) -> EmbeddingModel:
-    """Build a model: weights drawn from a seed, those of the trunk read from a file if given.
+    """Build a model with weights drawn from a seed; the trunk's are read from a file if given.
 
     Args:
         protocol: names the trunk and the embedding size.
@@ -145,7 +148,7 @@ def build_model(
         UserError: unknown trunk, or a file that does not fit it.
     """
     source = find_source(protocol.trunk)
-    # Layers draw from the global generator: fork it so that nobody else's numbers move.
+    # Layers draw from the global generator: fork it so that nobody else's numbers change.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         trunk = source.build(protocol.trunk, channels)
@@ -156,7 +159,7 @@ def build_model(
 
 
 def check_model(protocol: Protocol, weights: str = RANDOM_WEIGHTS) -> None:
-    """Build a model and show it a blank image, so that not every trial has to fail at it.
+    """Try the model on a blank image, so that a bad trunk is refused before any trial starts.
 
     Args:
         protocol: names the trunk and the crop.
@@ -177,17 +180,17 @@ def check_model(protocol: Protocol, weights: str = RANDOM_WEIGHTS) -> None:
 
 
 def freeze_batch_norm(model: nn.Module) -> None:
-    """Keep batch-norm layers in evaluation mode: call after every `model.train()`."""
+    """Put batch-norm layers into evaluation mode; call it after every `model.train()`."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
 
 
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = 256  # images; also of exported models
 
 
 def concatenate_embeddings(embeddings: Sequence[Tensor]) -> Tensor:
-    """Join the unit-norm embeddings of several models, and normalise the whole.
+    """Join the unit-norm embeddings of several models, and normalise the result.
 
     Args:
         embeddings: M tensors (N, D), one a model.

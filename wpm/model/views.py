@@ -1,4 +1,4 @@
-"""Channel and embedding masks: what makes the views of an image differ."""
+"""What makes the views of an image differ: dropout masks on channels and on embeddings."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,29 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class ViewMasks:
-    """Dropout masks of one batch, already scaled by 1 / (1 - p).
+class ViewSettings:
+    """How many views a batch gets, and how much they differ: V = T * K.
 
     Attributes:
-        channel: (T, B, S) one factor a pass, image and channel of the first convolution.
-        embedding: (T, K, B, D) one factor a pass, mask, image and embedding dimension.
+        trunk_passes: T, passes through the trunk, each with channels of its own dropped.
+        embedding_masks: K, masks on the embeddings of each pass.
+        channel_dropout: probability of dropping a channel of the first convolution, in [0, 1).
+        embedding_dropout: probability of dropping an embedding dimension, in [0, 1).
+    """
+
+    trunk_passes: int
+    embedding_masks: int
+    channel_dropout: float
+    embedding_dropout: float
+
+
+@dataclass(frozen=True)
+class ViewMasks:
+    """Dropout masks of one batch; what is kept is already scaled by 1 / (1 - p).
+
+    Attributes:
+        channel: (T, B, S), a factor for every pass, image and channel of the first convolution.
+        embedding: (T, K, B, D), a factor for every pass, mask, image and embedding dimension.
     """
 
     channel: Tensor
@@ -22,7 +39,17 @@ class ViewMasks:
 def draw_mask(
     shape: tuple[int, ...], dropout: float, like: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """Draw a dropout mask, scaled by 1 / (1 - dropout), with device and type of `like`."""
+    """Draw a dropout mask: 0 with probability `dropout`, else 1 / (1 - dropout).
+
+    Args:
+        shape: of the mask.
+        dropout: in [0, 1).
+        like: tensor whose device and type the mask gets.
+        generator: source of randomness, on any device.
+
+    Raises:
+        ValueError: `dropout` is outside its range.
+    """
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}, must be in [0, 1)")
     kept = torch.rand(shape, generator=generator, device=generator.device) >= dropout

@@ -1,10 +1,19 @@
-"""Train one configuration on its folds, in lockstep; knows nothing of Ray, disks or searches."""
+"""Train one configuration on one fold: steps, validations, and the best model so far.
+
+This is the last of four files that teach the method, after `wpm.within_pair`,
+`wpm.model.embedding` and `wpm.losses`. A fold draws a batch, asks a step for the gradient, lets
+the optimisers move, and after some epochs scores the validation classes. It knows nothing of
+searches, disks or clusters.
+
+Beside it: `wpm.training.mined_step` computes a gradient from views, `wpm.training.plain_step` one
+without them, and `wpm.training.training` runs the folds of a configuration in lockstep.
+"""
 
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,16 +21,19 @@ from torch import Tensor
 
 from wpm.data.batches import BatchMaker, ClassBalancedSampler
 from wpm.data.pixels import Pixels
-from wpm.losses import build_loss
-from wpm.model.embedding import build_model, freeze_batch_norm
+from wpm.losses import PlainLoss, build_loss
+from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
+from wpm.model.views import ViewSettings
 from wpm.retrieval import retrieval_scores
 from wpm.rows import Row
 from wpm.splits import Fold
 from wpm.training.config import TrainingConfig
 from wpm.training.evaluate import embed_images
-from wpm.training.mined_step import FAST, LOW_MEMORY, PLAIN, backward_fast, backward_low_memory
+from wpm.training.mined_step import MinedStep
 from wpm.training.optimizers import build_optimizers
+from wpm.training.plain_step import PlainStep
 from wpm.training.reports import FoldReport
+from wpm.within_pair import WithinPairLoss
 
 
 class DivergedError(Exception):
@@ -31,6 +43,24 @@ class DivergedError(Exception):
 def never_pause() -> bool:
     """Return False: train the epoch to its end."""
     return False
+
+
+class _Seeds(NamedTuple):
+    """Independent streams of randomness for one fold.
+
+    Since they are independent, a row and its +wpm twin see the same weights and batches, although
+    only one of them draws masks.
+    """
+
+    weights: int
+    batches: int
+    masks: int
+    loss: int
+
+
+def _derive_seeds(base: int, position: int) -> _Seeds:
+    """Derive a fold's seeds from its position, whichever other folds are trained beside it."""
+    return _Seeds(*(int(s) for s in np.random.SeedSequence((base, position)).generate_state(4)))
 
 
 class FoldTraining:
@@ -53,50 +83,24 @@ class FoldTraining:
             pixels: decoded trainval images.
             device: where to train.
         """
-        protocol, parameters = config.protocol, config.parameters
-        # Independent streams, so that a row and its +wpm twin see the same weights and batches,
-        # and a fold does not depend on which others are trained beside it.
-        weight_seed, batch_seed, mask_seed, loss_seed = (
-            int(s) for s in np.random.SeedSequence((config.seed, position)).generate_state(4)
-        )
-        row = Row.parse(config.row)
         self.position = position
-        self._protocol = protocol
-        self._parameters = parameters
-        self._mined = row.mined
-        self.step_mode = FAST if row.mined else PLAIN
-        self._device = device
-        model = build_model(protocol, pixels.channels, weight_seed, config.weights)
-        self.model = model.to(device)
-        self.model.to(memory_format=torch.channels_last)
-        # Losses draw proxies from the global generator: fork it so that nobody else's move.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(loss_seed)
-            self._loss = build_loss(
-                row,
-                parameters,
-                num_classes=len(fold.train_classes),
-                embedding_dim=protocol.embedding_dim,
-            ).to(device)
-        self._class_numbers = _number_classes(fold, len(pixels.class_names)).to(device)
-        self._optimizers = build_optimizers(row, protocol, parameters, self.model, self._loss)
-        self._batch_generator = torch.Generator().manual_seed(batch_seed)
-        self._mask_generator = torch.Generator().manual_seed(mask_seed)
-        classes_per_batch = int(parameters.get("classes_per_batch", protocol.classes_per_batch))
-        images_per_class = int(parameters.get("images_per_class", protocol.images_per_class))
-        # Rows of one image a class have no pair to keep apart: where classes are few, theirs
-        # repeat so that the batch keeps its size. Other rows take all classes there are.
-        self._repeat_to = classes_per_batch if images_per_class == 1 else None
-        self._sampler = ClassBalancedSampler(
-            pixels.labels,
-            pixels.indices_of(fold.train_classes),
-            classes_per_batch=classes_per_batch,
-            images_per_class=images_per_class,
-            generator=self._batch_generator,
+        self._protocol = config.protocol
+        self._parameters = config.parameters
+        row, seeds = Row.parse(config.row), _derive_seeds(config.seed, position)
+        self._batch_generator = torch.Generator().manual_seed(seeds.batches)
+        self._mask_generator = torch.Generator().manual_seed(seeds.masks)
+        self.model = _place_model(config, pixels.channels, seeds.weights, device)
+        self._loss = self._build_loss(row, len(fold.train_classes), seeds.loss, device)
+        self._step = self._build_step(row)
+        self._optimizers = build_optimizers(
+            row, config.protocol, config.parameters, self.model, self._loss
         )
-        self._batches = BatchMaker(pixels, protocol, self.model.trunk.input_spec, device)
+        self._class_numbers = _number_classes(fold, len(pixels.class_names)).to(device)
+        self._sampler = self._build_sampler(pixels, fold)
+        self._batches = BatchMaker(pixels, config.protocol, self.model.trunk.input_spec, device)
         self._val_indices = pixels.indices_of(fold.val_classes)
         self._val_labels = pixels.labels[self._val_indices].to(device)
+        # From here on: what training changes.
         self.best_model: dict[str, Tensor] = {}
         self.report: FoldReport | None = None
         self.epoch = 0
@@ -106,12 +110,55 @@ class FoldTraining:
         self._training_seconds = 0.0
         self._images = 0
 
+    def _build_loss(
+        self, row: Row, classes: int, seed: int, device: torch.device
+    ) -> PlainLoss | WithinPairLoss:
+        # Losses draw proxies from the global generator: fork it so that nobody else's numbers
+        # change.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            loss = build_loss(
+                row,
+                self._parameters,
+                num_classes=classes,
+                embedding_dim=self._protocol.embedding_dim,
+            )
+        return loss.to(device)
+
+    def _build_step(self, row: Row) -> PlainStep | MinedStep:
+        if not row.mined:
+            return PlainStep(self.model, self._loss)
+        views = ViewSettings(
+            trunk_passes=self._protocol.trunk_passes,
+            embedding_masks=self._protocol.embedding_masks,
+            channel_dropout=self._parameters["channel_dropout"],
+            embedding_dropout=self._parameters["embedding_dropout"],
+        )
+        return MinedStep(self.model, self._loss, views, self._mask_generator)
+
+    def _build_sampler(self, pixels: Pixels, fold: Fold) -> ClassBalancedSampler:
+        """Sample batches of the row's shape where it sets one, else of the protocol's."""
+        protocol, parameters = self._protocol, self._parameters
+        classes_per_batch = int(parameters.get("classes_per_batch", protocol.classes_per_batch))
+        images_per_class = int(parameters.get("images_per_class", protocol.images_per_class))
+        # A row with one image per class compares images with proxies, not with one another. So
+        # where classes are few, they repeat and the batch keeps its size. Other rows take smaller
+        # batches then.
+        self._repeat_to = classes_per_batch if images_per_class == 1 else None
+        return ClassBalancedSampler(
+            pixels.labels,
+            pixels.indices_of(fold.train_classes),
+            classes_per_batch=classes_per_batch,
+            images_per_class=images_per_class,
+            generator=self._batch_generator,
+        )
+
     def train_epoch(self, epoch: int, pause: Callable[[], bool] = never_pause) -> bool:
-        """Take the optimiser steps that are left of `iterations_per_epoch`.
+        """Take the optimiser steps that this epoch still lacks.
 
         Args:
             epoch: number of this epoch, from 1, for messages.
-            pause: asked before every step whether to leave the rest for another call.
+            pause: called before every step; True leaves the remaining steps to another call.
 
         Returns:
             Whether the epoch is complete.
@@ -125,10 +172,10 @@ class FoldTraining:
         while self.iteration < self._protocol.iterations_per_epoch and not pause():
             indices = self._draw_batch()
             images, labels = self._batches.training_batch(indices, self._batch_generator)
-            loss = self._backward(images, self._class_numbers[labels])
+            loss = self._step.backward(images, self._class_numbers[labels])
             for optimizer in self._optimizers:
                 optimizer.step()
-            self._loss_sum += loss  # stays on the device: reading it would stall the queue
+            self._loss_sum += loss  # stays on the device, whose queue reading it would stall
             self._images += len(indices)
             self.iteration += 1
         loss_sum = self._loss_sum.item()  # waits for the device, so it belongs to the time
@@ -145,45 +192,11 @@ class FoldTraining:
         return True
 
     def _draw_batch(self) -> Tensor:
-        """Return (B,) positions, drawn again and again where the batch has to keep its size."""
+        """Return (B,) positions, drawn several times where a batch has to keep its size."""
         indices = self._sampler.draw()
         while len(indices) < (self._repeat_to or 0):
             indices = torch.cat([indices, self._sampler.draw()])
         return indices[: self._repeat_to]
-
-    def _backward(self, images: Tensor, classes: Tensor) -> Tensor:
-        """Replace all gradients by those of a batch; return its loss without a graph."""
-        self._clear_gradients()
-        if not self._mined:
-            loss: Tensor = self._loss(self.model(images), classes)
-            loss.backward()
-            return loss.detach()
-        masks = self.model.sample_masks(
-            images,
-            trunk_passes=self._protocol.trunk_passes,
-            embedding_masks=self._protocol.embedding_masks,
-            channel_dropout=self._parameters["channel_dropout"],
-            embedding_dropout=self._parameters["embedding_dropout"],
-            generator=self._mask_generator,
-        )
-
-        def loss_of(views: Tensor) -> Tensor:
-            loss: Tensor = self._loss(views, classes)
-            return loss
-
-        if self.step_mode == FAST:
-            try:
-                return backward_fast(self.model, images, masks, loss_of)
-            except torch.OutOfMemoryError:
-                # From now on: the next batch is as large. The same batch again, below.
-                self.step_mode = LOW_MEMORY
-            self._clear_gradients()
-            torch.cuda.empty_cache()  # trials beside this one can use what the attempt had taken
-        return backward_low_memory(self.model, images, masks, loss_of)
-
-    def _clear_gradients(self) -> None:
-        for optimizer in self._optimizers:
-            optimizer.zero_grad(set_to_none=True)
 
     def validate(self, epoch: int) -> None:
         """Score the validation classes, and keep the model if it is the best so far.
@@ -226,6 +239,11 @@ class FoldTraining:
         )
 
     @property
+    def step_mode(self) -> str:
+        """How steps get their gradient: "plain", "fast" or "low_memory"."""
+        return self._step.mode
+
+    @property
     def stopped(self) -> bool:
         """Whether the fold's patience has run out."""
         return self.report is not None and self.report.stopped
@@ -265,13 +283,24 @@ class FoldTraining:
         self._last_loss = state["last_loss"]
         self._training_seconds = state["training_seconds"]
         self._images = state["images"]
-        self.step_mode = state.get("step_mode", self.step_mode)  # not in earlier checkpoints
+        self._step.mode = state.get("step_mode", self._step.mode)  # not in earlier checkpoints
+
+
+def _place_model(
+    config: TrainingConfig, channels: int, seed: int, device: torch.device
+) -> EmbeddingModel:
+    model = build_model(config.protocol, channels, seed, config.weights).to(device)
+    return model.to(memory_format=torch.channels_last)
 
 
 def _number_classes(fold: Fold, total: int) -> Tensor:
     """Return (total,) numbers 0 to C - 1 of the fold's training labels in order; -1 elsewhere.
 
-    Losses with a proxy, weight or beta a class look it up by label.
+    This is the third numbering of classes, and each has its reason. The place of a class's name
+    among all sorted names decides which half and folds it is in (`wpm.splits`). Its label, stored
+    with every image, is that same place, and never changes: so a cache of half the classes can be
+    checked for test classes. Losses with a proxy, weight or beta per class look it up in a table
+    of the fold's C training classes, so they need numbers without gaps.
     """
     numbers = torch.full((total,), -1)
     numbers[torch.tensor(sorted(fold.train_classes))] = torch.arange(len(fold.train_classes))

@@ -1,78 +1,115 @@
-"""How a step with within-pair mining gets its gradient: at once, or trunk pass by trunk pass.
+"""One step's gradient with within-pair mining: all trunk passes at once, or one after another.
 
-Both give the same gradient. `fast` runs all T passes as one forward over T x B images and keeps
-their activations for one backward. `low_memory` keeps those of one pass at a time: it embeds every
-pass without a graph, takes the gradient with respect to the T x B embeddings, which is small, and
-runs each pass again with the same masks to send its part of that gradient through the trunk: two
-forwards for the memory of a plain step. The idea is that of gradient caching (Gao et al., "Scaling
-Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021).
+Both ways give the same gradient. "fast" runs all T passes as one forward over T x B images and
+keeps their activations for one backward. "low_memory" keeps the activations of one pass at a time:
+it embeds every pass without a graph, takes the gradient with respect to the T x B embeddings,
+which is small, and runs each pass again with the same masks to send its part of that gradient
+through the trunk. That is two forwards, for the memory of a plain step.
+
+References:
+    Gao, Zhang, Han, Callan: Scaling Deep Contrastive Learning Batch Size under Memory Limited
+    Setup, RepL4NLP 2021 (gradient caching).
 """
 
-from collections.abc import Callable
-
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wpm.model.embedding import EmbeddingModel
-from wpm.model.views import ViewMasks
+from wpm.model.views import ViewMasks, ViewSettings
 
+# How a step gets its gradient, as reports and checkpoints record it ("plain": without mining).
 PLAIN, FAST, LOW_MEMORY = "plain", "fast", "low_memory"
 
-# From (V, B, D) views to a loss.
-LossOfViews = Callable[[Tensor], Tensor]
 
+class MinedStep:
+    """Computes the gradient of a batch from stochastic views of its images.
 
-def backward_fast(
-    model: EmbeddingModel, images: Tensor, masks: ViewMasks, loss_of: LossOfViews
-) -> Tensor:
-    """Add the gradient of a batch to the parameters, all passes at once.
-
-    Args:
+    Attributes:
         model: trunk and embedder.
-        images: (B, C, H, W) float.
-        masks: of the batch.
-        loss_of: from (V, B, D) views to a scalar; its own parameters get their gradient too.
-
-    Returns:
-        The loss, a scalar without a graph.
+        loss: of the views.
+        mode: "fast" until a step does not fit the GPU's memory, "low_memory" from then on.
     """
-    loss = loss_of(model.make_views(images, masks))
-    loss.backward()
-    return loss.detach()
 
+    def __init__(
+        self,
+        model: EmbeddingModel,
+        loss: nn.Module,
+        views: ViewSettings,
+        generator: torch.Generator,
+    ) -> None:
+        """Start in the fast mode.
 
-def backward_low_memory(
-    model: EmbeddingModel, images: Tensor, masks: ViewMasks, loss_of: LossOfViews
-) -> Tensor:
-    """Add the same gradient as `backward_fast`, keeping the activations of one pass at a time.
+        Args:
+            model: trunk and embedder; the gradient goes to its parameters.
+            loss: called with (V, B, D) views and (B,) classes; the gradient goes to its own
+                parameters as well, where it has any.
+            views: how many views there are and how much they differ.
+            generator: source of the masks.
+        """
+        self.mode = FAST
+        self.model = model
+        self.loss = loss
+        self._views = views
+        self._generator = generator
 
-    Images that a pass has no gradient for (exactly zero, in every dimension) are left out of its
-    second run: trunks treat images apart from one another, so nothing is lost. A small gradient is
-    no ground for leaving it out: by how much the trunk magnifies it is not known before.
+    def backward(self, images: Tensor, classes: Tensor) -> Tensor:
+        """Replace all gradients by those of a batch.
 
-    Args:
-        model: trunk and embedder.
-        images: (B, C, H, W) float.
-        masks: of the batch.
-        loss_of: from (V, B, D) views to a scalar; its own parameters get their gradient too.
+        Args:
+            images: (B, C, H, W) float.
+            classes: (B,) class numbers, as the loss expects them.
 
-    Returns:
-        The loss, a scalar without a graph.
-    """
-    stem = model.run_stem(images)
-    features = stem.detach().requires_grad_()
-    with torch.no_grad():
-        passes = [model.embed_passes(features, channel[None]) for channel in masks.channel]
-    embeddings = torch.cat(passes).requires_grad_()
-    loss = loss_of(model.mask_embeddings(embeddings, masks))
-    loss.backward()
-    assert embeddings.grad is not None
-    needed = embeddings.grad.any(dim=2).cpu()
-    needed[0, 0] = True  # every weight gets a gradient, be it zero: optimisers pass over None
-    for channel, gradient, of_pass in zip(masks.channel, embeddings.grad, needed, strict=True):
-        if of_pass.any():
-            images_kept = slice(None) if of_pass.all() else of_pass  # a slice copies nothing
-            embedded = model.embed_passes(features[images_kept], channel[None, images_kept])
-            embedded.backward(gradient[None, images_kept])
-    stem.backward(features.grad)
-    return loss.detach()
+        Returns:
+            The loss, a scalar without a graph.
+        """
+        masks = self.model.sample_masks(images, self._views, self._generator)
+        if self.mode == FAST:
+            try:
+                return self.backward_fast(images, classes, masks)
+            except torch.OutOfMemoryError:
+                # The next batch is as large, so the mode stays. This batch is tried again below,
+                # outside of this block: within it the traceback keeps activations alive.
+                self.mode = LOW_MEMORY
+            self._clear_gradients()
+            torch.cuda.empty_cache()  # other trials on this GPU can use what the attempt had taken
+        return self.backward_low_memory(images, classes, masks)
+
+    def backward_fast(self, images: Tensor, classes: Tensor, masks: ViewMasks) -> Tensor:
+        """Do what `backward` does under given masks, all trunk passes at once."""
+        self._clear_gradients()
+        loss: Tensor = self.loss(self.model.make_views(images, masks), classes)
+        loss.backward()
+        return loss.detach()
+
+    def backward_low_memory(self, images: Tensor, classes: Tensor, masks: ViewMasks) -> Tensor:
+        """Do what `backward` does under given masks, with the activations of one pass at a time.
+
+        An image whose gradient in a pass is exactly zero, in every dimension, is left out of that
+        pass's second run: trunks treat images independently, so nothing is lost. A gradient that
+        is merely small is not left out, since nobody knows beforehand how much the trunk magnifies
+        it.
+        """
+        self._clear_gradients()
+        model = self.model
+        stem = model.run_stem(images)
+        features = stem.detach().requires_grad_()
+        with torch.no_grad():
+            passes = [model.embed_passes(features, channel[None]) for channel in masks.channel]
+        embeddings = torch.cat(passes).requires_grad_()
+        loss: Tensor = self.loss(model.mask_embeddings(embeddings, masks), classes)
+        loss.backward()
+        assert embeddings.grad is not None
+        needed = embeddings.grad.any(dim=2).cpu()
+        # Optimisers skip a parameter without a gradient; so every one gets one, even if it is zero.
+        needed[0, 0] = True
+        for channel, gradient, of_pass in zip(masks.channel, embeddings.grad, needed, strict=True):
+            if of_pass.any():
+                kept = slice(None) if of_pass.all() else of_pass  # a slice copies nothing
+                embedded = model.embed_passes(features[kept], channel[None, kept])
+                embedded.backward(gradient[None, kept])
+        stem.backward(features.grad)
+        return loss.detach()
+
+    def _clear_gradients(self) -> None:
+        self.model.zero_grad(set_to_none=True)
+        self.loss.zero_grad(set_to_none=True)

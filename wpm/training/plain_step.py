@@ -1,0 +1,32 @@
+"""One step's gradient without within-pair mining."""
+
+from torch import Tensor, nn
+
+from wpm.model.embedding import EmbeddingModel
+from wpm.training.mined_step import PLAIN
+
+
+class PlainStep:
+    """Computes the gradient of a batch from one embedding per image."""
+
+    mode = PLAIN
+
+    def __init__(self, model: EmbeddingModel, loss: nn.Module) -> None:
+        self._model = model
+        self._loss = loss
+
+    def backward(self, images: Tensor, classes: Tensor) -> Tensor:
+        """Replace all gradients by those of a batch.
+
+        Args:
+            images: (B, C, H, W) float.
+            classes: (B,) class numbers, as the loss expects them.
+
+        Returns:
+            The loss, a scalar without a graph.
+        """
+        self._model.zero_grad(set_to_none=True)
+        self._loss.zero_grad(set_to_none=True)
+        loss: Tensor = self._loss(self._model(images), classes)
+        loss.backward()
+        return loss.detach()
