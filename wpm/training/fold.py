@@ -13,9 +13,9 @@ from torch import Tensor
 from wpm.data.batches import BatchMaker, ClassBalancedSampler
 from wpm.data.pixels import Pixels
 from wpm.losses import build_loss
+from wpm.miners import find_miner
 from wpm.model.embedding import build_model, freeze_batch_norm
 from wpm.retrieval import retrieval_scores
-from wpm.rows import Row
 from wpm.splits import Fold
 from wpm.training.config import TrainingConfig
 from wpm.training.evaluate import embed_images
@@ -54,17 +54,17 @@ class FoldTraining:
             device: where to train.
         """
         protocol, parameters = config.protocol, config.parameters
-        # Independent streams, so that a row and its +wpm twin see the same weights and batches,
-        # and a fold does not depend on which others are trained beside it.
+        # Independent streams: so a row and its twin see the same weights and batches, and a fold
+        # does not depend on which other folds are trained beside it.
         weight_seed, batch_seed, mask_seed, loss_seed = (
             int(s) for s in np.random.SeedSequence((config.seed, position)).generate_state(4)
         )
-        row = Row.parse(config.row)
+        row = config.row
         self.position = position
         self._protocol = protocol
         self._parameters = parameters
-        self._mined = row.mined
-        self.step_mode = FAST if row.mined else PLAIN
+        self._miner = find_miner(row)
+        self.step_mode = PLAIN if self._miner is None else FAST
         self._device = device
         model = build_model(protocol, pixels.channels, weight_seed, config.weights)
         self.model = model.to(device)
@@ -154,16 +154,17 @@ class FoldTraining:
     def _backward(self, images: Tensor, classes: Tensor) -> Tensor:
         """Replace all gradients by those of a batch; return its loss without a graph."""
         self._clear_gradients()
-        if not self._mined:
+        if self._miner is None:
             loss: Tensor = self._loss(self.model(images), classes)
             loss.backward()
             return loss.detach()
+        dropouts = self._miner.view_dropouts(self._parameters)
         masks = self.model.sample_masks(
             images,
             trunk_passes=self._protocol.trunk_passes,
             embedding_masks=self._protocol.embedding_masks,
-            channel_dropout=self._parameters["channel_dropout"],
-            embedding_dropout=self._parameters["embedding_dropout"],
+            channel_dropout=dropouts.channel,
+            embedding_dropout=dropouts.embedding,
             generator=self._mask_generator,
         )
 
