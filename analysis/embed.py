@@ -12,7 +12,6 @@ from analysis.studies.selection import report_problems, require_study, select_st
 from wpm.errors import UserError
 from wpm.protocols import protocol_from_json
 from wpm.records import StudyPlace
-from wpm.rows import Row
 
 DESCRIPTION = """Embed the test images with the models of each study's best configuration.
 
@@ -42,7 +41,7 @@ def embed_study(
     Raises:
         UserError: the images are not those that the run was tested on, or a model is missing.
     """
-    runs = find_scored_runs(place) if Row.parse(place.row).trained else ()
+    runs = find_scored_runs(place) if place.row.is_trained else ()
     if not runs:
         return None
     # Imported here: the help text needs no torch.

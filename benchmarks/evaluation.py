@@ -20,6 +20,7 @@ from wpm import retrieval
 from wpm.data.pixels import Pixels
 from wpm.protocols import find_protocol
 from wpm.retrieval import RetrievalScores, retrieval_scores
+from wpm.rows import Row
 from wpm.training.config import TrainingConfig
 from wpm.training.training import Training
 
@@ -81,10 +82,10 @@ def measure(function: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def print_split(pixels: Pixels, row: str, device: torch.device, dataset: str, epochs: int) -> None:
+def print_split(pixels: Pixels, row: Row, device: torch.device, dataset: str, epochs: int) -> None:
     """Train one trial for some epochs, all folds, and print where its time went."""
     protocol = find_protocol("small", dataset)
-    parameters = {**MARGINS, **(MINED if row.endswith("+wpm") else {})}
+    parameters = {**MARGINS, **(MINED if row.miner else {})}
     config = TrainingConfig(row, protocol, parameters, 0, tuple(range(protocol.folds)))
     training = Training(config, pixels, device)
     for _ in range(epochs):
@@ -114,7 +115,7 @@ def main() -> None:
     print(f"{on}, {args.threads} threads, torch {torch.__version__}, faiss {faiss.__version__}")
     compare_scoring(device, repeats=3 if args.quick else 15)
     pixels = open_trainval(args, find_protocol("small", args.dataset))
-    for row in ("contrastive", "contrastive+wpm"):
+    for row in (Row("contrastive"), Row("contrastive", "wpm")):
         print_split(pixels, row, device, args.dataset, epochs=1 if args.quick else 8)
 
 

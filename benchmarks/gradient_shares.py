@@ -22,6 +22,7 @@ from benchmarks.views import PARAMETERS
 from wpm.model.embedding import EmbeddingModel
 from wpm.model.views import ViewMasks
 from wpm.protocols import find_protocol
+from wpm.rows import Row
 from wpm.training.config import TrainingConfig
 from wpm.training.mined_step import MinedStep
 from wpm.training.training import Training
@@ -107,7 +108,7 @@ def main() -> None:
         find_protocol("small", args.dataset), max_epochs=args.epochs, trunk_passes=args.passes
     )
     parameters = {**PARAMETERS, "sharpness": args.sharpness}
-    config = TrainingConfig("contrastive+wpm", protocol, parameters, 0, (0,))
+    config = TrainingConfig(Row("contrastive", "wpm"), protocol, parameters, 0, (0,))
     training = Training(config, open_trainval(args, protocol), find_device()[0])
     print(f"{protocol.trunk_passes} x {protocol.embedding_masks} views, sharpness "
           f"{args.sharpness:g}, {protocol.iterations_per_epoch} steps an epoch\n"

@@ -31,7 +31,7 @@ from wpm.spaces import load_space
 from wpm.splits import class_disjoint_splits
 from wpm.training.config import TrainingConfig
 
-ROW = Row("contrastive", mined=True)
+ROW = Row("contrastive", "wpm")
 CLASSES, IMAGES = 32, 8  # half of them to train and validate on
 
 
@@ -78,7 +78,7 @@ def main() -> None:
         folds = tuple(range(protocol.folds))
         space = load_space(ROW)
         middle = {name: (r.low + r.high) / 2 for name, r in space.searched.items()}
-        config = TrainingConfig(str(ROW), protocol, space.complete(middle), args.seed, folds)
+        config = TrainingConfig(ROW, protocol, space.complete(middle), args.seed, folds)
         folder = root / "training"
         TrainingFolder(folder).write_identity(identify(0, config))
         job = TrainJob(folder, pixels, config, export=False)

@@ -12,6 +12,7 @@ import torch
 
 from benchmarks.common import add_image_flags, find_device, open_trainval
 from wpm.protocols import PRECISIONS, PROTOCOL_NAMES, find_protocol
+from wpm.rows import Row
 from wpm.training.config import TrainingConfig
 from wpm.training.training import Training
 
@@ -40,7 +41,7 @@ def main() -> None:
         protocol = dataclasses.replace(protocol, max_epochs=args.epochs, validation_interval=1)
         scores, rates = [], []
         for seed in range(args.seeds):
-            config = TrainingConfig("contrastive", protocol, PARAMETERS, seed, (0,))
+            config = TrainingConfig(Row("contrastive"), protocol, PARAMETERS, seed, (0,))
             training = Training(config, pixels, device)
             while not training.finished:
                 report = training.run_epoch()

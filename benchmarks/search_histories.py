@@ -27,7 +27,7 @@ def main() -> None:
     args = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     places = find_studies(args.run_root, args.dataset, args.protocol)
-    studies = [copy_study(p, args) for p in places if not args.rows or p.row in args.rows]
+    studies = [copy_study(p, args) for p in places if not args.rows or str(p.row) in args.rows]
     lines = [json.dumps(study).replace('{"number"', '\n{"number"') for study in studies]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text("[" + ",\n".join(lines) + "]\n")
@@ -65,7 +65,7 @@ def copy_study(place: StudyPlace, args: argparse.Namespace) -> dict[str, Any]:
     return {
         "dataset": place.dataset,
         "protocol": place.protocol,
-        "row": place.row,
+        "row": str(place.row),
         "max_epochs": args.max_epochs or protocol["max_epochs"],
         "patience": protocol["patience"],
         "folds": protocol["folds"],

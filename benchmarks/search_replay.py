@@ -23,7 +23,7 @@ HISTORIES = Path(__file__).parent / "data" / "search_histories.json"
 def plan_study(folder: Path, row: str, trials: int, sampler: str = DEFAULT_SAMPLER) -> StudyPlan:
     """Return the plan of a study whose images nobody opens."""
     return StudyPlan(
-        place=StudyPlace(folder, "invented", "small", row),
+        place=StudyPlace(folder, "invented", "small", Row.parse(row)),
         space=load_space(Row.parse(row)),
         protocol=find_protocol("small", "omniglot"),
         images={"pixels": "none"},

@@ -26,7 +26,7 @@ from benchmarks.search_landscape import SURROGATES, Landscape
 from benchmarks.search_replay import HISTORIES, Ended, History, read_studies, replay
 from wpm.protocols import find_protocol
 from wpm.rows import Row
-from wpm.spaces import SPACES_FOLDER, load_space, published_thresholds
+from wpm.spaces import load_space
 from wpm.studies.samplers import SAMPLER_NAMES, build_pruner, build_sampler
 
 TRIALS, WORKERS = 50, 4
@@ -129,18 +129,16 @@ def available() -> list[str]:
 
 def first_points(landscape: Landscape) -> dict[str, tuple[Mapping[str, float], ...]]:
     """Return what could be tried first: published thresholds, published points, all of these."""
-    row = Row.parse(landscape.name)
-    space = load_space(row, SPACES_FOLDER)
-    thresholds = published_thresholds(SPACES_FOLDER) if row.mined else {}
+    space = load_space(Row.parse(landscape.name))
     points: dict[str, Mapping[str, float]] = {
-        dataset: {**thresholds, **space.find_published(dataset).parameters}
+        dataset: {**space.thresholds, **space.find_published(dataset).parameters}
         for dataset in ("cub200", "cars196", "sop")
     }
     for dataset, point in points.items():
         print(f"published on {dataset}: {landscape.score(point) / landscape.best:.1%} of the best")
     named = {dataset: (point,) for dataset, point in points.items()}
     return {
-        **({"thresholds": (thresholds,)} if row.mined else {}),
+        **({"thresholds": (space.thresholds,)} if space.thresholds else {}),
         **named,
         "all": tuple(points.values()),
     }

@@ -45,7 +45,7 @@ def write_studies(
     rows = _known_rows()
     places = []
     for i in range(studies):
-        place = StudyPlace(root, f"set{i // len(rows)}", "small", rows[i % len(rows)])
+        place = StudyPlace(root, f"set{i // len(rows)}", "small", Row.parse(rows[i % len(rows)]))
         _write_study(place, trials, runs, with_reports, rng)
         places.append(place)
     return places
@@ -62,11 +62,11 @@ def _known_rows() -> list[str]:
 def _write_study(
     place: StudyPlace, trials: int, runs: int, with_reports: bool, rng: random.Random
 ) -> None:
-    space = load_space(Row.parse(place.row))
+    space = load_space(place.row)
     protocol = find_protocol("small", "omniglot")
     origin = provenance()
     identity = {
-        "row": place.row,
+        "row": str(place.row),
         "searched": {name: dataclasses.asdict(r) for name, r in space.searched.items()},
         "fixed": dict(space.fixed),
         "protocol": dataclasses.asdict(protocol),
@@ -105,7 +105,7 @@ def _write_finals(
     score, number, parameters = best
     folder = place.folder / "finals" / configuration_key(parameters)
     chosen = {"trial": number, "score": score}
-    content = {"format": FORMAT, "parameters": parameters, "chosen": chosen, "row": place.row}
+    content = {"format": FORMAT, "parameters": parameters, "chosen": chosen, "row": str(place.row)}
     write_json(folder / "final.json", content)
     for seed in range(1000, 1000 + runs):
         for fold in range(4):

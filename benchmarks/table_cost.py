@@ -33,7 +33,7 @@ from wpm.data.pixels import Pixels
 from wpm.model.embedding import build_model, freeze_batch_norm
 from wpm.model.views import ViewSettings
 from wpm.protocols import Protocol, find_protocol
-from wpm.rows import TABLE_ROWS
+from wpm.rows import TABLE_ROWS, Row
 from wpm.training.mined_step import MinedStep
 from wpm.within_pair import WithinPairLoss
 
@@ -151,11 +151,10 @@ class Procedure:
 
     def hours(self, protocol: Protocol, epochs: float) -> dict[str, float]:
         """Return device-hours of the searches, and of the final runs, at so many epochs each."""
-        rows = [row for row in TABLE_ROWS if row != "pretrained"]
+        rows = [row for row in map(Row.parse, TABLE_ROWS) if row.is_trained]
         steps = DATASETS * protocol.folds * epochs * protocol.iterations_per_epoch
         seconds = sum(
-            steps * max(self.images, self.mined if row.endswith("+wpm") else self.plain)
-            for row in rows
+            steps * max(self.images, self.mined if row.miner else self.plain) for row in rows
         )
         hours = seconds / 3600 / self.together
         return {"search": protocol.trials * hours / self.halving, "final": protocol.runs * hours}

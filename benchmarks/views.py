@@ -20,6 +20,7 @@ from benchmarks.common import add_image_flags, find_device, open_trainval
 from wpm.data.pixels import Pixels
 from wpm.files import read_json, write_json
 from wpm.protocols import find_protocol
+from wpm.rows import Row
 from wpm.training.config import TrainingConfig
 from wpm.training.training import Training
 
@@ -37,8 +38,10 @@ def train(pixels: Pixels, row: str, passes: int, masks: int, seed: int, epochs: 
         find_protocol("small", "omniglot"),
         trunk_passes=passes, embedding_masks=masks, max_epochs=epochs,
     )  # fmt: skip
-    own = PARAMETERS if row.endswith("+wpm") else {k: PARAMETERS[k] for k in list(PARAMETERS)[:2]}
-    training = Training(TrainingConfig(row, protocol, own, seed, (0,)), pixels, find_device()[0])
+    parsed = Row.parse(row)
+    own = PARAMETERS if parsed.miner else {k: PARAMETERS[k] for k in list(PARAMETERS)[:2]}
+    config = TrainingConfig(parsed, protocol, own, seed, (0,))
+    training = Training(config, pixels, find_device()[0])
     start = time.process_time()  # of this process: other work on the machine does not count
     while not training.finished:
         report = training.run_epoch()

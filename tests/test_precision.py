@@ -15,6 +15,7 @@ from wpm.data.pixels import Pixels
 from wpm.model.embedding import build_model
 from wpm.precision import float32_products
 from wpm.protocols import find_protocol
+from wpm.rows import Row
 from wpm.splits import class_disjoint_splits
 from wpm.training.config import TrainingConfig
 from wpm.training.training import Training
@@ -71,7 +72,7 @@ def best_score(pixels: Pixels, precision: str, seed: int) -> float:
     protocol = dataclasses.replace(protocol, iterations_per_epoch=30, max_epochs=2)
     parameters = {"pos_margin": 0.1, "neg_margin": 0.8}
     training = Training(
-        TrainingConfig("contrastive", protocol, parameters, seed, (0,)), pixels, CPU
+        TrainingConfig(Row("contrastive"), protocol, parameters, seed, (0,)), pixels, CPU
     )
     while not training.finished:
         report = training.run_epoch()

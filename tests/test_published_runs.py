@@ -19,6 +19,7 @@ from wpm.data import published_sets
 from wpm.data.index import DataSource, ImageIndex
 from wpm.jobs.start import start_job
 from wpm.records import COMPLETE, StudyPlace, read_finals, read_trials
+from wpm.rows import Row
 
 pytestmark = pytest.mark.slow
 
@@ -144,7 +145,7 @@ def test_set_in_miniature_is_searched_tested_and_in_the_table(
     roots = ["--run-root", str(tmp_path / "runs"), "--work-root", str(tmp_path / "work")]
     command = ["--dataset", dataset, "--rows", row, "--weights", "random", *roots]
     assert launch.main([*command, "--trials", "1"]) == 0
-    place = StudyPlace(tmp_path / "runs", dataset, "mlrc", row)
+    place = StudyPlace(tmp_path / "runs", dataset, "mlrc", Row.parse(row))
     (trial,), problems = read_trials(place)
     assert not problems
     assert trial.state == COMPLETE, trial.result

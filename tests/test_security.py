@@ -17,6 +17,7 @@ from wpm.errors import UserError
 from wpm.files import write_json
 from wpm.model.bninception import BNInception, load_bninception_weights
 from wpm.records import StudyPlace, TrainingFolder, find_studies
+from wpm.rows import Row
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [
@@ -119,13 +120,13 @@ def test_weights_from_elsewhere_run_no_code(tmp_path: Path) -> None:
     "name", ["..", ".", "", "../x", "a/b", "/etc", "a\\b", "x\n", "-rf", ".hidden", "a b", "ä", "~"]
 )
 def test_study_whose_name_could_leave_the_run_folder_is_refused(name: str, tmp_path: Path) -> None:
-    for names in (
-        (name, "small", "triplet"),
-        ("glyphs", name, "triplet"),
-        ("glyphs", "small", name),
+    for dataset, protocol, row in (
+        (name, "small", Row("triplet")),
+        ("glyphs", name, Row("triplet")),
+        ("glyphs", "small", Row(name)),
     ):
         with pytest.raises(UserError, match="cannot name a folder"):
-            StudyPlace(tmp_path, *names)
+            StudyPlace(tmp_path, dataset, protocol, row)
 
 
 @pytest.mark.parametrize("flag", ["--dataset", "--protocol", "--rows"])

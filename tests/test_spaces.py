@@ -7,7 +7,7 @@ import pytest
 
 from wpm.errors import UserError
 from wpm.rows import Row
-from wpm.spaces import Range, known_losses, load_space, nothing_to_mine, published_thresholds
+from wpm.spaces import Range, known_losses, load_space, load_spaces, nothing_to_mine
 
 # Ranges of MLRC's searches, from published/search_ranges.csv: low, high, scale, type.
 LOG_LR = (1e-6, 1.0, "log", "float")
@@ -88,9 +88,9 @@ def error_of(folder: Path, row: str = "triplet") -> str:
 
 @pytest.mark.parametrize("name", known_losses())
 def test_every_file_loads_with_reasons(name: str) -> None:
-    space = load_space(Row(name, mined=False))
+    space = load_space(Row(name))
     assert str(space.row) == name
-    assert bool(space.searched) == space.row.trained
+    assert bool(space.searched) == space.row.is_trained
     for parameter, limits in space.searched.items():
         assert limits.low < limits.high, parameter
         assert limits.reason, parameter
@@ -98,14 +98,14 @@ def test_every_file_loads_with_reasons(name: str) -> None:
 
 @pytest.mark.parametrize("name", PUBLISHED_RANGES)
 def test_ranges_are_the_published_ones(name: str) -> None:
-    searched = load_space(Row(name, mined=False)).searched
+    searched = load_space(Row(name)).searched
     found = {key: (r.low, r.high, r.scale, r.type) for key, r in searched.items()}
     assert found == PUBLISHED_RANGES[name]
 
 
 @pytest.mark.parametrize("name", [n for n in known_losses() if not nothing_to_mine(n)])
 def test_mining_adds_exactly_its_three_thresholds(name: str) -> None:
-    plain, mined = load_space(Row(name, mined=False)), load_space(Row(name, mined=True))
+    plain, mined = load_space(Row(name)), load_space(Row(name, "wpm"))
     added = mined.searched.keys() - plain.searched.keys()
     assert added == PUBLISHED_THRESHOLDS.keys()
     assert {k: v for k, v in mined.searched.items() if k not in added} == plain.searched
@@ -116,7 +116,9 @@ def test_mining_adds_exactly_its_three_thresholds(name: str) -> None:
 
 
 def test_published_thresholds_are_the_methods() -> None:
-    assert published_thresholds() == PUBLISHED_THRESHOLDS
+    plain, mined = load_spaces([Row("triplet"), Row("triplet", "wpm")])
+    assert mined.thresholds == PUBLISHED_THRESHOLDS
+    assert plain.thresholds == {}
 
 
 @pytest.mark.parametrize(
@@ -131,17 +133,17 @@ def test_published_thresholds_are_the_methods() -> None:
 def test_published_points_are_on_file(
     name: str, dataset: str, source: str, expected: dict[str, float]
 ) -> None:
-    points = load_space(Row(name, mined=False)).published
+    points = load_space(Row(name)).published
     found = [p.parameters for p in points if (p.dataset, p.source) == (dataset, source)]
     assert found == [expected]
 
 
 def test_published_points_say_which_were_mined() -> None:
-    points = load_space(Row("triplet", mined=True)).published
-    assert [p.within_pair_mining for p in points if p.source == "mlrc"] == [False] * 3
+    points = load_space(Row("triplet", "wpm")).published
+    assert [p.miner for p in points if p.source == "mlrc"] == [None] * 3
     mined = [p for p in points if p.source == "wpm"]
     assert mined
-    assert all(p.within_pair_mining for p in mined)
+    assert all(p.miner == "wpm" for p in mined)
 
 
 # Reading
@@ -170,21 +172,21 @@ def test_everything_in_a_file_is_read(tmp_path: Path) -> None:
         parameters = { margin = 5, bins = 4 }
         """,
     )
-    space = load_space(Row("triplet", mined=False), tmp_path)
+    space = load_space(Row("triplet"), tmp_path)
     assert space.searched == {
         "margin": Range(0.001, 2.0, "log", "float", "because"),
         "bins": Range(2.0, 10.0, "linear", "int", ""),
     }
     assert space.fixed == {"weight": 3.0}
     (point,) = space.published
-    assert (point.dataset, point.source, point.within_pair_mining) == ("cub200", "paper", True)
+    assert (point.dataset, point.source, point.miner) == ("cub200", "paper", "wpm")
     assert point.parameters == {"margin": 5.0, "bins": 4}  # beyond the range is fine
     assert space.complete({"margin": 0.5, "bins": 3}) == {"margin": 0.5, "bins": 3, "weight": 3.0}
 
 
 def test_sampled_values_win_over_fixed_ones(tmp_path: Path) -> None:
     write_space(tmp_path, GOOD + "[fixed]\nweight = 3\n")
-    space = load_space(Row("triplet", mined=False), tmp_path)
+    space = load_space(Row("triplet"), tmp_path)
     assert space.complete({"weight": 4.0}) == {"weight": 4.0}
 
 
@@ -252,6 +254,7 @@ BAD_FILES = {
     "published_is_a_number": ("published = 3\n" + GOOD, "published"),
     "parameters_is_a_number": (GOOD + "[[published]]\nparameters = 3", "parameters"),
     "mining_is_text": (GOOD + '[[published]]\nwithin_pair_mining = "no"', "within_pair_mining"),
+    "miner_is_a_number": (GOOD + "[[published]]\nminer = 3", "published.miner is 3"),
     "refusal_is_false": ("nothing_to_mine = false\n" + GOOD, "nothing_to_mine"),
 }
 
@@ -268,7 +271,7 @@ def test_bad_file_is_refused_in_one_line_that_names_it(tmp_path: Path, name: str
 
 def test_the_good_part_of_the_bad_files_is_good(tmp_path: Path) -> None:
     write_space(tmp_path, GOOD)
-    assert load_space(Row("triplet", mined=False), tmp_path).searched["margin"].high == 1
+    assert load_space(Row("triplet"), tmp_path).searched["margin"].high == 1
 
 
 def test_bad_miner_file_is_refused(tmp_path: Path) -> None:
@@ -280,23 +283,23 @@ def test_bad_miner_file_is_refused(tmp_path: Path) -> None:
     assert "channel_dropout" in message
     write_space(tmp_path, GOOD.replace("margin", "sharpnes"), "wpm")
     assert "sharpnes" in error_of(tmp_path, "triplet+wpm")
-    load_space(Row("triplet", mined=False), tmp_path)  # which plain rows do not read
+    load_space(Row("triplet"), tmp_path)  # which plain rows do not read
 
 
 def test_miner_thresholds_may_be_fixed(tmp_path: Path) -> None:
     write_space(tmp_path, GOOD)
     fixed = "[fixed]\nsharpness = 32\nembedding_dropout = 0.05\nchannel_dropout = 0.1"
     write_space(tmp_path, fixed, "wpm")
-    space = load_space(Row("triplet", mined=True), tmp_path)
+    space = load_space(Row("triplet", "wpm"), tmp_path)
     assert list(space.searched) == ["margin"]
     assert space.fixed == PUBLISHED_THRESHOLDS
-    assert published_thresholds(tmp_path) == {}
+    assert space.thresholds == {}
 
 
 def test_loss_that_cannot_be_mined_says_why(tmp_path: Path) -> None:
     write_space(tmp_path, 'nothing_to_mine = "it has proxies"\n' + GOOD)
     assert "it has proxies" in error_of(tmp_path, "triplet+wpm")
-    load_space(Row("triplet", mined=False), tmp_path)
+    load_space(Row("triplet"), tmp_path)
 
 
 def test_unknown_row_lists_the_choices(tmp_path: Path) -> None:

@@ -7,16 +7,13 @@ import torch
 import torch.nn.functional as F
 from pytorch_metric_learning import losses, miners
 from pytorch_metric_learning.losses import BaseMetricLossFunction
-from pytorch_metric_learning.losses.mixins import WeightMixin
 from pytorch_metric_learning.miners import BaseMiner
 from pytorch_metric_learning.regularizers import BaseRegularizer, ZeroMeanRegularizer
 from torch import Tensor, nn
 
 from wpm.errors import UserError
+from wpm.miners import Parameters, find_miner
 from wpm.rows import Row
-from wpm.within_pair import WithinPairLoss
-
-Parameters = Mapping[str, float]
 
 _ROOT_FLOOR = 1e-5  # under SoftTriple's distance of two centres, as in its authors' code
 
@@ -155,40 +152,35 @@ _THRESHOLD_MINERS: dict[str, Callable[[Parameters], BaseMiner]] = {
 
 def build_loss(
     row: Row, parameters: Parameters, *, num_classes: int, embedding_dim: int
-) -> PlainLoss | WithinPairLoss:
+) -> nn.Module:
     """Build a row's loss.
 
     Proxies, class weights and centres are drawn from the global generator: seed it before.
 
     Args:
-        row: loss name, mined or not.
-        parameters: the row's parameters; with mining, also `sharpness`.
-        num_classes: training classes C; one proxy, weight vector or beta is held for each.
+        row: which loss, and which miner before it.
+        parameters: values for the loss and for the miner.
+        num_classes: training classes C; a loss has one proxy, weight vector or beta for each.
         embedding_dim: D, dimensions of an embedding.
 
     Returns:
-        A module called with embeddings (B, D) for a plain row, or views (V, B, D) for a mined
-        one, and labels (B,), which must be 0 to C - 1: losses look their classes up by them.
+        A module that is called with embeddings (B, D) for a row without a miner, or with views
+        (V, B, D) for a row with one, and with labels (B,). The labels must be 0 to C - 1, because
+        losses look up their class's proxy, weight vector or beta by them.
 
     Raises:
-        UserError: no such row, a parameter is missing, or mining has no meaning for the loss.
+        UserError: there is no such loss or miner, or a parameter is missing.
     """
     if row.loss not in _LOSSES:
         raise UserError(f"unknown row {str(row)!r}; choose from {', '.join(sorted(_LOSSES))}")
+    miner = find_miner(row)
     size = {"num_classes": num_classes, "embedding_size": embedding_dim}
     try:
         base_loss = _LOSSES[row.loss](parameters, size)
         build_miner = _THRESHOLD_MINERS.get(row.loss)
         threshold_miner = build_miner(parameters) if build_miner else None
-        if not row.mined:
+        if miner is None:
             return PlainLoss(base_loss, threshold_miner)
-        if isinstance(base_loss, WeightMixin):  # proxies, class weights, centres
-            raise UserError(
-                f"row {row}: there is no pair to mine within: it compares images with weights "
-                f"of its own, not with one another; use {row.loss}"
-            )
-        return WithinPairLoss(
-            base_loss, sharpness=parameters["sharpness"], threshold_miner=threshold_miner
-        )
+        return miner.wrap_loss(base_loss, threshold_miner, parameters)
     except KeyError as error:
         raise UserError(f"row {row} needs a value for {error.args[0]}") from error

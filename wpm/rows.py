@@ -5,42 +5,53 @@ from dataclasses import dataclass
 
 from wpm.errors import UserError
 
-WPM_SUFFIX = "+wpm"
-MINER_PARAMETERS = ("embedding_dropout", "channel_dropout", "sharpness")
 PRETRAINED = "pretrained"  # the row that shows the trunk as it comes, without training
+
+_NAME = r"[a-z][a-z0-9_]*"
+_GRAMMAR = re.compile(rf"(?P<loss>{_NAME})(\+(?P<miner>{_NAME}))?")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the results table: a loss, with or without within-pair mining.
+    """A line of the results table: a loss, alone or behind a miner.
 
-    The grammar is `LOSS` or `LOSS+wpm`.
+    In flags, records and folder names a row is written `LOSS` or `LOSS+MINER`.
+
+    Attributes:
+        loss: name of the loss.
+        miner: name of the miner, one of `wpm.miners.MINERS`; None where the loss stands alone.
     """
 
     loss: str
-    mined: bool
+    miner: str | None = None
 
     @classmethod
     def parse(cls, name: str) -> "Row":
-        """Read a row's name.
+        """Read a row's name. Whether there is such a loss and miner is not checked here.
 
         Raises:
-            UserError: the name is not `LOSS` or `LOSS+wpm` in small letters, digits and `_`.
+            UserError: the name is not `LOSS` or `LOSS+MINER` in small letters, digits and `_`.
         """
-        loss = name.removesuffix(WPM_SUFFIX)
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", loss):
+        match = _GRAMMAR.fullmatch(name)
+        if match is None:
             raise UserError(
-                f"row {name!r} is not LOSS or LOSS{WPM_SUFFIX} (small letters, digits, '_')"
+                f"row {name!r} is not LOSS or LOSS+MINER, such as contrastive or contrastive+wpm "
+                "(small letters, digits, '_')"
             )
-        return cls(loss=loss, mined=name != loss)
+        return cls(match["loss"], match["miner"])
 
     @property
-    def trained(self) -> bool:
+    def is_trained(self) -> bool:
         """Whether there is anything to search and train."""
         return self.loss != PRETRAINED
 
+    @property
+    def twin(self) -> "Row | None":
+        """The row of the same loss without the miner; None for a row that has no miner."""
+        return None if self.miner is None else Row(self.loss)
+
     def __str__(self) -> str:
-        return self.loss + WPM_SUFFIX * self.mined
+        return self.loss if self.miner is None else f"{self.loss}+{self.miner}"
 
 
 # Rows of the published table, in its order; `--rows all`.

@@ -2,16 +2,17 @@
 
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from wpm.errors import UserError
-from wpm.rows import MINER_PARAMETERS, Row
+from wpm.miners import MINERS, WITHIN_PAIR, find_miner
+from wpm.rows import Row
 
 SPACES_FOLDER = Path(__file__).resolve().parent.parent / "search_spaces"
-MINER_FILE = "wpm"  # search_spaces/wpm.toml: the thresholds that `+wpm` adds to any row
 
 
 @dataclass(frozen=True)
@@ -31,34 +32,51 @@ class Range:
 
 @dataclass(frozen=True)
 class PublishedPoint:
-    """Hyperparameters that somebody published for a row and a data set."""
+    """Hyperparameters that somebody published for a loss and a data set.
+
+    Attributes:
+        dataset: name of the data set, or "any".
+        source: short name of the publication.
+        miner: the miner that stood before the loss; None if there was none.
+        parameters: the published values.
+    """
 
     dataset: str
     source: str
-    within_pair_mining: bool
+    miner: str | None
     parameters: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """A row's space: what is searched, what is fixed, points from the literature."""
+    """What is searched for a row, what is fixed, and which values were published.
+
+    Attributes:
+        row: the row.
+        searched: ranges of the loss's parameters, then of the miner's.
+        fixed: values that are not searched.
+        published: what was published for the loss, with and without a miner.
+        thresholds: the published parameters of the miner; empty without a miner. They hold for
+            every loss and data set.
+    """
 
     row: Row
     searched: Mapping[str, Range]
     fixed: Mapping[str, float]
     published: tuple[PublishedPoint, ...]
+    thresholds: Mapping[str, float]
 
     def find_published(self, dataset: str) -> PublishedPoint:
-        """Return what was published for a data set: with mining if the row mines, else without.
+        """Return what was published for a data set and for this row's miner.
 
-        A mined row that nobody published falls back to its plain twin's point, whose loss it is.
+        Where nothing was published with the miner, the point of the loss alone is returned.
 
         Raises:
             UserError: nothing was published; the message lists the data sets that have a point.
         """
         points = [point for point in self.published if point.dataset == dataset]
-        same = [point for point in points if point.within_pair_mining == self.row.mined]
-        plain = [point for point in points if not point.within_pair_mining]
+        same = [point for point in points if point.miner == self.row.miner]
+        plain = [point for point in points if point.miner is None]
         if not same and not plain:
             known = sorted({point.dataset for point in self.published}) or ["none"]
             raise UserError(
@@ -71,67 +89,101 @@ class SearchSpace:
         """Add the fixed values to sampled ones."""
         return {**self.fixed, **sampled}
 
+    def lowest(self) -> dict[str, float]:
+        """Return the configuration with every searched parameter at its lowest value."""
+        return self.complete({name: searched.low for name, searched in self.searched.items()})
 
-def load_space(row: Row, folder: Path = SPACES_FOLDER) -> SearchSpace:
-    """Read the search space of a row.
+
+def load_spaces(rows: Iterable[Row], folder: Path = SPACES_FOLDER) -> list[SearchSpace]:
+    """Read the search spaces of rows. Each file is read once, however many rows it belongs to.
 
     Args:
-        row: the row; with mining, the miner's thresholds are searched too.
+        rows: with a miner, the miner's parameters are searched too.
         folder: where the TOML files lie.
 
     Returns:
-        The space.
+        The spaces, in the order of the rows.
 
     Raises:
-        UserError: no such file, a wrong name, range or type in it (one line with the file), or
-            mining has no meaning for the loss (one line with the reason).
+        UserError: there is no such file, there is a wrong name, range or type in it (one line with
+            the file), or a miner has no meaning for the loss (one line with the reason).
     """
+    read = cache(_read_file)
     known = known_losses(folder)
     if not known:
         raise UserError(f"{folder} holds no search space (*.toml); check --search-spaces")
+    return [_make_space(row, folder, known, read) for row in rows]
+
+
+def load_space(row: Row, folder: Path = SPACES_FOLDER) -> SearchSpace:
+    """Read the search space of one row; see `load_spaces`."""
+    return load_spaces([row], folder)[0]
+
+
+def _make_space(
+    row: Row, folder: Path, known: Sequence[str], read: "Callable[[Path], _File]"
+) -> SearchSpace:
+    """Join the file of a row's loss with that of its miner."""
     if row.loss not in known:
-        choices = [name + "[+wpm]" * (not nothing_to_mine(name, folder)) for name in known]
-        raise UserError(f"unknown row {str(row)!r}; choose from {', '.join(choices)}")
-    refusal = nothing_to_mine(row.loss, folder) if row.mined else ""
-    if refusal:
-        raise UserError(f"row {row}: there is no pair to mine within: {refusal}; use {row.loss}")
-    searched, fixed, published = _read_file(folder / f"{row.loss}.toml")
-    if row.mined:
-        miner_searched, miner_fixed, _ = _read_file(folder / f"{MINER_FILE}.toml")
-        names = {*miner_searched, *miner_fixed}
-        if names != set(MINER_PARAMETERS):
-            raise UserError(
-                f"{folder / MINER_FILE}.toml sets {', '.join(sorted(names))}; "
-                f"it must set exactly {', '.join(MINER_PARAMETERS)}"
-            )
-        searched, fixed = {**searched, **miner_searched}, {**fixed, **miner_fixed}
-    return SearchSpace(row, searched, fixed, published)
+        raise _refuse_unknown(row, folder, known)
+    loss, miner = read(folder / f"{row.loss}.toml"), find_miner(row)
+    if miner is None:
+        return SearchSpace(row, loss.searched, loss.fixed, loss.published, thresholds={})
+    if loss.nothing_to_mine:
+        raise UserError(
+            f"row {row}: there is no pair to mine within: {loss.nothing_to_mine}; use {row.loss}"
+        )
+    path = folder / f"{row.miner}.toml"
+    mined = read(path)
+    names = {*mined.searched, *mined.fixed}
+    if names != set(miner.parameters):
+        raise UserError(
+            f"{path} sets {', '.join(sorted(names))}; "
+            f"it must set exactly {', '.join(miner.parameters)}"
+        )
+    return SearchSpace(
+        row,
+        {**loss.searched, **mined.searched},
+        {**loss.fixed, **mined.fixed},
+        loss.published,
+        thresholds=mined.published[0].parameters if mined.published else {},
+    )
 
 
-def published_thresholds(folder: Path = SPACES_FOLDER) -> dict[str, float]:
-    """Return the miner's thresholds as published, the first point of every `+wpm` study."""
-    _, _, published = _read_file(folder / f"{MINER_FILE}.toml")
-    return dict(published[0].parameters) if published else {}
+def _refuse_unknown(row: Row, folder: Path, known: Sequence[str]) -> UserError:
+    """Return the error for a loss without a file, which lists the rows that there are."""
+    miners = "".join(f"[+{name}]" for name in MINERS)
+    choices = [name if nothing_to_mine(name, folder) else name + miners for name in known]
+    return UserError(f"unknown row {str(row)!r}; choose from {', '.join(choices)}")
 
 
 def nothing_to_mine(loss: str, folder: Path = SPACES_FOLDER) -> str:
-    """Return why `+wpm` has no meaning for a loss, as its file says; empty where it has."""
+    """Return why miners have no meaning for a loss, as its file says; empty where they have."""
     return str(_parse_file(folder / f"{loss}.toml").get("nothing_to_mine", ""))
 
 
 def known_losses(folder: Path = SPACES_FOLDER) -> list[str]:
     """Return the losses that have a search-space file, sorted."""
-    return sorted(path.stem for path in folder.glob("*.toml") if path.stem != MINER_FILE)
+    return sorted(path.stem for path in folder.glob("*.toml") if path.stem not in MINERS)
 
 
-def _read_file(
-    path: Path,
-) -> tuple[dict[str, Range], dict[str, float], tuple[PublishedPoint, ...]]:
+@dataclass(frozen=True)
+class _File:
+    """The checked content of one TOML file."""
+
+    searched: Mapping[str, Range]
+    fixed: Mapping[str, float]
+    published: tuple[PublishedPoint, ...]
+    nothing_to_mine: str
+
+
+def _read_file(path: Path) -> _File:
     """Read and check one file."""
     data = _parse_file(path)
     allowed = {"description", "nothing_to_mine", "search", "fixed", "published"}
     _check_keys(path, "the file", data, allowed)
-    if not isinstance(data.get("nothing_to_mine", ""), str):
+    refusal = data.get("nothing_to_mine", "")
+    if not isinstance(refusal, str):
         raise UserError(f"{path}: nothing_to_mine is not text; give the reason, or leave it out")
     search, given = _read_table(path, "search", data), _read_table(path, "fixed", data)
     searched = {name: _read_range(path, name, value) for name, value in search.items()}
@@ -143,7 +195,7 @@ def _read_file(
     if not isinstance(points, list):
         raise UserError(f"{path}: published is {points!r}, must be tables: [[published]]")
     published = tuple(_read_published(path, point, searched) for point in points)
-    return searched, fixed, published
+    return _File(searched, fixed, published, refusal)
 
 
 def _parse_file(path: Path) -> dict[str, Any]:
@@ -180,7 +232,7 @@ def _read_range(path: Path, name: str, data: Any) -> Range:
 
 
 def _read_published(path: Path, data: Any, searched: Mapping[str, Range]) -> PublishedPoint:
-    allowed = {"dataset", "source", "within_pair_mining", "parameters"}
+    allowed = {"dataset", "source", "miner", "within_pair_mining", "parameters"}
     if not isinstance(data, dict):
         raise UserError(f"{path}: published is {data!r}, must be a table")
     _check_keys(path, "published", data, allowed)
@@ -188,8 +240,6 @@ def _read_published(path: Path, data: Any, searched: Mapping[str, Range]) -> Pub
         name: _read_number(path, f"published.{name}", value)
         for name, value in _read_table(path, "parameters", data).items()
     }
-    if not isinstance(data.get("within_pair_mining", False), bool):
-        raise UserError(f"{path}: published.within_pair_mining must be true or false")
     unknown = sorted(parameters.keys() - searched.keys())
     if unknown:
         raise UserError(
@@ -204,9 +254,19 @@ def _read_published(path: Path, data: Any, searched: Mapping[str, Range]) -> Pub
     return PublishedPoint(
         dataset=str(data.get("dataset", "")),
         source=str(data.get("source", "")),
-        within_pair_mining=bool(data.get("within_pair_mining", False)),
+        miner=_read_miner(path, data),
         parameters=parameters,
     )
+
+
+def _read_miner(path: Path, data: Mapping[str, Any]) -> str | None:
+    """Read which miner a published point belongs to; `within_pair_mining` is the older key."""
+    if not isinstance(data.get("within_pair_mining", False), bool):
+        raise UserError(f"{path}: published.within_pair_mining must be true or false")
+    miner = data.get("miner", WITHIN_PAIR if data.get("within_pair_mining") else None)
+    if miner is not None and not isinstance(miner, str):
+        raise UserError(f"{path}: published.miner is {miner!r}, must be the name of a miner")
+    return miner
 
 
 def _read_table(path: Path, name: str, data: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from analysis.report_page.theme import (
 from analysis.studies.comparison import Comparison
 from analysis.studies.row_results import RowRecord
 from analysis.studies.validation import Point
-from wpm.rows import Row
+from wpm.miners import WITHIN_PAIR
 
 _SPREAD = 0.22  # of a line's height, over which the runs of a row are laid
 _BELOW = 0.32  # of a line's height, by which the mean stands below its runs
@@ -39,7 +39,7 @@ def final_runs(rows: Sequence[RowRecord], view: str) -> Figure | None:
         y: list[float] = []
         seeds: list[int] = []
         for place, row in enumerate(tested):
-            if Row.parse(row.place.row).mined is mined and row.finals:
+            if (row.place.row.miner is not None) is mined and row.finals:
                 scores = row.finals.scores(view, "map_at_r")
                 x += [percent(score) for score in scores]
                 y += [place - offset for offset in _offsets(len(scores))]
@@ -144,7 +144,7 @@ def differences(comparisons: Sequence[Comparison]) -> Figure | None:
     caption = (
         "Second row minus first, seed by seed; right of the line within-pair mining is better."
     )
-    if any(not c.second.place.row.endswith("+wpm") for c in known):
+    if any(c.second.place.row.miner != WITHIN_PAIR for c in known):
         caption = "Second row minus first, seed by seed; right of the line the second is better."
     return Figure("Differences and their intervals", caption, data, layout,
                   height=160 + 46 * len(known))  # fmt: skip

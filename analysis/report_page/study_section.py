@@ -20,8 +20,7 @@ from analysis.text.layout import NotedTable, format_hours, format_percent
 from analysis.text.trial_columns import COLUMNS, find_column, parameter_names
 from wpm.errors import UserError
 from wpm.records import COMPLETE, FAILED, PRUNED, RUNNING, StudyPlace
-from wpm.rows import Row
-from wpm.spaces import load_space, published_thresholds
+from wpm.spaces import load_space
 
 _TRIAL_COLUMNS = ("rank", "trial", "state", "score", "score_deviation", "epochs", "device_hours")
 
@@ -87,7 +86,9 @@ def read_section(place: StudyPlace, embeddings: Path) -> tuple[StudySection, lis
     row_importance = find_importance(search)
     published = find_published(place)
     course = [
-        search_figures.best_so_far(search, read_trace(place.dataset, place.protocol, place.row)),
+        search_figures.best_so_far(
+            search, read_trace(place.dataset, place.protocol, str(place.row))
+        ),
         search_figures.learning_curves(search),
         search_figures.timeline(search),
     ]
@@ -124,12 +125,13 @@ def _without_name(noted: NotedTable, place: StudyPlace) -> NotedTable:
 def find_published(place: StudyPlace) -> Mapping[str, float]:
     """Return the published values of a row's parameters on its data set; empty if there are none.
 
-    The thresholds of within-pair mining were published for every data set alike.
+    The parameters of a miner were published for every data set alike.
     """
-    row = Row.parse(place.row)
-    values = dict(published_thresholds()) if row.mined else {}
-    with suppress(UserError):  # nothing was published of it, or the row is of another version
-        values |= load_space(row).find_published(place.dataset).parameters
+    values: dict[str, float] = {}
+    with suppress(UserError):  # the row is of another version, or nothing was published of it
+        space = load_space(place.row)
+        values |= space.thresholds
+        values |= space.find_published(place.dataset).parameters
     return values
 
 

@@ -1,7 +1,9 @@
 """Two rows compared: their final runs, seed by seed, and their searches."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from analysis.numbers.paired import PairedDifference, correct_holm, paired_difference
 from analysis.numbers.search_curve import SearchCurve, make_curve
@@ -15,8 +17,9 @@ from analysis.studies.fairness import (
 from analysis.studies.row_results import RowRecord
 from analysis.studies.selection import report_problems
 from wpm.errors import UserError
+from wpm.miners import MINERS
 from wpm.records import COMPLETE, StudyPlace
-from wpm.rows import WPM_SUFFIX
+from wpm.rows import Row
 
 
 @dataclass(frozen=True)
@@ -184,24 +187,26 @@ def choose_pairs(rows: Sequence[RowRecord], names: Sequence[str]) -> list[_Pair]
 def _matches(place: StudyPlace, name: str) -> bool:
     *where, row = name.split("/")
     parts = {0: [], 1: [place.dataset], 2: [place.dataset, place.protocol]}
-    return row == place.row and parts.get(len(where)) == where
+    return row == str(place.row) and parts.get(len(where)) == where
 
 
 def choose_twins(rows: Sequence[RowRecord]) -> list[_Pair]:
-    """Return every plain row with its `+wpm` twin.
+    """Return every plain row with each of its twins, the rows of the same loss behind a miner.
 
     Raises:
         UserError: there is no such pair.
     """
-    by_place = {row.place.folder: row for row in rows}
+    mined: dict[tuple[Path, Row], list[RowRecord]] = defaultdict(list)
+    for row in rows:
+        if row.place.row.twin is not None:
+            mined[row.place.folder.parent, row.place.row.twin].append(row)
     twins = [
-        (row, by_place[mined])
-        for row in rows
-        if (mined := row.place.folder.with_name(row.place.row + WPM_SUFFIX)) in by_place
+        (row, other) for row in rows for other in mined[row.place.folder.parent, row.place.row]
     ]
     if not twins:
         there = ", ".join(row.place.name for row in rows)
-        raise UserError(f"no row has its {WPM_SUFFIX} twin among the selected studies ({there})")
+        miners = " or ".join(f"+{name}" for name in MINERS)
+        raise UserError(f"no row has its {miners} twin among the selected studies ({there})")
     return twins
 
 

@@ -1,14 +1,13 @@
 """What is unequal or unfinished about rows that are to be compared."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from analysis.studies.published import PROTOCOL
 from analysis.studies.row_results import RowRecord
 from wpm.protocols import find_protocol
-from wpm.rows import PRETRAINED, WPM_SUFFIX
 
 _SETTINGS = {"protocol": "protocol settings", "images": "images", "weights": "weights"}
 _NOT_SETTINGS = ("name", "trials", "runs")  # budgets of a protocol are only its proposals
@@ -48,7 +47,7 @@ def describe_procedure(rows: Sequence[RowRecord], dataset: str) -> list[str]:
     for row in rows:
         # A replayed configuration comes from the published search itself; the untrained trunk is
         # neither searched nor repeated.
-        untrained = row.name == PRETRAINED
+        untrained = not row.place.row.is_trained
         searched = not untrained and (row.finals is None or isinstance(row.finals.trial, int))
         budgets = {"trials": len(row.ended)} if searched else {}
         if row.finals and not untrained:
@@ -110,24 +109,24 @@ def find_footnotes(rows: Sequence[RowRecord]) -> dict[str, list[str]]:
         rows: of one data set under one protocol; their settings should be those of the first.
     """
     most = max((len(row.finals.tested) for row in rows if row.finals), default=0)
-    twins = {row.name: _find_twin(row, rows) for row in rows}
     return {
         row.name: [
             *describe_runs(row, most),
             *describe_search(row),
-            *(describe_budgets(*twins[row.name]) if twins[row.name] else []),
+            *(line for pair in _find_twins(row, rows) for line in describe_budgets(*pair)),
             *describe_settings(row, rows[0]),
         ]
         for row in rows
     }
 
 
-def _find_twin(row: RowRecord, rows: Sequence[RowRecord]) -> tuple[RowRecord, ...]:
-    """Return the plain row and the mined one of a pair of twins, () where there is only one."""
-    plain = row.name.removesuffix(WPM_SUFFIX)
-    by_name = {other.name: other for other in rows}
-    pair = (plain, plain + WPM_SUFFIX)
-    return tuple(by_name[name] for name in pair) if all(name in by_name for name in pair) else ()
+def _find_twins(row: RowRecord, rows: Sequence[RowRecord]) -> Iterator[tuple[RowRecord, RowRecord]]:
+    """Yield every pair of twins that a row is part of, the plain one first."""
+    for other in rows:
+        if other.place.row.twin == row.place.row:
+            yield row, other
+        elif row.place.row.twin == other.place.row:
+            yield other, row
 
 
 def describe_runs(row: RowRecord, most: int) -> list[str]:

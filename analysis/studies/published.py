@@ -8,7 +8,8 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 
-from wpm.rows import WPM_SUFFIX
+from wpm.miners import WITHIN_PAIR
+from wpm.rows import Row
 
 PUBLISHED = "published"
 PROTOCOL = "mlrc"  # under which the published numbers were measured
@@ -35,13 +36,18 @@ def read_scores(dataset: str, protocol: str) -> Mapping[str, Scores]:
         return {}
     with (_FOLDER / "results.csv").open(newline="", encoding="utf-8") as file:
         return {
-            line["row"] + WPM_SUFFIX * (line["within_pair_mining"] == "yes"): {
+            _row_of(line): {
                 (view, metric): _fraction(line[f"{prefix}_{short_view}_{short_metric}"])
                 for view, short_view in _VIEWS.items()
                 for metric, short_metric in _METRICS.items()
             }
             for line in csv.DictReader(file)
         }
+
+
+def _row_of(line: Mapping[str, str]) -> str:
+    mined = line["within_pair_mining"] == "yes"
+    return str(Row(line["row"], WITHIN_PAIR if mined else None))
 
 
 def read_trace(dataset: str, protocol: str, row: str) -> Sequence[float] | None:

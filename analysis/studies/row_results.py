@@ -100,7 +100,7 @@ class RowRecord:
     @property
     def name(self) -> str:
         """The row's name."""
-        return self.label or self.place.row
+        return self.label or str(self.place.row)
 
     @property
     def ended(self) -> Sequence[TrialOutcome]:

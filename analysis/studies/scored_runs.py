@@ -10,7 +10,6 @@ from wpm.errors import UserError
 from wpm.protocols import protocol_from_json
 from wpm.records import COMPLETE, StudyPlace, TrainingFolder, best_tested, read_finals
 from wpm.records.exports import ExportedModel, write_export
-from wpm.rows import Row
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ def export_run(place: StudyPlace, number: int, out: Path) -> list[Path]:
     Raises:
         UserError: there is no such run, or the folder is in use.
     """
-    if not Row.parse(place.row).trained:
+    if not place.row.is_trained:
         raise UserError(f"study {place.name} trains no model: there is nothing to export")
     runs = find_scored_runs(place)
     if number > len(runs):
@@ -85,7 +84,7 @@ def _read_model(place: StudyPlace, run: ScoredRun, fold: int) -> tuple[ExportedM
     identity = training.read_identity()
     model = ExportedModel(
         dataset=place.dataset,
-        row=place.row,
+        row=str(place.row),
         fold=fold,
         seed=run.result["seed"],
         channels=run.result["channels"],

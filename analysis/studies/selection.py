@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from wpm.errors import UserError
 from wpm.records import StudyPlace, find_studies, read_study
+from wpm.rows import Row
 
 _T = TypeVar("_T")
 
@@ -25,7 +26,8 @@ def find_selected(args: argparse.Namespace) -> tuple[list[StudyPlace], list[str]
     missing = []
     root: Path = args.run_root
     for names in product(args.dataset or [None], args.protocol or [None], args.row or [None]):
-        StudyPlace(root, *(name if name is not None else "any" for name in names))  # checks names
+        dataset, protocol, row = (name if name is not None else "any" for name in names)
+        StudyPlace(root, dataset, protocol, Row.parse(row))  # checks the names
         found = find_studies(root, *names)
         places.update(found)
         if not found:
@@ -33,7 +35,8 @@ def find_selected(args: argparse.Namespace) -> tuple[list[StudyPlace], list[str]
             missing.append(f"no study {name} under {root}")
     if not places:
         raise UserError(_describe_absence(args))
-    return sorted(places, key=lambda place: (place.dataset, place.protocol, place.row)), missing
+    in_order = sorted(places, key=lambda place: (place.dataset, place.protocol, str(place.row)))
+    return in_order, missing
 
 
 def select_studies(args: argparse.Namespace) -> list[StudyPlace]:

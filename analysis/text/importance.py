@@ -81,7 +81,7 @@ def _csv_lines(row: RowImportance) -> list[list[Any]]:
     checks = {check.distance.parameter: check for check in row.checks}
     lines = []
     for parameter, bounds in row.search.searched.items():
-        line: list[Any] = [place.dataset, place.protocol, place.row, parameter]
+        line: list[Any] = [place.dataset, place.protocol, str(place.row), parameter]
         line += (
             [
                 importance.target, importance.trials, importance.fanova.get(parameter),

@@ -46,7 +46,7 @@ class Choice:
 def compare_trace(ranking: Ranking) -> str:
     """Compare the progress of a study's search with the published one, in a line without style."""
     place = ranking.places[0]
-    published = read_trace(place.dataset, place.protocol, place.row)
+    published = read_trace(place.dataset, place.protocol, str(place.row))
     if published is None:
         return "no published search of this row to compare with"
     complete = [trial for trial in ranking.trials if trial.state == COMPLETE]

@@ -12,7 +12,7 @@ from analysis.studies.published import DIMENSIONS, PUBLISHED, Scores, read_score
 from analysis.studies.row_results import METRICS, VIEWS, FinalRuns, RowRecord
 from analysis.text.latex import LATEX, DatasetColumns, Entry, escape_latex, format_page
 from analysis.text.layout import NotedTable, format_csv, format_hours, format_mean, format_points
-from wpm.rows import WPM_SUFFIX
+from wpm.rows import Row
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Block:
         """The rows, and those that are published only, twins one under the other."""
         ours = {row.name: row for row in self.rows}
         published = self.published or {}
-        names = sorted({*ours, *published}, key=_twins_together)
+        names = sorted({*ours, *published}, key=lambda name: _twins_together(Row.parse(name)))
         return [Line(name, ours.get(name), published.get(name, {})) for name in names]
 
     @property
@@ -83,7 +83,7 @@ def make_blocks(
     only: Sequence[str] | None = None,
     datasets: Sequence[str] = (),
 ) -> list[Block]:
-    """Group rows by data set and protocol, and put a `+wpm` row under its plain twin.
+    """Group rows by data set and protocol, and put a row with a miner under its plain twin.
 
     Args:
         rows: at least one.
@@ -95,7 +95,7 @@ def make_blocks(
     def key_of(row: RowRecord) -> tuple[str, str]:
         return row.place.dataset, row.place.protocol
 
-    ordered = sorted(rows, key=lambda row: (*key_of(row), *_twins_together(row.name)))
+    ordered = sorted(rows, key=lambda row: (*key_of(row), *_twins_together(row.place.row)))
     grouped = {key: list(group) for key, group in groupby(ordered, key=key_of)}
     protocols = {protocol for _, protocol in grouped}
     keys = {*grouped, *((dataset, protocol) for dataset in datasets for protocol in protocols)}
@@ -109,15 +109,9 @@ def make_blocks(
     return blocks
 
 
-def _twins_together(row: str) -> tuple[str, bool]:
-    """Sort key that puts a `+wpm` row under its plain twin."""
-    plain = plain_name(row)
-    return plain, row != plain
-
-
-def plain_name(row: str) -> str:
-    """Return the name of a row without within-pair mining."""
-    return row.removesuffix(WPM_SUFFIX)
+def _twins_together(row: Row) -> tuple[str, str]:
+    """Return a sort key that puts a row with a miner under its plain twin."""
+    return row.loss, row.miner or ""
 
 
 def describe_block(block: Block) -> list[str]:
@@ -318,11 +312,11 @@ def _describe_counts(block: Block) -> list[str]:
     ]
 
 
-def _published_order(row: str) -> tuple[int, str, bool]:
-    """Sort key: as published, then by name; a `+wpm` row under its twin."""
+def _published_order(name: str) -> tuple[int, str, str]:
+    """Return a sort key: as published, then by name; a row with a miner under its twin."""
     published = list(read_scores("cub200", "mlrc"))
-    plain, mined = _twins_together(row)
-    return published.index(plain) if plain in published else len(published), plain, mined
+    loss, miner = _twins_together(Row.parse(name))
+    return published.index(loss) if loss in published else len(published), loss, miner
 
 
 def _format_cells(line: Line, missing: str, mark: str) -> Iterator[tuple[str, str]]:

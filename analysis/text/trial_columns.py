@@ -37,7 +37,7 @@ def _shorten(reason: str) -> str:
 COLUMNS: Mapping[str, Column] = {
     "dataset": Column("data set", lambda trial: trial.place.dataset, numeric=False),
     "protocol": Column("protocol", lambda trial: trial.place.protocol, numeric=False),
-    "row": Column("row", lambda trial: trial.place.row, numeric=False),
+    "row": Column("row", lambda trial: str(trial.place.row), numeric=False),
     "rank": Column("rank", lambda trial: trial.rank),
     "trial": Column("trial", lambda trial: trial.number),
     "state": Column("state", lambda trial: trial.state_name, numeric=False),

@@ -13,9 +13,10 @@ import matplotlib.pyplot as plt
 
 from analysis.studies.row_results import read_row
 from wpm.records import StudyPlace
+from wpm.rows import Row
 
 LOSSES = ("contrastive", "triplet", "margin", "multi_similarity")
-STYLES = {"": ("o", "white"), "+wpm": ("D", "black")}  # told apart without colour
+STYLES = {None: ("o", "white"), "wpm": ("D", "black")}  # told apart without colour
 
 
 def main() -> None:
@@ -27,12 +28,12 @@ def main() -> None:
     plt.rcParams |= {"svg.fonttype": "none", "svg.hashsalt": "omniglot", "font.size": 9}
     figure, axes = plt.subplots(figsize=(6.4, 2.6), layout="constrained")
     for position, loss in enumerate(LOSSES):
-        for side, (suffix, (marker, fill)) in enumerate(STYLES.items()):
-            row, _ = read_row(StudyPlace(args.run_root, "omniglot", "small", loss + suffix))
+        for side, (miner, (marker, fill)) in enumerate(STYLES.items()):
+            row, _ = read_row(StudyPlace(args.run_root, "omniglot", "small", Row(loss, miner)))
             assert row.finals is not None
             scores = [100 * score for score in row.finals.scores("concatenated", "map_at_r")]
             where = [position + 0.3 * side - 0.15] * len(scores)
-            label = f"{'with' if suffix else 'without'} within-pair mining"
+            label = f"{'with' if miner else 'without'} within-pair mining"
             axes.scatter(
                 where, scores, marker=marker, facecolor=fill, edgecolor="black", s=28,
                 label=label if position == 0 else None,

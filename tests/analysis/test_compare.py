@@ -13,6 +13,7 @@ from analysis.studies.comparison import compare_rows, correct_comparisons
 from analysis.studies.row_results import read_row
 from tests.support.stored import PROTOCOL, bytes_under, write_final, write_run, write_search
 from wpm.records import StudyPlace
+from wpm.rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -144,7 +145,7 @@ def test_runs_are_paired_by_seed(run_root: Path, capsys: pytest.CaptureFixture[s
 def test_best_configuration_by_validation_is_compared(
     run_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = StudyPlace(run_root, "omniglot", "small", "contrastive")
+    place = StudyPlace(run_root, "omniglot", "small", Row("contrastive"))
     better_in_test = write_final(place, "a0", trial=0, score=0.2)
     for seed in (1000, 1001, 1002):
         write_run(better_in_test, seed, 0.99)
@@ -272,7 +273,7 @@ def test_curves_have_a_line_a_trial(run_root: Path, capsys: pytest.CaptureFixtur
 
 def test_comparison_is_a_value_for_other_scripts(run_root: Path) -> None:
     first, second = (
-        read_row(StudyPlace(run_root, "omniglot", "small", row))[0]
+        read_row(StudyPlace(run_root, "omniglot", "small", Row.parse(row)))[0]
         for row in ("contrastive", "contrastive+wpm")
     )
     comparison = compare_rows(first, second)

@@ -18,6 +18,7 @@ from wpm.files import read_json
 from wpm.model.exported import load_exported
 from wpm.records import COMPLETE, StudyPlace, read_finals
 from wpm.retrieval import retrieval_scores
+from wpm.rows import Row
 from wpm.studies.final_runs import RetrainWork
 from wpm.studies.plan import StudyPlan
 from wpm.training.evaluate import mean_scores
@@ -33,7 +34,7 @@ def exported(study_plan: StudyPlan, tmp_path: Path) -> Path:
 
 
 def test_row_without_training_has_nothing_to_export(tmp_path: Path) -> None:
-    place = StudyPlace(tmp_path, "glyphs", "small", "pretrained")
+    place = StudyPlace(tmp_path, "glyphs", "small", Row("pretrained"))
     with pytest.raises(UserError, match="trains no model: there is nothing to export"):
         export_run(place, 1, tmp_path / "out")
 

@@ -20,6 +20,7 @@ from tests.support.stored import bytes_under
 from wpm.errors import UserError
 from wpm.files import write_json
 from wpm.records import COMPLETE, FAILED, FORMAT, PRUNED, StudyPlace, TrainingFolder, write_study
+from wpm.rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,7 +67,7 @@ def write_trial(
 def run_root(tmp_path: Path) -> Path:
     """Two studies: one with a trial in every state, one that has just begun."""
     root = tmp_path / "runs"
-    place = StudyPlace(root, "omniglot", "small", "contrastive+wpm")
+    place = StudyPlace(root, "omniglot", "small", Row("contrastive", "wpm"))
     write_study(place, {"identity": {}, "trials": 8, "provenance": {}})
     write_trial(place, 0, COMPLETE, [0.2, 0.4], margin=0.123456, sharpness=32.0)
     write_trial(place, 1, FAILED, [0.9, 0.9], epochs=3, reason="diverged:\nloss | nan", margin=1e-6)
@@ -75,7 +76,7 @@ def run_root(tmp_path: Path) -> Path:
     write_trial(place, 4, None, [0.8, 0.6], epochs=7, margin=0.5)
     write_trial(place, 5, PRUNED, [0.6, 0.8], epochs=5, reason="stopped at epoch 5", margin=0.0)
     write_trial(place, 6, None, [], margin=0.25)
-    begun = StudyPlace(root, "omniglot", "small", "triplet")
+    begun = StudyPlace(root, "omniglot", "small", Row("triplet"))
     write_study(begun, {"identity": {}, "trials": 4, "provenance": {}})
     return root
 
@@ -131,7 +132,7 @@ def published_root(tmp_path: Path) -> Path:
     """Six complete trials and a failed one of a search that is published, and one that is not."""
     root = tmp_path / "runs"
     for row in ("contrastive", "contrastive+wpm"):
-        place = StudyPlace(root, "cub200", "mlrc", row)
+        place = StudyPlace(root, "cub200", "mlrc", Row.parse(row))
         identity = {"protocol": {"name": "mlrc", "max_epochs": 3, "crop": 227}}
         write_study(place, {"identity": identity, "trials": 8, "provenance": {}})
         for number, score in enumerate((0.25, None, 0.2, 0.3, 0.1, 0.35, 0.4)):
@@ -213,7 +214,7 @@ def test_markdown_is_a_table_under_a_heading(
 def test_csv_is_one_flat_table_of_exact_numbers(
     run_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = StudyPlace(run_root, "glyphs", "smoke", "margin")
+    other = StudyPlace(run_root, "glyphs", "smoke", Row("margin"))
     write_study(other, {"identity": {}, "trials": 1, "provenance": {}})
     write_trial(other, 0, COMPLETE, [1 / 3], beta=1.2)
     assert rank(run_root, "--format", "csv") == 0
@@ -241,7 +242,7 @@ def test_csv_is_one_flat_table_of_exact_numbers(
 def test_equal_scores_are_ranked_by_number(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = StudyPlace(tmp_path, "glyphs", "small", "contrastive")
+    place = StudyPlace(tmp_path, "glyphs", "small", Row("contrastive"))
     write_study(place, {"identity": {}, "trials": 3, "provenance": {}})
     for number in (2, 0, 1):
         write_trial(place, number, COMPLETE, [0.5])
@@ -252,7 +253,7 @@ def test_equal_scores_are_ranked_by_number(
 def test_long_reasons_are_shortened_for_people_only(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = StudyPlace(tmp_path, "glyphs", "small", "contrastive")
+    place = StudyPlace(tmp_path, "glyphs", "small", Row("contrastive"))
     write_study(place, {"identity": {}, "trials": 1, "provenance": {}})
     write_trial(place, 0, FAILED, reason="out of memory " * 50)
     assert rank(tmp_path) == 0
@@ -304,9 +305,9 @@ def test_study_that_may_not_be_read_is_named_and_the_others_shown(
     run_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def read(place: StudyPlace) -> tuple[str, list[str]]:
-        if place.row == "triplet":
+        if place.row == Row("triplet"):
             raise PermissionError(13, "Permission denied", str(place.folder))
-        return place.row, []
+        return str(place.row), []
 
     args = options.build_parser("x", "", "").parse_args(["--run-root", str(run_root)])
     assert selection.read_studies(selection.select_studies(args), read) == ["contrastive+wpm"]
@@ -314,7 +315,7 @@ def test_study_that_may_not_be_read_is_named_and_the_others_shown(
 
 
 def test_no_readable_study_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    place = StudyPlace(tmp_path, "glyphs", "small", "contrastive")
+    place = StudyPlace(tmp_path, "glyphs", "small", Row("contrastive"))
     write_json(place.folder / "study.json", {"format": 99, "provenance": {"wpm": "9.9"}})
     assert rank(tmp_path) == 2
     out, err = capsys.readouterr()
@@ -326,7 +327,7 @@ def test_no_readable_study_is_an_error(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.fixture
 def two_roots(run_root: Path) -> Path:
     """A third study on another data set, whose ranges are known, beside the two."""
-    place = StudyPlace(run_root, "glyphs", "small", "contrastive+wpm")
+    place = StudyPlace(run_root, "glyphs", "small", Row("contrastive", "wpm"))
     searched = {
         "margin": {"low": 0.0, "high": 2.0, "scale": "linear"},
         "sharpness": {"low": 1.0, "high": 1000.0, "scale": "log"},

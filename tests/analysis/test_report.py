@@ -20,6 +20,7 @@ from tests.support.searches import write_searched
 from tests.support.stored import bytes_under, write_final, write_run
 from wpm.files import write_json
 from wpm.records import StudyPlace
+from wpm.rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -138,12 +139,12 @@ def test_damaged_missing_and_mixed_records_are_named_on_the_page(
     (plain.trial_folder(1) / "result.json").write_text('{"sha256": "0", "content": {}}')
     (plain.trial_folder(2) / "reports.json").write_bytes(b"\x00")
     (mined.folder / "finals" / "bb" / "final.json").write_text("{")
-    (tmp_path / "embeddings" / "omniglot" / "small" / mined.row / "labels.npy").unlink()
-    foreign = StudyPlace(tmp_path / "runs", "omniglot", "small", "triplet")
+    (tmp_path / "embeddings" / "omniglot" / "small" / str(mined.row) / "labels.npy").unlink()
+    foreign = StudyPlace(tmp_path / "runs", "omniglot", "small", Row("triplet"))
     write_json(foreign.folder / "study.json", {"format": 99})
     odd = write_searched(tmp_path / "runs", "margin", trials=2)
     write_json(odd.trial_folder(0) / "result.json", {"state": "complete"})
-    selection = ["--row", plain.row, mined.row, "triplet", "margin", "nca"]
+    selection = ["--row", str(plain.row), str(mined.row), "triplet", "margin", "nca"]
     assert report(tmp_path, "--dataset", "omniglot", *selection) == 0
     page, err = page_of(tmp_path), capsys.readouterr().err
     for line in (
@@ -214,7 +215,7 @@ def test_sentence_without_common_seeds_says_so(tmp_path: Path) -> None:
 
 def test_published_values_are_those_of_the_row_and_data_set() -> None:
     def published(dataset: str, row: str) -> set[str]:
-        return set(find_published(StudyPlace(Path("runs"), dataset, "small", row)))
+        return set(find_published(StudyPlace(Path("runs"), dataset, "small", Row.parse(row))))
 
     thresholds = {"embedding_dropout", "channel_dropout", "sharpness"}
     assert published("cub200", "contrastive") == {"pos_margin", "neg_margin"}

@@ -18,6 +18,7 @@ from analysis.studies.validation import validate_rows
 from tests.support.searches import RANGES, draw_parameters, write_course, write_searched
 from tests.support.stored import write_final, write_run, write_search
 from wpm.records import StudyPlace
+from wpm.rows import Row
 
 NAMES = {"stopped": (1, 2), "failed": {3: "NaN"}}
 
@@ -222,6 +223,6 @@ def test_study_without_trials_has_no_curves(tmp_path: Path) -> None:
     assert search_figures.learning_curves(search) is None
     assert search_figures.timeline(search) is None
     check(search_figures.best_so_far(search, None))
-    place = StudyPlace(tmp_path, "omniglot", "small", "contrastive+wpm")
+    place = StudyPlace(tmp_path, "omniglot", "small", Row("contrastive", "wpm"))
     assert search.place == place
     assert not any(len(figure.data) for figure in parameter_figures.slices(search, {}))

@@ -20,6 +20,7 @@ from tests.support.stored import PROTOCOL, bytes_under, write_final, write_run, 
 from wpm.files import read_json, write_json
 from wpm.protocols import find_protocol
 from wpm.records import FORMAT, StudyPlace, TrainingFolder
+from wpm.rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 T1, T2 = 12.706205, 4.302653  # 97.5% quantiles of Student's t, 1 and 2 degrees of freedom
@@ -168,7 +169,7 @@ def test_one_block_a_dataset_and_protocol(
 def test_configuration_is_chosen_by_validation_not_by_test(
     run_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = StudyPlace(run_root, "omniglot", "small", "triplet")
+    place = StudyPlace(run_root, "omniglot", "small", Row("triplet"))
     worse = write_final(place, "aa", trial=1, score=0.1)
     write_run(worse, 1000, 1.0, separated=1.0)
     assert show(run_root, "--row", "triplet") == 0

@@ -13,6 +13,7 @@ from analysis.studies.row_results import read_row
 from analysis.studies.validation import ALL_ROWS, validate_rows
 from tests.support.stored import bytes_under, write_final, write_run, write_search
 from wpm.records import StudyPlace
+from wpm.rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,7 +79,8 @@ def test_text_shows_correlations_and_configurations(
 
 def test_agreement_is_a_value_for_other_scripts(run_root: Path) -> None:
     rows = [
-        read_row(StudyPlace(run_root, "omniglot", "small", row))[0] for row in ("triplet", "margin")
+        read_row(StudyPlace(run_root, "omniglot", "small", Row.parse(row)))[0]
+        for row in ("triplet", "margin")
     ]
     (validation,) = validate_rows(rows, "concatenated", "map_at_r")
     assert validation.name == "omniglot/small"

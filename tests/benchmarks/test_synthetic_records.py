@@ -29,7 +29,7 @@ def test_every_script_reads_them(
     assert main(["--run-root", str(tmp_path), *flags]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    assert places[1].row in out  # the first of them with a twin
+    assert str(places[1].row) in out  # the first of them with a twin
     assert bytes_under(tmp_path) == before
 
 

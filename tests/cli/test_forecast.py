@@ -9,6 +9,7 @@ from wpm.cli.forecast import Forecast, forecast_finals, forecast_search, format_
 from wpm.errors import UserError
 from wpm.protocols import find_protocol
 from wpm.records import StudyPlace, TrainingFolder
+from wpm.rows import Row
 
 PROTOCOL = find_protocol("small", "omniglot")
 
@@ -30,10 +31,10 @@ def test_ended_trials_are_taken_off_and_timed(tmp_path: Path) -> None:
 def test_row_is_timed_on_another_data_set_if_it_must_be(tmp_path: Path) -> None:
     other = write_search(tmp_path, "triplet", "c", 1, dataset="glyphs")
     write_reports(other.trial_folder(0), 12.0)
-    forecast = forecast_search(StudyPlace(tmp_path, "omniglot", "small", "triplet"), 5)
+    forecast = forecast_search(StudyPlace(tmp_path, "omniglot", "small", Row("triplet")), 5)
     assert (forecast.pieces, forecast.seconds) == (5, 12.0)
     assert forecast.source == "1 trials of glyphs/small/triplet"
-    unknown = forecast_search(StudyPlace(tmp_path, "omniglot", "small", "margin"), 5)
+    unknown = forecast_search(StudyPlace(tmp_path, "omniglot", "small", Row("margin")), 5)
     assert (unknown.pieces, unknown.seconds) == (5, None)
 
 
@@ -52,12 +53,12 @@ def test_final_runs_are_timed_by_their_own_kind_first(tmp_path: Path) -> None:
 
 
 def test_row_without_training_takes_nothing(tmp_path: Path) -> None:
-    place = StudyPlace(tmp_path, "omniglot", "small", "pretrained")
+    place = StudyPlace(tmp_path, "omniglot", "small", Row("pretrained"))
     assert forecast_search(place, 20).pieces == forecast_finals(place, PROTOCOL, 5).pieces == 0
 
 
 def test_sum_counts_gpus_and_names_what_is_not_known(tmp_path: Path) -> None:
-    place = StudyPlace(tmp_path, "omniglot", "small", "triplet")
+    place = StudyPlace(tmp_path, "omniglot", "small", Row("triplet"))
     forecasts = [Forecast(place, 40, 360.0, "records"), Forecast(place, 3, None, "none")]
     text = format_forecasts(forecasts, slots=4, gpus=0.25, disk={tmp_path: 2_000_000_000})
     last = text.splitlines()[-2:]

@@ -13,6 +13,7 @@ from wpm.cli.checks import locate_weights
 from wpm.errors import UserError
 from wpm.protocols import find_protocol
 from wpm.records import StudyPlace, write_study
+from wpm.rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,7 +54,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 
 
 def test_status_shows_states_and_damage(tmp_path: Path) -> None:
-    place = StudyPlace(tmp_path, "omniglot", "small", "triplet")
+    place = StudyPlace(tmp_path, "omniglot", "small", Row("triplet"))
     write_study(place, {"trials": 7, "identity": {}, "provenance": {}})
     (tmp_path / "omniglot" / "small" / "margin").mkdir()
     (tmp_path / "omniglot" / "small" / "margin" / "study.json").write_text('{"half')

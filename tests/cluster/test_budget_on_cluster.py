@@ -16,6 +16,7 @@ from wpm.records import (
     read_all_reports,
     read_trials,
 )
+from wpm.rows import Row
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +24,7 @@ ROWS = ("--rows", "contrastive", "triplet")
 
 
 def hours_of(launcher: Launcher, row: str) -> float:
-    place = StudyPlace(launcher.run_root, "folder", "smoke", row)
+    place = StudyPlace(launcher.run_root, "folder", "smoke", Row.parse(row))
     return sum(map(gpu_seconds, read_all_reports(place).values())) / 3600
 
 
@@ -61,7 +62,7 @@ def test_a_study_stops_at_its_gpu_hours_and_the_other_goes_on(tmp_path: Path) ->
 
 
 def trials_of(launcher: Launcher, row: str) -> list[TrainingRecord]:
-    place = StudyPlace(launcher.run_root, "folder", "smoke", row)
+    place = StudyPlace(launcher.run_root, "folder", "smoke", Row.parse(row))
     records, problems = read_trials(place, with_reports=True)
     assert not problems
     return records

@@ -95,5 +95,5 @@ def make_images(tmp_path: Path) -> Path:
 def test_row_heads_the_table_and_cannot_be_mined() -> None:
     assert TABLE_ROWS[0] == "pretrained"
     assert len(TABLE_ROWS) == 19
-    assert not Row.parse("pretrained").trained
-    assert Row.parse("contrastive").trained
+    assert not Row.parse("pretrained").is_trained
+    assert Row.parse("contrastive").is_trained

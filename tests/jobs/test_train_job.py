@@ -21,6 +21,7 @@ from wpm.jobs.job import InterruptedJobError
 from wpm.jobs.start import start_job
 from wpm.jobs.train_job import TrainJob, identify, training_payload
 from wpm.records import COMPLETE, FAILED, PRUNED, TrainingFolder, model_file, summarise
+from wpm.rows import Row
 from wpm.training.config import TrainingConfig
 from wpm.training.fold import FoldTraining
 
@@ -161,7 +162,7 @@ def test_models_are_compared_with_the_result(tmp_path: Path) -> None:
 def test_divergence_fails_by_name(tmp_path: Path) -> None:
     config = make_config()
     parameters = {"pos_margin": 0.0, "neg_margin": 1e39}
-    bad = TrainingConfig("contrastive", config.protocol, parameters, 0, (0, 1, 2, 3))
+    bad = TrainingConfig(Row("contrastive"), config.protocol, parameters, 0, (0, 1, 2, 3))
     result = finish(make_job(tmp_path, bad))[-1].result
     assert result is not None
     assert result["state"] == FAILED
@@ -170,7 +171,7 @@ def test_divergence_fails_by_name(tmp_path: Path) -> None:
 
 def test_exception_of_a_loss_fails_by_name_and_leaves_a_traceback(tmp_path: Path) -> None:
     config = make_config()
-    bad = TrainingConfig("contrastive", config.protocol, {"pos_margin": 0.0}, 0, (0,))
+    bad = TrainingConfig(Row("contrastive"), config.protocol, {"pos_margin": 0.0}, 0, (0,))
     result = finish(make_job(tmp_path, bad))[-1].result
     assert result is not None
     assert result["reason"] == "UserError: row contrastive needs a value for neg_margin"

@@ -12,6 +12,7 @@ from tests.support.trials import curve
 from wpm.jobs.job import StepResult
 from wpm.jobs.work import Work, WorkSource
 from wpm.records import StudyPlace, TrainingFolder, gpu_seconds, read_all_reports
+from wpm.rows import Row
 from wpm.studies.budget import Budget, MeteredWork
 from wpm.studies.search import SearchWork
 from wpm.studies.study import Study
@@ -176,7 +177,7 @@ def test_the_disks_cap_is_a_limit_like_others() -> None:
 
 
 def test_all_reports_are_read_and_counted_in_proportion(tmp_path: Path) -> None:
-    place = StudyPlace(tmp_path, "glyphs", "small", "triplet")
+    place = StudyPlace(tmp_path, "glyphs", "small", Row("triplet"))
     trial = place.trial_folder(3)
     fold = place.folder / "finals" / "0123" / "seed-1000" / "fold-2"
     for folder, hours, gpus in ((trial, 0.5, 1.0), (fold, 2.0, 0.25)):

@@ -108,5 +108,5 @@ def study_states(run_root: Path) -> dict[str, list[str]]:
             [sys.executable, "-c", code, str(place.journal)],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-        states[place.row] = json.loads(answer.stdout)
+        states[str(place.row)] = json.loads(answer.stdout)
     return states

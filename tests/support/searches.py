@@ -8,6 +8,7 @@ import numpy as np
 
 from wpm.files import write_json
 from wpm.records import COMPLETE, FAILED, PRUNED, StudyPlace, TrainingFolder, write_study
+from wpm.rows import Row
 
 RANGES: Mapping[str, Mapping[str, Any]] = {
     "margin": {"low": -0.2, "high": 1.8, "scale": "linear", "type": "float"},
@@ -108,7 +109,7 @@ def write_searched(
         ranges: that are searched.
         identity: more of it.
     """
-    place = StudyPlace(root, dataset, protocol, row)
+    place = StudyPlace(root, dataset, protocol, Row.parse(row))
     standard = {
         "protocol": PROTOCOL, "images": {"pixels": "abc"}, "early_stopping": bool(stopped),
         "searched": ranges, "fixed": {}, "seed": 0, "weights": "random", "row": row,

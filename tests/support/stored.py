@@ -6,6 +6,7 @@ from typing import Any
 
 from wpm.files import write_json
 from wpm.records import COMPLETE, FAILED, FORMAT, PRUNED, StudyPlace, TrainingFolder, write_study
+from wpm.rows import Row
 
 # 48-d concatenated: not the published numbers
 PROTOCOL = {"embedding_dim": 16, "folds": 3, "trunk": "convnet", "precision": "float32"}
@@ -28,7 +29,7 @@ def write_search(
 
     The score of a trial is 0.1 * number unless `scores` says otherwise; it took `hours`.
     """
-    place = StudyPlace(root, dataset, protocol, row)
+    place = StudyPlace(root, dataset, protocol, Row.parse(row))
     standard = {"protocol": settings, "images": {"pixels": "abc"}, "early_stopping": True}
     content = {"identity": {**standard, **identity}, "trials": wanted, "provenance": {}}
     write_study(place, content)

@@ -13,7 +13,7 @@ from wpm.data.pixels import Pixels
 from wpm.protocols import Protocol, find_protocol
 from wpm.records import StudyPlace
 from wpm.rows import Row
-from wpm.spaces import load_space, published_thresholds
+from wpm.spaces import load_space
 from wpm.splits import class_disjoint_splits
 from wpm.studies.plan import StudyPlan
 from wpm.training.config import TrainingConfig
@@ -51,8 +51,8 @@ def make_config(
     row: str = "contrastive", folds: tuple[int, ...] = (0, 1, 2, 3), seed: int = 0, **changes: int
 ) -> TrainingConfig:
     """Return a configuration of the smoke protocol."""
-    parameters = {**CONTRASTIVE, **(MINED if Row.parse(row).mined else {})}
-    return TrainingConfig(row, smoke_protocol(**changes), parameters, seed, folds)
+    parameters = {**CONTRASTIVE, **(MINED if Row.parse(row).miner else {})}
+    return TrainingConfig(Row.parse(row), smoke_protocol(**changes), parameters, seed, folds)
 
 
 def make_pixels(tmp_path: Path) -> Pixels:
@@ -67,15 +67,15 @@ def make_plan(
     tmp_path: Path, row: str = "contrastive", trials: int = 4, seed: int = 0, **changes: int
 ) -> StudyPlan:
     """Return the plan of a study on the tiny images."""
-    parsed = Row.parse(row)
+    space = load_space(Row.parse(row))
     pixels = make_pixels(tmp_path).folder
     return StudyPlan(
-        place=StudyPlace(tmp_path / "runs", "folder", "smoke", row),
-        space=load_space(parsed),
+        place=StudyPlace(tmp_path / "runs", "folder", "smoke", space.row),
+        space=space,
         protocol=smoke_protocol(**changes),
         images={"pixels": pixels.name},
         pixels=pixels,
         trials=trials,
         seed=seed,
-        first_points=(published_thresholds(),) if parsed.mined else (),
+        first_points=(space.thresholds,) if space.thresholds else (),
     )

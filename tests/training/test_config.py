@@ -11,12 +11,13 @@ from wpm.protocols import (
     Protocol,
     find_protocol,
 )
+from wpm.rows import Row
 from wpm.training.config import TrainingConfig
 
 
 def make_config(protocol: Protocol | None = None, **parameters: float) -> TrainingConfig:
     protocol = protocol or find_protocol("small", "glyphs")
-    return TrainingConfig("triplet+wpm", protocol, parameters, seed=3, folds=(0, 2))
+    return TrainingConfig(Row("triplet", "wpm"), protocol, parameters, seed=3, folds=(0, 2))
 
 
 def test_json_brings_back_the_configuration() -> None:

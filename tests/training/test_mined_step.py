@@ -82,7 +82,7 @@ def gradients_of(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         dim = model.embedder.out_features
-        loss = build_loss(Row(row, True), parameters, num_classes=3, embedding_dim=dim)
+        loss = build_loss(Row(row, "wpm"), parameters, num_classes=3, embedding_dim=dim)
     loss = loss.to(images.dtype)
     value = backward(model, loss, images, masks)
     every = [*model.parameters(), *loss.parameters()]

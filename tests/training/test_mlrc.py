@@ -19,6 +19,7 @@ from wpm.model.bninception import BNInception, load_bninception_weights
 from wpm.model.embedding import build_model
 from wpm.model.trunks import TRUNKS
 from wpm.protocols import Protocol, find_protocol
+from wpm.rows import Row
 from wpm.splits import class_disjoint_splits
 from wpm.training.config import TrainingConfig
 from wpm.training.fold import FoldTraining
@@ -64,7 +65,7 @@ def plain_contrastive(embeddings: Tensor, labels: Tensor) -> Tensor:
 def test_ten_optimiser_steps_equal_a_plain_loop(pixels: Pixels) -> None:
     rate, decay, momentum, smoothing, epsilon = 1e-6, 1e-4, 0.9, 0.99, 1e-8
     protocol = mini_mlrc(iterations_per_epoch=10, learning_rate=rate)
-    config = TrainingConfig("contrastive", protocol, CONTRASTIVE, 0, (0,))
+    config = TrainingConfig(Row("contrastive"), protocol, CONTRASTIVE, 0, (0,))
     training = Training(config, pixels, CPU)
     twin: FoldTraining = Training(config, pixels, CPU).folds[0]
     model = twin.model
@@ -105,7 +106,8 @@ def test_a_run_of_bninception_trains_and_validates(pixels: Pixels, row: str) -> 
         iterations_per_epoch=1, max_epochs=2, trunk_passes=2, embedding_masks=2, folds=4
     )
     parameters = {**CONTRASTIVE, **(MINED if row.endswith("+wpm") else {})}
-    training = Training(TrainingConfig(row, protocol, parameters, 0, (0, 3)), pixels, CPU)
+    config = TrainingConfig(Row.parse(row), protocol, parameters, 0, (0, 3))
+    training = Training(config, pixels, CPU)
     assert training.run_epoch() is None, "CUB is validated every other epoch"
     report = training.run_epoch()
     assert report is not None
@@ -115,7 +117,7 @@ def test_a_run_of_bninception_trains_and_validates(pixels: Pixels, row: str) -> 
 
 def test_trunk_takes_three_channels_of_bgr_minus_mean(pixels: Pixels) -> None:
     protocol = mini_mlrc()
-    fold = Training(TrainingConfig("triplet", protocol, {"margin": 0.1}, 0, (0,)), pixels, CPU)
+    fold = Training(TrainingConfig(Row("triplet"), protocol, {"margin": 0.1}, 0, (0,)), pixels, CPU)
     batches = fold.folds[0]._batches
     batch, _ = batches.evaluation_batch(torch.tensor([1]))
     raw = pixels.image(1).permute(2, 0, 1)

@@ -20,6 +20,7 @@ from wpm.data.index import DataSource
 from wpm.data.pixel_cache import build_pixels
 from wpm.data.pixels import Pixels
 from wpm.errors import UserError
+from wpm.rows import Row
 from wpm.training.config import TrainingConfig
 from wpm.training.fold import DivergedError
 from wpm.training.reports import Report
@@ -178,7 +179,7 @@ def test_twin_sees_the_same_weights_and_batches(pixels: Pixels) -> None:
 def test_divergence_is_named_by_fold_and_epoch(pixels: Pixels) -> None:
     config = make_config()
     parameters = {"pos_margin": 0.0, "neg_margin": 1e39}
-    bad = TrainingConfig("contrastive", config.protocol, parameters, 0, (2,))
+    bad = TrainingConfig(Row("contrastive"), config.protocol, parameters, 0, (2,))
     with pytest.raises(DivergedError, match=r"fold 2 .* epoch 1"):
         Training(bad, pixels, CPU).run_epoch()
 
@@ -186,7 +187,7 @@ def test_divergence_is_named_by_fold_and_epoch(pixels: Pixels) -> None:
 def test_margin_beta_learns_with_its_own_rate(pixels: Pixels) -> None:
     def beta_after(rate: float) -> float:
         parameters = {"margin": 0.1, "beta": 0.8, "metric_loss_lr": rate}
-        config = TrainingConfig("margin", smoke_protocol(), parameters, 0, (0,))
+        config = TrainingConfig(Row("margin"), smoke_protocol(), parameters, 0, (0,))
         training = Training(config, pixels, CPU)
         run(training)
         (beta,) = training.folds[0]._loss.parameters()
@@ -197,7 +198,7 @@ def test_margin_beta_learns_with_its_own_rate(pixels: Pixels) -> None:
 
 
 def test_missing_parameter_is_named(pixels: Pixels) -> None:
-    config = TrainingConfig("triplet", smoke_protocol(), {}, 0, (0,))
+    config = TrainingConfig(Row("triplet"), smoke_protocol(), {}, 0, (0,))
     with pytest.raises(UserError, match="row triplet needs a value for margin"):
         Training(config, pixels, CPU)
 
@@ -206,7 +207,7 @@ def test_pixels_with_test_classes_are_refused(tmp_path: Path) -> None:
     root = make_image_folder(tmp_path / "images")
     index = load_index(DataSource("folder", root, tmp_path))
     everything = Pixels(build_pixels(index, 20, tmp_path))
-    config = TrainingConfig("contrastive", smoke_protocol(), CONTRASTIVE, 0, (0,))
+    config = TrainingConfig(Row("contrastive"), smoke_protocol(), CONTRASTIVE, 0, (0,))
     with pytest.raises(UserError, match="test classes"):
         Training(config, everything, CPU)
 

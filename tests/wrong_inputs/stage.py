@@ -11,6 +11,7 @@ from tests.support.tiny import make_image_folder, make_plan
 from tests.support.trials import run_trial
 from wpm.files import hold_lock, read_json, write_json
 from wpm.records import StudyPlace, TrainingFolder
+from wpm.rows import Row
 from wpm.studies.study import Study
 
 
@@ -34,7 +35,7 @@ class Stage:
 
     @property
     def place(self) -> StudyPlace:
-        return StudyPlace(self.runs, "folder", "smoke", "contrastive")
+        return StudyPlace(self.runs, "folder", "smoke", Row("contrastive"))
 
     @property
     def cache(self) -> Path:

@@ -35,10 +35,10 @@ def check_parameters(row: Row, folder: Path) -> None:
 
     from wpm.losses import build_loss
 
-    if not row.trained:
+    if not row.is_trained:
         return
     space = load_space(row, folder)
-    parameters = space.complete({name: r.low for name, r in space.searched.items()})
+    parameters = space.lowest()
     try:
         with torch.random.fork_rng(devices=[]):
             build_loss(row, parameters, num_classes=2, embedding_dim=2)

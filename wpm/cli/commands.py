@@ -108,9 +108,7 @@ def launch(args: argparse.Namespace, notifier: "Notifier") -> str:
         args.work_root.resolve(),
         args.skip_unreadable,
     )
-    places = [
-        StudyPlace(args.run_root.resolve(), args.dataset, protocol.name, str(row)) for row in rows
-    ]
+    places = [StudyPlace(args.run_root.resolve(), args.dataset, protocol.name, row) for row in rows]
     if args.doctor or args.dry_run:
         return _look_ahead(args, protocol, places, source)
     with Console() as console:

@@ -15,7 +15,6 @@ from wpm.records import (
     read_trials,
     worker_seconds,
 )
-from wpm.rows import Row
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def forecast_search(place: StudyPlace, trials: int) -> Forecast:
         place: the study.
         trials: its budget.
     """
-    if not Row.parse(place.row).trained:
+    if not place.row.is_trained:
         return Forecast(place, 0, None, "nothing to search")
     records, _ = read_trials(place)
     ended = sum(record.state != RUNNING for record in records)
@@ -65,7 +64,7 @@ def forecast_finals(
         runs: seeds of a configuration.
         configurations: how many are trained again.
     """
-    if not Row.parse(place.row).trained:
+    if not place.row.is_trained:
         return Forecast(place, 0, None, "one test, no training")
     done = len(list(place.folder.glob("finals/*/seed-*/fold-*/result.json")))
     to_go = max(0, configurations * runs * protocol.folds - done)
@@ -85,7 +84,7 @@ def forecast_finals(
 
 def _alike(place: StudyPlace) -> list[StudyPlace]:
     """Return the study, then those of its row and protocol on other data sets."""
-    others = find_studies(place.run_root, protocol=place.protocol, row=place.row)
+    others = find_studies(place.run_root, protocol=place.protocol, row=str(place.row))
     return sorted(others, key=lambda other: other != place)
 
 

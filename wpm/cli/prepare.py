@@ -19,7 +19,7 @@ from wpm.jobs.work import WorkSource
 from wpm.protocols import Protocol
 from wpm.records import StudyPlace, TrainingRecord
 from wpm.rows import Row
-from wpm.spaces import SearchSpace, load_space, published_thresholds
+from wpm.spaces import SearchSpace, load_space
 from wpm.splits import check_splits, class_disjoint_splits
 from wpm.studies.plan import StudyPlan, record_plan
 from wpm.studies.samplers import DEFAULT_SAMPLER
@@ -103,7 +103,7 @@ def prepare_search(
         UserError: images or studies are not what they were, or in use, or cannot be read.
     """
     pixels = prepare_pixels(args, protocol, source, console)
-    searched = [place for place in places if Row.parse(place.row).trained]
+    searched = [place for place in places if place.row.is_trained]
     for place in places:
         if place not in searched:
             console.line(f"{place.name}: nothing to search; --best-only tests it")
@@ -113,8 +113,7 @@ def prepare_search(
     if work.exhausted:
         return None
     parameters: dict[Row, Mapping[str, float]] = {
-        plan.space.row: plan.space.complete({n: r.low for n, r in plan.space.searched.items()})
-        for plan in plans
+        plan.space.row: plan.space.lowest() for plan in plans
     }
     folds = tuple(range(protocol.folds))
     return Prepared(work, places, _describe_probe(args, protocol, parameters, folds, pixels))
@@ -123,7 +122,7 @@ def prepare_search(
 def _plan_study(
     args: argparse.Namespace, protocol: Protocol, place: StudyPlace, pixels: Path
 ) -> StudyPlan:
-    space = load_space(Row.parse(place.row), args.search_spaces)
+    space = load_space(place.row, args.search_spaces)
     return StudyPlan(
         place=place,
         space=space,
@@ -142,8 +141,8 @@ def _plan_study(
 
 def _first_points(args: argparse.Namespace, space: SearchSpace) -> tuple[dict[str, float], ...]:
     """Return what a study tries first: published thresholds, and the published loss if asked."""
-    point = dict(published_thresholds(args.search_spaces)) if space.row.mined else {}
-    if args.warm_start and space.row.trained:
+    point = dict(space.thresholds)
+    if args.warm_start and space.row.is_trained:
         point |= space.find_published(args.dataset).parameters
         for name, value in point.items():
             searched = space.searched[name]
@@ -174,7 +173,7 @@ def prepare_retraining(
     from wpm.studies.best_trials import check_same_study, choose_best_trials
     from wpm.studies.final_runs import RetrainPlan, RetrainWork
 
-    searched = [p for p in places if Row.parse(p.row).trained and not args.published]
+    searched = [p for p in places if p.row.is_trained and not args.published]
     best = {
         place: choose_best_trials(place, args.top, allow_unfinished=args.allow_unfinished)
         for place in searched
@@ -190,7 +189,7 @@ def prepare_retraining(
             configurations = [_configure_unsearched(args, study.space)]
             record_plan(study, trials=0)
         # Nothing is drawn at random where nothing is trained.
-        runs = (args.runs or protocol.runs) if Row.parse(place.row).trained else 1
+        runs = (args.runs or protocol.runs) if place.row.is_trained else 1
         for parameters, chosen, told in configurations:
             console.line(f"{place.name}: {told}")
             plans.append(
@@ -208,7 +207,7 @@ def prepare_retraining(
     work = held.enter_context(RetrainWork(plans, console.line, on_study_end))
     if work.exhausted:
         return None
-    by_row = {Row.parse(plan.place.row): plan.parameters for plan in plans}
+    by_row = {plan.place.row: plan.parameters for plan in plans}
     return Prepared(work, places, _describe_probe(args, protocol, by_row, (0,), pixels))
 
 
@@ -224,10 +223,10 @@ def _describe_probe(
     Returns:
         Its payload, None where nothing is trained.
     """
-    row = max(parameters, key=lambda row: (row.mined, row.trained))
-    if not row.trained:
+    row = max(parameters, key=lambda row: (row.miner is not None, row.is_trained))
+    if not row.is_trained:
         return None
-    config = TrainingConfig(str(row), protocol, parameters[row], args.seed, folds, args.weights)
+    config = TrainingConfig(row, protocol, parameters[row], args.seed, folds, args.weights)
     return training_payload(Path(), pixels, config, export=False)
 
 
@@ -240,10 +239,9 @@ def _describe_choice(record: TrainingRecord) -> _Choice:
 
 def _configure_unsearched(args: argparse.Namespace, space: SearchSpace) -> _Choice:
     """Return the published configuration of a row, or that of the row without any."""
-    if not space.row.trained:
+    if not space.row.is_trained:
         return {}, {"trial": None, "score": None}, "the trunk as it comes, without training"
     point = space.find_published(args.dataset)
-    thresholds = published_thresholds(args.search_spaces) if space.row.mined else {}
-    parameters = space.complete({**thresholds, **point.parameters})
+    parameters = space.complete({**space.thresholds, **point.parameters})
     chosen = {"trial": None, "score": None, "published": point.source}
     return parameters, chosen, f"as published ({point.source})"

@@ -41,7 +41,8 @@ class ScoringJob:
             Path(payload["work_root"]),
             payload["skip_unreadable"],
         )
-        place = StudyPlace(Path(payload["run_root"]), *payload["study"])
+        dataset, protocol_name, row = payload["study"]
+        place = StudyPlace(Path(payload["run_root"]), dataset, protocol_name, Row.parse(row))
         pixels = open_test_images(source, protocol, place, reason=f"test of {folder}")
         with float32_products(protocol.precision):
             separated, concatenated = self._score(place, protocol, pixels)
@@ -69,7 +70,7 @@ class ScoringJob:
     ) -> tuple[RetrievalScores, RetrievalScores]:
         """Return separated and concatenated scores."""
         payload, device = self._payload, choose_device()
-        if not Row.parse(place.row).trained:
+        if not place.row.is_trained:
             trainval = Pixels(Path(payload["pixels"]))
             return score_pretrained(protocol, payload["weights"], trainval, pixels, device)
         models = load_models(Path(payload["folder"]), protocol, pixels.channels, device)
@@ -105,7 +106,7 @@ def scoring_payload(
         "kind": "test",
         "folder": str(folder),
         "seed": seed,
-        "study": [place.dataset, place.protocol, place.row],
+        "study": [place.dataset, place.protocol, str(place.row)],
         "run_root": str(place.run_root),
         "dataset": source.dataset,
         "data_root": None if source.data_root is None else str(source.data_root),

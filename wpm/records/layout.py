@@ -10,6 +10,7 @@ from typing import Any
 
 from wpm import __version__
 from wpm.errors import FormatError, UserError
+from wpm.rows import Row
 
 FORMAT = 1  # raise when a reader of the old layout would misread the new
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
@@ -22,10 +23,10 @@ class StudyPlace:
     run_root: Path
     dataset: str
     protocol: str
-    row: str
+    row: Row
 
     def __post_init__(self) -> None:
-        for part in (self.dataset, self.protocol, self.row):
+        for part in (self.dataset, self.protocol, str(self.row)):
             if not NAME_PATTERN.fullmatch(part):
                 raise UserError(
                     f"{part!r} cannot name a folder under {self.run_root}: "
@@ -35,7 +36,7 @@ class StudyPlace:
     @property
     def folder(self) -> Path:
         """The study's folder."""
-        return self.run_root / self.dataset / self.protocol / self.row
+        return self.run_root / self.dataset / self.protocol / str(self.row)
 
     @property
     def name(self) -> str:

@@ -11,6 +11,7 @@ from wpm.files import is_locked, read_json, write_json
 from wpm.protocols import Protocol
 from wpm.records.layout import FORMAT, NAME_PATTERN, StudyPlace, check_format, sorted_folders
 from wpm.records.trainings import TrainingFolder, TrainingRecord
+from wpm.rows import Row
 
 _PROTOCOL_DEFAULTS = {f.name: f.default for f in fields(Protocol) if f.default is not MISSING}
 
@@ -55,9 +56,10 @@ def find_studies(
     for path in run_root.glob("[!.]*/*/*/study.json"):
         names = path.relative_to(run_root).parts[:3]
         wanted = all(w in (None, n) for w, n in zip((dataset, protocol, row), names, strict=True))
-        # A folder that somebody copied by hand, "triplet (copy)", is not a study.
-        if wanted and all(NAME_PATTERN.fullmatch(name) for name in names):
-            places.append(StudyPlace(run_root, *names))
+        if not wanted or not all(NAME_PATTERN.fullmatch(name) for name in names):
+            continue
+        with suppress(UserError):  # a folder copied by hand, such as "triplet-old", is no row
+            places.append(StudyPlace(run_root, names[0], names[1], Row.parse(names[2])))
     return sorted(places, key=lambda place: place.folder)
 
 

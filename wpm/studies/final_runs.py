@@ -28,7 +28,6 @@ from wpm.records import (
     provenance,
     read_finals,
 )
-from wpm.rows import Row
 from wpm.studies.study_end import STUDY_FAILED, STUDY_FINISHED, StudyEnd
 from wpm.training.config import TrainingConfig
 
@@ -144,7 +143,7 @@ class RetrainWork:
                 "format": FORMAT,
                 "parameters": dict(plan.parameters),
                 "chosen": dict(plan.chosen),
-                "row": plan.place.row,
+                "row": str(plan.place.row),
                 "provenance": provenance(),
             }
             write_json(path, content)
@@ -152,7 +151,7 @@ class RetrainWork:
     def _enqueue(self, plan: RetrainPlan, run: int) -> None:
         if TrainingFolder(plan.seed_folder(run)).read_result() is not None:
             return
-        folds = range(plan.protocol.folds if Row.parse(plan.place.row).trained else 0)
+        folds = range(plan.protocol.folds if plan.place.row.is_trained else 0)
         missing = {k for k in folds if self._fold_state(plan, run, k) != COMPLETE}
         if any(self._fold_state(plan, run, k) == FAILED for k in folds):
             self._record_failure(plan, run, "a fold failed in an earlier launch")

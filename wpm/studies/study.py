@@ -195,7 +195,7 @@ class Study:
         plan = self.plan
         sampled = {name: _suggest(trial, name, r) for name, r in plan.space.searched.items()}
         config = TrainingConfig(
-            row=str(plan.space.row),
+            row=plan.space.row,
             protocol=plan.protocol,
             parameters=plan.space.complete(sampled),
             seed=plan.seed,

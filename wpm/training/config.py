@@ -8,6 +8,7 @@ from typing import Any
 
 from wpm.errors import UserError
 from wpm.protocols import Protocol, protocol_from_json
+from wpm.rows import Row
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class TrainingConfig:
     """One configuration to train: the same values and seed give the same numbers on the CPU.
 
     Attributes:
-        row: the row's name.
+        row: which loss, and which miner before it.
         protocol: what all rows share.
         parameters: values of the row's searched and fixed parameters.
         seed: base seed; fold k of it is independent of which other folds are trained.
@@ -23,7 +24,7 @@ class TrainingConfig:
         weights: file of the trunk's weights, or "random".
     """
 
-    row: str
+    row: Row
     protocol: Protocol
     parameters: Mapping[str, float]
     seed: int
@@ -39,13 +40,17 @@ class TrainingConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types."""
-        return {**dataclasses.asdict(self), "parameters": dict(self.parameters)}
+        return {
+            **dataclasses.asdict(self),
+            "row": str(self.row),
+            "parameters": dict(self.parameters),
+        }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "TrainingConfig":
         """Read what `to_json` returned."""
         return cls(
-            row=data["row"],
+            row=Row.parse(data["row"]),
             protocol=protocol_from_json(data["protocol"]),
             parameters=dict(data["parameters"]),
             seed=data["seed"],

@@ -17,11 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wpm.data.batches import BatchMaker, ClassBalancedSampler
 from wpm.data.pixels import Pixels
-from wpm.losses import PlainLoss, build_loss
+from wpm.losses import build_loss
+from wpm.miners import find_miner
 from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
 from wpm.model.views import ViewSettings
 from wpm.retrieval import retrieval_scores
@@ -33,7 +34,6 @@ from wpm.training.mined_step import MinedStep
 from wpm.training.optimizers import build_optimizers
 from wpm.training.plain_step import PlainStep
 from wpm.training.reports import FoldReport
-from wpm.within_pair import WithinPairLoss
 
 
 class DivergedError(Exception):
@@ -86,7 +86,7 @@ class FoldTraining:
         self.position = position
         self._protocol = config.protocol
         self._parameters = config.parameters
-        row, seeds = Row.parse(config.row), _derive_seeds(config.seed, position)
+        row, seeds = config.row, _derive_seeds(config.seed, position)
         self._batch_generator = torch.Generator().manual_seed(seeds.batches)
         self._mask_generator = torch.Generator().manual_seed(seeds.masks)
         self.model = _place_model(config, pixels.channels, seeds.weights, device)
@@ -110,9 +110,7 @@ class FoldTraining:
         self._training_seconds = 0.0
         self._images = 0
 
-    def _build_loss(
-        self, row: Row, classes: int, seed: int, device: torch.device
-    ) -> PlainLoss | WithinPairLoss:
+    def _build_loss(self, row: Row, classes: int, seed: int, device: torch.device) -> nn.Module:
         # Losses draw proxies from the global generator: fork it so that nobody else's numbers
         # change.
         with torch.random.fork_rng(devices=[]):
@@ -126,13 +124,15 @@ class FoldTraining:
         return loss.to(device)
 
     def _build_step(self, row: Row) -> PlainStep | MinedStep:
-        if not row.mined:
+        miner = find_miner(row)
+        if miner is None:
             return PlainStep(self.model, self._loss)
+        dropouts = miner.view_dropouts(self._parameters)
         views = ViewSettings(
             trunk_passes=self._protocol.trunk_passes,
             embedding_masks=self._protocol.embedding_masks,
-            channel_dropout=self._parameters["channel_dropout"],
-            embedding_dropout=self._parameters["embedding_dropout"],
+            channel_dropout=dropouts.channel,
+            embedding_dropout=dropouts.embedding,
         )
         return MinedStep(self.model, self._loss, views, self._mask_generator)
 
