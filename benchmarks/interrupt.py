@@ -25,7 +25,7 @@ from wpm.data.pixel_cache import build_pixels
 from wpm.jobs.job import InterruptedJobError
 from wpm.jobs.train_job import TrainJob, identify
 from wpm.protocols import find_protocol
-from wpm.records import COMPLETE, TrainingFolder
+from wpm.records import TrainingFolder, TrialState
 from wpm.rows import Row
 from wpm.spaces import load_space
 from wpm.splits import class_disjoint_splits
@@ -48,7 +48,7 @@ def interrupt_after(job: TrainJob, wait_s: float) -> float | None:
     try:
         while (result := job.step().result) is None:
             pass
-        assert result["state"] == COMPLETE, result["reason"]
+        assert result["state"] == TrialState.COMPLETE, result["reason"]
     except InterruptedJobError:
         return time.monotonic() - at[0]
     finally:

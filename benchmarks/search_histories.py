@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from wpm.files import write_bytes
-from wpm.records import COMPLETE, StudyPlace, TrainingRecord, find_studies, read_study, read_trials
+from wpm.records import (
+    StudyPlace,
+    TrainingRecord,
+    TrialState,
+    find_studies,
+    read_study,
+    read_trials,
+)
 from wpm.training.config import TrainingConfig
 
 _DIGITS = 5
@@ -56,7 +63,7 @@ def copy_study(place: StudyPlace, args: argparse.Namespace) -> dict[str, Any]:
     records, problems = read_trials(place, with_reports=True)
     if problems:
         raise SystemExit(problems[0])
-    complete = [record for record in records if record.state == COMPLETE]
+    complete = [record for record in records if record.state == TrialState.COMPLETE]
     if args.max_epochs:
         trials = train_again(complete, args)
     else:

@@ -27,7 +27,7 @@ import optuna
 
 from benchmarks.search_replay import plan_study
 from wpm.jobs.job import StepResult
-from wpm.records import COMPLETE, TrainingFolder, find_studies, read_trials, summarise
+from wpm.records import TrainingFolder, TrialState, find_studies, read_trials, summarise
 from wpm.studies.search import SearchWork
 from wpm.studies.study import Study
 
@@ -77,7 +77,7 @@ def measure_study(folder: Path, sampler: str, trials: int) -> None:
                 while not stopped and len(reports) < EPOCHS:
                     reports.append(report(len(reports) + 1, quality))
                     stopped = source.on_step(work, StepResult(list(reports), None))
-            end = StepResult(reports, summarise(COMPLETE, "", reports))
+            end = StepResult(reports, summarise(TrialState.COMPLETE, "", reports))
             TrainingFolder(Path(work.payload["folder"])).write_progress(reports, {"epoch": 1})
             with clock("tell"):
                 (source.on_stopped if stopped else source.on_ended)(work, end)

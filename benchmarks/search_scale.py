@@ -36,7 +36,7 @@ from wpm.cluster import connection, tune_bridge, worker
 from wpm.cluster import runner as cluster
 from wpm.jobs.job import StepResult
 from wpm.jobs.work import Work
-from wpm.records import COMPLETE, summarise
+from wpm.records import TrialState, summarise
 from wpm.studies.plan import StudyPlan
 from wpm.studies.search import SearchWork
 from wpm.studies.study import Study
@@ -170,7 +170,7 @@ def describe_history(history: History, scale: float) -> dict[str, Any]:
     return {
         "waits": waits,
         "reports": reports,
-        "result": summarise(COMPLETE, "", reports),
+        "result": summarise(TrialState.COMPLETE, "", reports),
     }
 
 

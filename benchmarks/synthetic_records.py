@@ -9,12 +9,10 @@ from typing import Any
 from wpm.files import write_json
 from wpm.protocols import find_protocol
 from wpm.records import (
-    COMPLETE,
-    FAILED,
     FORMAT,
-    PRUNED,
     StudyPlace,
     TrainingFolder,
+    TrialState,
     configuration_key,
     provenance,
     write_study,
@@ -23,7 +21,14 @@ from wpm.rows import Row
 from wpm.spaces import SearchSpace, known_losses, load_space, nothing_to_mine
 from wpm.training.config import TrainingConfig
 
-_STATES = (COMPLETE, COMPLETE, PRUNED, PRUNED, PRUNED, FAILED)  # as often as a search has them
+_STATES = (
+    TrialState.COMPLETE,
+    TrialState.COMPLETE,
+    TrialState.PRUNED,
+    TrialState.PRUNED,
+    TrialState.PRUNED,
+    TrialState.FAILED,
+)  # as often as a search has them
 
 
 def write_studies(
@@ -87,13 +92,13 @@ def _write_study(
             {"number": number, "parameters": parameters, "config": config.to_json(),
              "provenance": origin}
         )  # fmt: skip
-        epochs = 20 if state == COMPLETE else 5
+        epochs = 20 if state == TrialState.COMPLETE else 5
         if with_reports:
             reports = [_report(epoch, score, rng) for epoch in range(1, epochs + 1)]
             content = {"reports": reports, "epoch": epochs, "checkpoint": None}
             write_json(folder.folder / "reports.json", content)
         folder.write_result(_result(state, score, epochs, rng))
-        if state == COMPLETE and score > best[0]:
+        if state == TrialState.COMPLETE and score > best[0]:
             best = (score, number, parameters)
     if runs and best[2]:
         _write_finals(place, best, runs, rng)
@@ -111,10 +116,15 @@ def _write_finals(
         for fold in range(4):
             training = TrainingFolder(folder / f"seed-{seed}" / f"fold-{fold}")
             training.write_identity({"number": fold, "parameters": parameters})
-            training.write_result(_result(COMPLETE, rng.gauss(score, 0.02), 20, rng))
+            training.write_result(_result(TrialState.COMPLETE, rng.gauss(score, 0.02), 20, rng))
         test = rng.gauss(score, 0.02)
         scores = {"precision_at_1": test + 0.3, "r_precision": test + 0.1, "map_at_r": test}
-        result = {"state": COMPLETE, "seed": seed, "separated": scores, "concatenated": scores}
+        result = {
+            "state": TrialState.COMPLETE,
+            "seed": seed,
+            "separated": scores,
+            "concatenated": scores,
+        }
         write_json(folder / f"seed-{seed}" / "result.json", result)
 
 
@@ -128,10 +138,10 @@ def _draw(space: SearchSpace, rng: random.Random) -> dict[str, float]:
     return space.complete(values)
 
 
-def _result(state: str, score: float, epochs: int, rng: random.Random) -> dict[str, Any]:
+def _result(state: TrialState, score: float, epochs: int, rng: random.Random) -> dict[str, Any]:
     return {
         "state": state,
-        "reason": "" if state == COMPLETE else f"{state} at epoch {epochs}",
+        "reason": "" if state == TrialState.COMPLETE else f"{state} at epoch {epochs}",
         "score": score,
         "epochs": epochs,
         "fold_scores": [rng.gauss(score, 0.05) for _ in range(4)],

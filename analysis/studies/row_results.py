@@ -10,12 +10,10 @@ from analysis.numbers.means import mean
 from analysis.studies.published import Scores
 from analysis.studies.selection import require_study
 from wpm.records import (
-    COMPLETE,
-    FAILED,
-    RUNNING,
     FinalRecord,
     StudyPlace,
     TrainingRecord,
+    TrialState,
     device_hours,
     read_finals,
     read_trials,
@@ -34,14 +32,13 @@ class TrialOutcome:
 
     Attributes:
         number: the trial's.
-        state: one of `wpm.records`'s.
         score: validation MAP@R, a fraction; None if it failed, or runs.
         epochs: trained; 0 while it runs.
         hours: device-hours; 0 while it runs.
     """
 
     number: int
-    state: str
+    state: TrialState
     score: float | None = None
     epochs: int = 0
     hours: float = 0.0
@@ -105,7 +102,7 @@ class RowRecord:
     @property
     def ended(self) -> Sequence[TrialOutcome]:
         """The trials that ended, in whatever way."""
-        return [trial for trial in self.trials if trial.state != RUNNING]
+        return [trial for trial in self.trials if trial.state != TrialState.RUNNING]
 
     @property
     def budget(self) -> str:
@@ -123,7 +120,7 @@ class RowRecord:
         complete = [
             (trial.number, trial.score)
             for trial in self.trials
-            if trial.state == COMPLETE and trial.score is not None
+            if trial.state == TrialState.COMPLETE and trial.score is not None
         ]
         return max(complete, key=lambda trial: trial[1], default=None)
 
@@ -213,12 +210,12 @@ def convert_records(
 def _describe_trial(record: TrainingRecord) -> TrialOutcome:
     number = int(record.identity["number"])
     if record.result is None:
-        return TrialOutcome(number, RUNNING)
+        return TrialOutcome(number, TrialState.RUNNING)
     return TrialOutcome(
         number,
         record.state,
         # A failed trial has no score in the search either, whatever it reached before it failed.
-        score=None if record.state == FAILED else record.result["score"],
+        score=None if record.state == TrialState.FAILED else record.result["score"],
         epochs=record.result["epochs"],
         hours=device_hours(record.result),
     )
@@ -227,7 +224,7 @@ def _describe_trial(record: TrainingRecord) -> TrialOutcome:
 def _describe_finals(record: FinalRecord) -> FinalRuns:
     chosen = record.content["chosen"]
     runs = list(zip(record.results, record.folds, strict=True))
-    complete = [(run, folds) for run, folds in runs if run and run["state"] == COMPLETE]
+    complete = [(run, folds) for run, folds in runs if run and run["state"] == TrialState.COMPLETE]
     return FinalRuns(
         trial=_name_trial(chosen),
         score=-math.inf if chosen["score"] is None else float(chosen["score"]),
@@ -235,7 +232,7 @@ def _describe_finals(record: FinalRecord) -> FinalRuns:
             run["seed"]: {(view, metric): run[view][metric] for view in VIEWS for metric in METRICS}
             for run, _ in complete
         },
-        failed=len(record.with_state(FAILED)),
+        failed=len(record.with_state(TrialState.FAILED)),
         pending=record.results.count(None),
         validation={
             run["seed"]: mean([fold["score"] for fold in folds]) for run, folds in complete if folds

@@ -8,7 +8,7 @@ from typing import Any
 from analysis.studies.selection import report_problems, require_study
 from wpm.errors import UserError
 from wpm.protocols import protocol_from_json
-from wpm.records import COMPLETE, StudyPlace, TrainingFolder, best_tested, read_finals
+from wpm.records import StudyPlace, TrainingFolder, TrialState, best_tested, read_finals
 from wpm.records.exports import ExportedModel, write_export
 from wpm.rows import Row
 
@@ -41,7 +41,7 @@ def find_scored_runs(place: StudyPlace) -> Sequence[ScoredRun]:
     trial = best.content["chosen"]["trial"]
     return [
         ScoredRun(best.folder / f"seed-{result['seed']}", trial, result)
-        for result in best.with_state(COMPLETE)
+        for result in best.with_state(TrialState.COMPLETE)
     ]
 
 

@@ -16,7 +16,7 @@ from tests.support.final_runs import drain, retrain_plan
 from tests.support.stored import write_final, write_run, write_search
 from tests.support.tiny import make_image_folder
 from wpm.errors import UserError
-from wpm.records import COMPLETE, StudyPlace, read_finals
+from wpm.records import StudyPlace, TrialState, read_finals
 from wpm.retrieval import retrieval_scores
 from wpm.studies.final_runs import RetrainWork
 from wpm.studies.plan import StudyPlan
@@ -42,7 +42,7 @@ def test_embeddings_are_those_that_were_tested(tested: StudyPlace, tmp_path: Pat
     found = read_embedded(tmp_path / "embeddings", tested)
     assert found is not None
     (final,), _ = read_finals(tested)
-    (result,) = final.with_state(COMPLETE)
+    (result,) = final.with_state(TrialState.COMPLETE)
     images = found.images
     scores = retrieval_scores(torch.from_numpy(images.embeddings), torch.from_numpy(images.labels))
     assert scores.map_at_r == pytest.approx(result["concatenated"]["map_at_r"], abs=1e-6)

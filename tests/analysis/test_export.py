@@ -16,7 +16,7 @@ from tests.support.tiny import make_pixels
 from wpm.errors import UserError
 from wpm.files import read_json
 from wpm.model.exported import load_exported
-from wpm.records import COMPLETE, StudyPlace, read_finals
+from wpm.records import StudyPlace, TrialState, read_finals
 from wpm.retrieval import retrieval_scores
 from wpm.studies.final_runs import RetrainWork
 from wpm.studies.plan import StudyPlan
@@ -44,7 +44,7 @@ def test_exported_models_reproduce_the_stored_test_scores(
     tmp_path: Path,
 ) -> None:
     (final,), _ = read_finals(study_plan.place)
-    (result,) = final.with_state(COMPLETE)
+    (result,) = final.with_state(TrialState.COMPLETE)
     shutil.rmtree(tmp_path / "runs")  # the files must be enough
     files = sorted((tmp_path / "images").glob("class_*/*.png"))[32:]
     labels = torch.arange(8).repeat_interleave(4)

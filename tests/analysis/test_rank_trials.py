@@ -19,7 +19,7 @@ from analysis.studies.published import read_trace
 from tests.support.stored import bytes_under
 from wpm.errors import UserError
 from wpm.files import write_json
-from wpm.records import COMPLETE, FAILED, FORMAT, PRUNED, StudyPlace, TrainingFolder, write_study
+from wpm.records import FORMAT, StudyPlace, TrainingFolder, TrialState, write_study
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +30,7 @@ DEVIATION = 0.02**0.5
 def write_trial(
     place: StudyPlace,
     number: int,
-    state: str | None,
+    state: TrialState | None,
     fold_scores: Sequence[float] = (),
     *,
     epochs: int = 20,
@@ -68,12 +68,24 @@ def run_root(tmp_path: Path) -> Path:
     root = tmp_path / "runs"
     place = StudyPlace(root, "omniglot", "small", "contrastive+wpm")
     write_study(place, {"identity": {}, "trials": 8, "provenance": {}})
-    write_trial(place, 0, COMPLETE, [0.2, 0.4], margin=0.123456, sharpness=32.0)
-    write_trial(place, 1, FAILED, [0.9, 0.9], epochs=3, reason="diverged:\nloss | nan", margin=1e-6)
-    write_trial(place, 2, PRUNED, [0.5, 0.7], epochs=5, reason="stopped at epoch 5", margin=-0.2)
-    write_trial(place, 3, COMPLETE, [0.4, 0.6], margin=12345.678, sharpness=1.0)
+    write_trial(place, 0, TrialState.COMPLETE, [0.2, 0.4], margin=0.123456, sharpness=32.0)
+    write_trial(
+        place,
+        1,
+        TrialState.FAILED,
+        [0.9, 0.9],
+        epochs=3,
+        reason="diverged:\nloss | nan",
+        margin=1e-6,
+    )
+    write_trial(
+        place, 2, TrialState.PRUNED, [0.5, 0.7], epochs=5, reason="stopped at epoch 5", margin=-0.2
+    )
+    write_trial(place, 3, TrialState.COMPLETE, [0.4, 0.6], margin=12345.678, sharpness=1.0)
     write_trial(place, 4, None, [0.8, 0.6], epochs=7, margin=0.5)
-    write_trial(place, 5, PRUNED, [0.6, 0.8], epochs=5, reason="stopped at epoch 5", margin=0.0)
+    write_trial(
+        place, 5, TrialState.PRUNED, [0.6, 0.8], epochs=5, reason="stopped at epoch 5", margin=0.0
+    )
     write_trial(place, 6, None, [], margin=0.25)
     begun = StudyPlace(root, "omniglot", "small", "triplet")
     write_study(begun, {"identity": {}, "trials": 4, "provenance": {}})
@@ -135,7 +147,7 @@ def published_root(tmp_path: Path) -> Path:
         identity = {"protocol": {"name": "mlrc", "max_epochs": 3, "crop": 227}}
         write_study(place, {"identity": identity, "trials": 8, "provenance": {}})
         for number, score in enumerate((0.25, None, 0.2, 0.3, 0.1, 0.35, 0.4)):
-            state = FAILED if score is None else COMPLETE
+            state = TrialState.FAILED if score is None else TrialState.COMPLETE
             write_trial(place, number, state, [score or 0.9], margin=0.5)
     return root
 
@@ -215,7 +227,7 @@ def test_csv_is_one_flat_table_of_exact_numbers(
 ) -> None:
     other = StudyPlace(run_root, "glyphs", "smoke", "margin")
     write_study(other, {"identity": {}, "trials": 1, "provenance": {}})
-    write_trial(other, 0, COMPLETE, [1 / 3], beta=1.2)
+    write_trial(other, 0, TrialState.COMPLETE, [1 / 3], beta=1.2)
     assert rank(run_root, "--format", "csv") == 0
     rows = read_csv(capsys.readouterr().out)
     assert list(rows[0]) == [
@@ -244,7 +256,7 @@ def test_equal_scores_are_ranked_by_number(
     place = StudyPlace(tmp_path, "glyphs", "small", "contrastive")
     write_study(place, {"identity": {}, "trials": 3, "provenance": {}})
     for number in (2, 0, 1):
-        write_trial(place, number, COMPLETE, [0.5])
+        write_trial(place, number, TrialState.COMPLETE, [0.5])
     assert rank(tmp_path, "--format", "csv") == 0
     assert [row["trial"] for row in read_csv(capsys.readouterr().out)] == ["0", "1", "2"]
 
@@ -254,7 +266,7 @@ def test_long_reasons_are_shortened_for_people_only(
 ) -> None:
     place = StudyPlace(tmp_path, "glyphs", "small", "contrastive")
     write_study(place, {"identity": {}, "trials": 1, "provenance": {}})
-    write_trial(place, 0, FAILED, reason="out of memory " * 50)
+    write_trial(place, 0, TrialState.FAILED, reason="out of memory " * 50)
     assert rank(tmp_path) == 0
     assert len(capsys.readouterr().out.splitlines()[-1]) < 200
     assert rank(tmp_path, "--format", "csv") == 0
@@ -332,8 +344,8 @@ def two_roots(run_root: Path) -> Path:
         "sharpness": {"low": 1.0, "high": 1000.0, "scale": "log"},
     }
     write_study(place, {"identity": {"searched": searched}, "trials": 2, "provenance": {}})
-    write_trial(place, 0, COMPLETE, [0.35, 0.45], margin=1.9, sharpness=10.0)
-    write_trial(place, 1, FAILED, reason="out of memory", margin=0.1, sharpness=900.0)
+    write_trial(place, 0, TrialState.COMPLETE, [0.35, 0.45], margin=1.9, sharpness=10.0)
+    write_trial(place, 1, TrialState.FAILED, reason="out of memory", margin=0.1, sharpness=900.0)
     return run_root
 
 

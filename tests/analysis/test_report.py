@@ -74,7 +74,7 @@ def test_page_has_every_part(whole: Path) -> None:
     assert [part for part in parts if part not in page] == []
     # 2.0 points in every pair: no spread, so no interval
     assert "contrastive+wpm against contrastive: +2.00 points of test MAP@R" in page
-    assert "24 of 24 trials ended (19 complete, 4 stopped early, 1 failed, 1 running)" in page
+    assert "24 of 24 trials ended (19 complete, 4 stopped, 1 failed, 1 running)" in page
     # of the row without embeddings: how to make them
     assert "--protocol small --row contrastive</code> makes them" in page
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.commands import ROOT, Launcher, study_states, wait_until
-from wpm.records import COMPLETE, RUNNING, find_studies, read_finals
+from wpm.records import TrialState, find_studies, read_finals
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +85,7 @@ def assert_searched(launcher: Launcher, trials: int, ended: dict[Path, Mapping[s
     records = launcher.trials()
     assert len(records) == trials
     for record in records:
-        assert record.state not in (RUNNING, "failed")
+        assert record.state not in (TrialState.RUNNING, TrialState.FAILED)
         assert ended.get(record.folder, record.result) == record.result, "run twice"
         epochs = [report["epoch"] for report in record.reports]
         assert epochs == list(range(1, len(epochs) + 1)), "an epoch was lost or repeated"
@@ -117,7 +117,7 @@ def test_disk_that_fills_up_in_search_and_final_runs(tmp_path: Path, small_disk:
     launcher.run(*final)
     (record,), problems = read_finals(find_studies(launcher.run_root)[0])
     assert problems == []
-    assert len(record.with_state(COMPLETE)) == 2
+    assert len(record.with_state(TrialState.COMPLETE)) == 2
     assert all(path.read_bytes() == before for path, before in done.items()), "trained again"
 
 
@@ -166,7 +166,7 @@ def test_unreadable_images_are_skipped_and_recorded_from_launch_to_table(tmp_pat
     launcher.run(*final, "--skip-unreadable")
     (place,) = find_studies(launcher.run_root)
     (record,), _ = read_finals(place)
-    (result,) = record.with_state(COMPLETE)
+    (result,) = record.with_state(TrialState.COMPLETE)
     ((path, _),) = result["left_out"]
     assert (path, result["test_images"]) == ("class_12/0.png", 31)
     table = subprocess.run(

@@ -18,7 +18,7 @@ from wpm.data.pixels import Pixels
 from wpm.errors import StorageError
 from wpm.files import append_line, hold_lock, write_json
 from wpm.jobs.start import start_job
-from wpm.records import COMPLETE, RUNNING, TrainingFolder, read_finals, read_trials
+from wpm.records import TrainingFolder, TrialState, read_finals, read_trials
 from wpm.studies.final_runs import RetrainPlan, RetrainWork
 from wpm.studies.plan import StudyPlan
 from wpm.studies.study import Study
@@ -77,7 +77,7 @@ def test_full_disk_when_a_training_ends(tmp_path: Path, monkeypatch: pytest.Monk
     assert leftovers(tmp_path / "training") == []
     (last,) = finish(make_job(tmp_path, export=True))[-1:]
     assert last.result is not None
-    assert last.result["state"] == COMPLETE
+    assert last.result["state"] == TrialState.COMPLETE
     assert len(last.result["models"]) == 4
 
 
@@ -207,8 +207,8 @@ def test_search_on_disks_that_fill_up_at_random(tmp_path: Path) -> None:
     records, _ = read_trials(plan.place, with_reports=True)
     assert len(records) == wanted
     for record in records:
-        assert record.state != RUNNING
-        assert record.state != "failed", "a full disk failed a trial"
+        assert record.state != TrialState.RUNNING
+        assert record.state != TrialState.FAILED, "a full disk failed a trial"
         epochs = [report["epoch"] for report in record.reports]
         assert epochs == list(range(1, len(epochs) + 1)), "an epoch was lost or repeated"
     with Study(plan) as study:

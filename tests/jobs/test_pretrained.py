@@ -12,7 +12,7 @@ from wpm.data.pixels import Pixels
 from wpm.errors import UserError
 from wpm.jobs.pretrained import reduce_features, score_pretrained
 from wpm.jobs.start import start_job
-from wpm.records import COMPLETE, read_finals
+from wpm.records import TrialState, read_finals
 from wpm.rows import TABLE_ROWS, Row
 from wpm.studies.final_runs import RetrainPlan, RetrainWork
 from wpm.studies.plan import record_plan
@@ -81,7 +81,7 @@ def test_row_is_tested_once_without_training(tmp_path: Path) -> None:
         source.on_ended(work, step)
         assert source.exhausted
     (final,), _ = read_finals(plan.place)
-    (result,) = final.with_state(COMPLETE)
+    (result,) = final.with_state(TrialState.COMPLETE)
     assert result["concatenated"] != result["separated"]
     assert 0 < result["concatenated"]["map_at_r"] <= 1
     assert len((plan.place.folder / "test_access.jsonl").read_text().splitlines()) == 1

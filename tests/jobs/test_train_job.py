@@ -20,7 +20,7 @@ from wpm.files import read_json, write_json
 from wpm.jobs.job import InterruptedJobError
 from wpm.jobs.start import start_job
 from wpm.jobs.train_job import TrainJob, identify, training_payload
-from wpm.records import COMPLETE, FAILED, PRUNED, TrainingFolder, model_file, summarise
+from wpm.records import TrainingFolder, TrialState, model_file, summarise
 from wpm.training.config import TrainingConfig
 from wpm.training.fold import FoldTraining
 
@@ -30,7 +30,7 @@ def test_steps_report_every_validation_and_end_complete(tmp_path: Path) -> None:
     assert [len(s.reports) for s in steps] == [1, 2, 3, 4]
     result = steps[-1].result
     assert result is not None
-    assert result["state"] == COMPLETE
+    assert result["state"] == TrialState.COMPLETE
     assert result["score"] == steps[-1].reports[-1]["best_map_at_r"]
     assert result["epochs"] == 4
     assert len(result["fold_scores"]) == 4
@@ -164,7 +164,7 @@ def test_divergence_fails_by_name(tmp_path: Path) -> None:
     bad = TrainingConfig("contrastive", config.protocol, parameters, 0, (0, 1, 2, 3))
     result = finish(make_job(tmp_path, bad))[-1].result
     assert result is not None
-    assert result["state"] == FAILED
+    assert result["state"] == TrialState.FAILED
     assert result["reason"].startswith("diverged: loss of fold 0")
 
 
@@ -202,7 +202,7 @@ def test_what_goes_wrong_in_a_loss_is_named_in_one_line(
     monkeypatch.setattr("wpm.losses.PlainLoss.forward", fail)
     result = finish(make_job(tmp_path))[-1].result
     assert result is not None
-    assert result["state"] == FAILED
+    assert result["state"] == TrialState.FAILED
     assert result["reason"].startswith(reason)
     assert "\n" not in result["reason"]
     assert len(result["reason"]) < 400
@@ -342,8 +342,8 @@ def test_records_say_which_share_of_a_gpu_was_used(tmp_path: Path) -> None:
     job.close()
     assert step.result is not None
     assert step.result["gpus"] == step.reports[-1]["gpus"] == 0.25
-    assert summarise(PRUNED, "", step.reports)["gpus"] == 0.25, "as the driver writes it"
-    assert summarise(FAILED, "killed", [])["gpus"] == 0.0
+    assert summarise(TrialState.PRUNED, "", step.reports)["gpus"] == 0.25, "as the driver writes it"
+    assert summarise(TrialState.FAILED, "killed", [])["gpus"] == 0.0
 
 
 def test_node_that_does_not_see_the_run_folder_says_so(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.tiny import make_plan
-from wpm.records import COMPLETE, FAILED, PRUNED, TrainingFolder
+from wpm.records import TrainingFolder, TrialState
 from wpm.studies.disk_cap import INTERVAL_S, DiskCap, FolderSize
 from wpm.studies.study import Study
 
@@ -70,7 +70,7 @@ def test_cap_leaves_room_for_the_next_checkpoint_of_all_that_run(
 
 def test_whatever_ends_a_trial_its_checkpoints_go(tmp_path: Path) -> None:
     """Halves that a killed writer left go as well."""
-    for state in (COMPLETE, PRUNED, FAILED):
+    for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED):
         folder = TrainingFolder(tmp_path / state)
         folder.write_progress([], {"epoch": 3})
         write(folder.folder / ".checkpoint-4.pt.123.456", KIB)
@@ -84,7 +84,7 @@ def test_a_checkpoint_that_outlived_its_result_goes_when_the_trial_is_told(tmp_p
     with Study(plan) as study:
         study.ask()
     folder = TrainingFolder(plan.place.trial_folder(0))
-    folder.write_result({"state": FAILED, "reason": "diverged", "score": None})
+    folder.write_result({"state": TrialState.FAILED, "reason": "diverged", "score": None})
     write(folder.folder / "checkpoint-1.pt", KIB)
     with Study(plan) as study:
         assert study.ask() is None

@@ -12,7 +12,7 @@ from wpm.errors import UserError
 from wpm.files import read_json, write_json
 from wpm.jobs.held_out_embeddings import embed_test_images
 from wpm.jobs.job import StepResult
-from wpm.records import COMPLETE, FAILED, TrainingFolder, read_finals, summarise
+from wpm.records import TrainingFolder, TrialState, read_finals, summarise
 from wpm.studies.best_trials import check_same_study, choose_best_trials
 from wpm.studies.final_runs import FIRST_SEED, RetrainPlan, RetrainWork
 from wpm.studies.plan import StudyPlan
@@ -71,7 +71,7 @@ def test_every_seed_is_trained_on_every_fold_then_tested(
         1001
     ] * 4
     (final,), _ = read_finals(study_plan.place)
-    results = final.with_state(COMPLETE)
+    results = final.with_state(TrialState.COMPLETE)
     assert final.content["chosen"]["trial"] == 1
     assert [r["seed"] for r in results] == [FIRST_SEED, FIRST_SEED + 1]
     for result in results:
@@ -108,7 +108,7 @@ def test_unreadable_test_images_are_named_or_left_out(
     with RetrainWork([skipping], lambda line: None) as again:
         assert [p["kind"] for p in drain(again)] == ["test"], "the folds were trained already"
     (final,), _ = read_finals(study_plan.place)
-    (result,) = final.with_state(COMPLETE)
+    (result,) = final.with_state(TrialState.COMPLETE)
     assert result["test_images"] == 31
     assert [path for path, _ in result["left_out"]] == ["class_09/1.png"]
     embedded = embed_test_images(
@@ -154,7 +154,7 @@ def test_same_seed_gives_the_same_scores(study_plan: StudyPlan, tmp_path: Path) 
         with RetrainWork([retrain_plan(study_plan, tmp_path, 1)], lambda line: None) as source:
             drain(source)
         (final,), _ = read_finals(study_plan.place)
-        (result,) = final.with_state(COMPLETE)
+        (result,) = final.with_state(TrialState.COMPLETE)
         scores.append((result["separated"], result["concatenated"]))
         shutil.rmtree(study_plan.place.folder / "finals")
     assert scores[0] == scores[1]
@@ -165,7 +165,7 @@ def test_failed_fold_fails_its_run_and_others_go_on(study_plan: StudyPlan, tmp_p
     with RetrainWork([retrain_plan(study_plan, tmp_path)], lines.append) as source:
         work = source.next_work()
         assert work is not None
-        result = summarise(FAILED, "diverged: loss of fold 0 is nan", [])
+        result = summarise(TrialState.FAILED, "diverged: loss of fold 0 is nan", [])
         TrainingFolder(Path(work.payload["folder"])).write_result(result)
         source.on_ended(work, StepResult([], result))
         kinds = [p["kind"] for p in drain(source)]
@@ -175,7 +175,7 @@ def test_failed_fold_fails_its_run_and_others_go_on(study_plan: StudyPlan, tmp_p
         read_json(path)["state"]
         for path in sorted(study_plan.place.folder.glob("finals/*/seed-*/result.json"))
     ]
-    assert states == [FAILED, COMPLETE]
+    assert states == [TrialState.FAILED, TrialState.COMPLETE]
 
 
 def test_second_launch_is_refused(study_plan: StudyPlan, tmp_path: Path) -> None:
@@ -236,7 +236,9 @@ def test_only_the_best_tested_configuration_keeps_its_models(
     assert [models_under(plan) for plan in (loser, best, published)] == [0, 4, 4]
     finals, problems = read_finals(study_plan.place)
     assert not problems
-    assert [len(final.with_state(COMPLETE)) for final in finals] == [1, 1, 1], "scores stay"
+    assert [len(final.with_state(TrialState.COMPLETE)) for final in finals] == [1, 1, 1], (
+        "scores stay"
+    )
 
 
 def test_a_failed_run_keeps_no_models(study_plan: StudyPlan, tmp_path: Path) -> None:

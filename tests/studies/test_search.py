@@ -11,7 +11,7 @@ from tests.support.trials import curve
 from wpm.errors import UserError
 from wpm.jobs.job import StepResult
 from wpm.jobs.work import Work
-from wpm.records import COMPLETE, FAILED, read_study, summarise
+from wpm.records import TrialState, read_study, summarise
 from wpm.records.training_log import LOG_NAME
 from wpm.studies.search import MAX_FIRST_FAILURES, SearchWork
 from wpm.studies.study import Study
@@ -27,7 +27,9 @@ def studies(tmp_path: Path) -> Iterator[list[Study]]:
         study.__exit__()
 
 
-def end(source: SearchWork, work: Work, state: str = COMPLETE, reason: str = "") -> None:
+def end(
+    source: SearchWork, work: Work, state: TrialState = TrialState.COMPLETE, reason: str = ""
+) -> None:
     reports: list[dict[str, Any]] = curve(0.5)
     source.on_ended(work, StepResult(reports, summarise(state, reason, reports)))
 
@@ -86,15 +88,15 @@ def test_a_run_of_failures_from_the_start_stops_the_launch(studies: list[Study])
         work = source.next_work()
         assert work is not None
         if i < MAX_FIRST_FAILURES - 1:
-            end(source, work, FAILED, "diverged: loss of fold 0 is nan in epoch 1")
+            end(source, work, TrialState.FAILED, "diverged: loss of fold 0 is nan in epoch 1")
         else:
             with pytest.raises(UserError, match=r"first 3 trials .* the last: diverged"):
-                end(source, work, FAILED, "diverged: loss of fold 0 is nan in epoch 1")
+                end(source, work, TrialState.FAILED, "diverged: loss of fold 0 is nan in epoch 1")
 
 
 def test_failures_after_a_success_do_not_stop_the_launch(studies: list[Study]) -> None:
     source = SearchWork(studies[:1], lambda line: None)
-    for state in (COMPLETE, FAILED, FAILED):
+    for state in (TrialState.COMPLETE, TrialState.FAILED, TrialState.FAILED):
         work = source.next_work()
         assert work is not None
         end(source, work, state, "diverged")
@@ -117,7 +119,12 @@ def test_the_end_of_every_study_is_told_once(studies: list[Study]) -> None:
     while (work := source.next_work()) is not None:
         assert not [e for e in ends if e.study == work.study]
         good = work.study.endswith("+wpm")
-        end(source, work, COMPLETE if good or work.key.endswith("/1") else FAILED, "diverged")
+        end(
+            source,
+            work,
+            TrialState.COMPLETE if good or work.key.endswith("/1") else TrialState.FAILED,
+            "diverged",
+        )
         if work.key.endswith("/1"):
             assert not ends
     assert [(e.study, e.event, e.best_trial) for e in ends] == [
@@ -150,5 +157,5 @@ def test_the_last_words_of_a_failed_trial_are_shown(studies: list[Study]) -> Non
     assert work is not None
     log = Path(work.payload["folder"]) / LOG_NAME
     log.write_text("one\ntwo\nthree\nfour\n")
-    end(source, work, FAILED, "diverged")
+    end(source, work, TrialState.FAILED, "diverged")
     assert lines[1:] == ["    | two", "    | three", "    | four"]

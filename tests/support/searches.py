@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from wpm.files import write_json
-from wpm.records import COMPLETE, FAILED, PRUNED, StudyPlace, TrainingFolder, write_study
+from wpm.records import StudyPlace, TrainingFolder, TrialState, write_study
 
 RANGES: Mapping[str, Mapping[str, Any]] = {
     "margin": {"low": -0.2, "high": 1.8, "scale": "linear", "type": "float"},
@@ -46,7 +46,7 @@ def write_course(
     number: int,
     parameters: Mapping[str, float],
     score: float | None,
-    state: str | None = COMPLETE,
+    state: TrialState | None = TrialState.COMPLETE,
     *,
     epochs: int = 20,
     reason: str = "",
@@ -119,9 +119,9 @@ def write_searched(
     for number, parameters in enumerate(draw_parameters(trials, ranges)):
         reached = score(parameters)
         if number in failed:
-            write_course(place, number, parameters, None, FAILED, reason=failed[number])
+            write_course(place, number, parameters, None, TrialState.FAILED, reason=failed[number])
         elif number in stopped:
-            write_course(place, number, parameters, reached, PRUNED, epochs=5,
+            write_course(place, number, parameters, reached, TrialState.PRUNED, epochs=5,
                          reason="stopped at epoch 5")  # fmt: skip
         else:
             write_course(place, number, parameters, reached)

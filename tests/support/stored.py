@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from wpm.files import write_json
-from wpm.records import COMPLETE, FAILED, FORMAT, PRUNED, StudyPlace, TrainingFolder, write_study
+from wpm.records import FORMAT, StudyPlace, TrainingFolder, TrialState, write_study
 
 # 48-d concatenated: not the published numbers
 PROTOCOL = {"embedding_dim": 16, "folds": 3, "trunk": "convnet", "precision": "float32"}
-STATES = {"c": COMPLETE, "p": PRUNED, "f": FAILED}
+STATES = {"c": TrialState.COMPLETE, "p": TrialState.PRUNED, "f": TrialState.FAILED}
 
 
 def write_search(
@@ -41,7 +41,9 @@ def write_search(
     return place
 
 
-def training_result(score: float, hours: float = 1.0, state: str = COMPLETE) -> dict[str, Any]:
+def training_result(
+    score: float, hours: float = 1.0, state: TrialState = TrialState.COMPLETE
+) -> dict[str, Any]:
     """Return the result.json of a training of ten epochs; a tenth of its time is validation."""
     return {
         "state": state,
@@ -83,10 +85,14 @@ def write_run(
         training = TrainingFolder(folder / f"seed-{seed}" / f"fold-{fold}")
         training.write_identity({"number": fold, "parameters": {"margin": 0.5}})
         training.write_result(training_result(score, hours=0.5))
-    result: dict[str, Any] = {"state": FAILED, "seed": seed, "reason": "fold 1: diverged"}
+    result: dict[str, Any] = {
+        "state": TrialState.FAILED,
+        "seed": seed,
+        "reason": "fold 1: diverged",
+    }
     if concatenated is not None:
         result = {
-            "state": COMPLETE,
+            "state": TrialState.COMPLETE,
             "seed": seed,
             "concatenated": scores(concatenated),
             "separated": scores(separated),

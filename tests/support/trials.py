@@ -5,13 +5,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import TrialState
+from optuna.trial import TrialState as OptunaState
 
-from wpm.records import (
-    COMPLETE,
-    TrainingFolder,
-    summarise,
-)
+from wpm.records import TrainingFolder, TrialState, summarise
 from wpm.studies.plan import StudyPlan
 from wpm.studies.study import Study
 
@@ -46,7 +42,7 @@ def run_trial(study: Study, quality: Callable[[int], float]) -> int | None:
         if study.report(number, reports):
             study.tell_stopped(number, reports)
             return number
-    result = summarise(COMPLETE, "", reports)
+    result = summarise(TrialState.COMPLETE, "", reports)
     folder.write_result(result)
     study.record_ended(number, result, reports)
     return number
@@ -60,5 +56,5 @@ def killed_launch(plan: StudyPlan) -> Iterator[Study]:
     study._held.close()  # what the system does with a dead process's lock
 
 
-def states(study: Study) -> list[TrialState]:
+def states(study: Study) -> list[OptunaState]:
     return [t.state for t in study._study.get_trials(deepcopy=False)]

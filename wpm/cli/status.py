@@ -10,12 +10,9 @@ from typing import Any
 from wpm.errors import UserError
 from wpm.formatting import format_duration, format_table
 from wpm.records import (
-    COMPLETE,
-    FAILED,
-    PRUNED,
-    RUNNING,
     StudyPlace,
     TrainingRecord,
+    TrialState,
     find_studies,
     is_running,
     read_finals,
@@ -94,19 +91,23 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
     assert study is not None  # found by its study.json
     records, problems = read_trials(place, with_reports=True)
     states = Counter(record.state for record in records)
-    scores = [r.result["score"] for r in records if r.result is not None and r.state == COMPLETE]
+    scores = [
+        r.result["score"]
+        for r in records
+        if r.result is not None and r.state == TrialState.COMPLETE
+    ]
     finals, more_problems = read_finals(place)
-    tested = sum(len(final.with_state(COMPLETE)) for final in finals)
+    tested = sum(len(final.with_state(TrialState.COMPLETE)) for final in finals)
     alive = is_running(place)
-    ended = len(records) - states[RUNNING]
+    ended = len(records) - states[TrialState.RUNNING]
     now = "running" if alive else "finished" if ended >= study["trials"] else "interrupted"
     row = [
         place.name,
         f"{ended}/{study['trials']}",
-        states[COMPLETE],
-        states[PRUNED],
-        states[FAILED],
-        states[RUNNING],
+        states[TrialState.COMPLETE],
+        states[TrialState.PRUNED],
+        states[TrialState.FAILED],
+        states[TrialState.RUNNING],
         f"{max(scores):.4f}" if scores else "-",
         tested,
         format_duration(sum(worker_seconds(record.reports) for record in records)),
@@ -118,7 +119,7 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
 
 def _last_failures(place: StudyPlace, records: Sequence[TrainingRecord]) -> list[str]:
     """Return for each of the trials that failed last: why, where to read on, its last words."""
-    failed = [(r.result["ended"], r) for r in records if r.result and r.state == FAILED]
+    failed = [(r.result["ended"], r) for r in records if r.result and r.state == TrialState.FAILED]
     lines = []
     for _, record in sorted(failed, key=lambda pair: pair[0])[-_SHOWN_FAILURES:]:
         assert record.result is not None

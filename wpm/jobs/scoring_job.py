@@ -16,7 +16,7 @@ from wpm.jobs.job import InterruptedJobError, StepResult, choose_device
 from wpm.jobs.pretrained import score_pretrained
 from wpm.precision import float32_products
 from wpm.protocols import Protocol, protocol_from_json
-from wpm.records import COMPLETE, StudyPlace, provenance, timestamp
+from wpm.records import StudyPlace, TrialState, provenance, timestamp
 from wpm.retrieval import RetrievalScores
 from wpm.rows import Row
 from wpm.training.evaluate import score_models
@@ -46,7 +46,7 @@ class ScoringJob:
         with float32_products(protocol.precision):
             separated, concatenated = self._score(place, protocol, pixels)
         result = {
-            "state": COMPLETE,
+            "state": TrialState.COMPLETE,
             "seed": payload["seed"],
             "separated": asdict(separated),
             "concatenated": asdict(concatenated),

@@ -16,7 +16,7 @@ from wpm.errors import DamagedFileError, FormatError, StorageError, UserError, s
 from wpm.files import hold_lock
 from wpm.jobs.failures import describe_failure
 from wpm.jobs.job import InterruptedJobError, StepResult, choose_device
-from wpm.records import COMPLETE, FAILED, TrainingFolder, model_file, provenance, summarise
+from wpm.records import TrainingFolder, TrialState, model_file, provenance, summarise
 from wpm.records.curves import CurveFile
 from wpm.records.training_log import log_training
 from wpm.training.config import TrainingConfig
@@ -96,7 +96,7 @@ class TrainJob:
                 raise storage_error(Path(error.filename or self._folder.folder), error) from error
             except Exception as error:
                 self._folder.write_log(traceback.format_exc())
-                result = self._end(FAILED, reason=describe_failure(error))
+                result = self._end(TrialState.FAILED, reason=describe_failure(error))
         return StepResult(self._reports, result)
 
     def interrupt(self) -> None:
@@ -127,7 +127,7 @@ class TrainJob:
                 self._tell(training.epoch, report)
             if report is not None and not training.finished:
                 return None
-        return self._end(COMPLETE, reason="", **self._keep_models(training))
+        return self._end(TrialState.COMPLETE, reason="", **self._keep_models(training))
 
     def _load(self, training: Training, state: Mapping[str, Any]) -> None:
         try:
@@ -169,10 +169,12 @@ class TrainJob:
         )
         _log.info("epoch %d: best MAP@R %.4f; %s", epoch, report.best_map_at_r, folds)
 
-    def _end(self, state: str, reason: str, **more: Any) -> Mapping[str, Any]:
+    def _end(self, state: TrialState, reason: str, **more: Any) -> Mapping[str, Any]:
         result = {**summarise(state, reason, self._reports), **more}
         self._folder.write_result(result)
-        _log.log(logging.ERROR if state == FAILED else logging.INFO, "%s %s", state, reason)
+        _log.log(
+            logging.ERROR if state == TrialState.FAILED else logging.INFO, "%s %s", state, reason
+        )
         return result
 
     def close(self) -> None:

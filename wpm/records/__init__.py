@@ -4,6 +4,7 @@ from wpm.records.costs import device_hours, gpu_seconds, worker_seconds
 from wpm.records.finals import FinalRecord, best_tested, note_test_access, read_finals
 from wpm.records.layout import FORMAT, StudyPlace, check_format, configuration_key
 from wpm.records.provenance import provenance, timestamp
+from wpm.records.states import TrialState
 from wpm.records.studies import (
     find_studies,
     is_running,
@@ -14,27 +15,15 @@ from wpm.records.studies import (
     trial_numbers,
     write_study,
 )
-from wpm.records.trainings import (
-    COMPLETE,
-    FAILED,
-    PRUNED,
-    RUNNING,
-    TrainingFolder,
-    TrainingRecord,
-    model_file,
-    summarise,
-)
+from wpm.records.trainings import TrainingFolder, TrainingRecord, model_file, summarise
 
 __all__ = [
-    "COMPLETE",
-    "FAILED",
     "FORMAT",
-    "PRUNED",
-    "RUNNING",
     "FinalRecord",
     "StudyPlace",
     "TrainingFolder",
     "TrainingRecord",
+    "TrialState",
     "best_tested",
     "check_format",
     "configuration_key",

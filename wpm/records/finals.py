@@ -11,7 +11,8 @@ from wpm.errors import UserError
 from wpm.files import append_line, read_json
 from wpm.records.layout import StudyPlace, check_format, sorted_folders
 from wpm.records.provenance import timestamp
-from wpm.records.trainings import COMPLETE, TrainingFolder
+from wpm.records.states import TrialState
+from wpm.records.trainings import TrainingFolder
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class FinalRecord:
     results: list[dict[str, Any] | None]
     folds: list[list[dict[str, Any]]]
 
-    def with_state(self, state: str) -> list[dict[str, Any]]:
+    def with_state(self, state: TrialState) -> list[dict[str, Any]]:
         """Return the results of the seeds that ended in a state."""
         return [r for r in self.results if r is not None and r["state"] == state]
 
@@ -46,7 +47,7 @@ def best_tested(finals: Sequence[FinalRecord]) -> FinalRecord | None:
         score = float("-inf") if chosen["score"] is None else chosen["score"]
         return -score, str(chosen["trial"]).zfill(9)
 
-    return min((f for f in finals if f.with_state(COMPLETE)), key=order, default=None)
+    return min((f for f in finals if f.with_state(TrialState.COMPLETE)), key=order, default=None)
 
 
 def read_finals(place: StudyPlace) -> tuple[list[FinalRecord], list[str]]:

@@ -31,8 +31,7 @@ from wpm.errors import DamagedFileError, storage_error
 from wpm.files import read_json, write_bytes, write_json
 from wpm.records.layout import FORMAT, check_format
 from wpm.records.provenance import timestamp
-
-RUNNING, COMPLETE, PRUNED, FAILED = "running", "complete", "pruned", "failed"
+from wpm.records.states import TrialState
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,9 @@ class TrainingRecord:
     result: Mapping[str, Any] | None = None
 
     @property
-    def state(self) -> str:
+    def state(self) -> TrialState:
         """How it ended, or that it has not."""
-        return RUNNING if self.result is None else str(self.result["state"])
+        return TrialState.RUNNING if self.result is None else TrialState(self.result["state"])
 
 
 class TrainingFolder:
@@ -251,11 +250,11 @@ def model_file(fold: int) -> str:
     return f"model-fold-{fold}.safetensors"
 
 
-def summarise(state: str, reason: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise(state: TrialState, reason: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the content of result.json: how a training ended.
 
     Args:
-        state: one of `wpm.records`'s.
+        state: in which it ended.
         reason: why, where it failed or was stopped.
         reports: all its reports.
     """

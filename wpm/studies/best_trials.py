@@ -5,10 +5,9 @@ from pathlib import Path
 from wpm.errors import UserError
 from wpm.protocols import Protocol, protocol_from_json
 from wpm.records import (
-    COMPLETE,
-    RUNNING,
     StudyPlace,
     TrainingRecord,
+    TrialState,
     configuration_key,
     read_study,
     read_trials,
@@ -34,13 +33,13 @@ def choose_best_trials(
     records, problems = read_trials(place)
     if problems:
         raise UserError(problems[0])
-    ended = sum(record.state != RUNNING for record in records)
+    ended = sum(record.state != TrialState.RUNNING for record in records)
     if ended < study["trials"] and not allow_unfinished:
         raise UserError(
             f"study {place.name} is unfinished: {ended} of {study['trials']} trials ended; "
             "finish it with the same command without --best-only, or add --allow-unfinished"
         )
-    complete = [record for record in records if record.state == COMPLETE]
+    complete = [record for record in records if record.state == TrialState.COMPLETE]
     if not complete:
         raise UserError(
             f"study {place.name} has no complete trial among its {len(records)}; see --status, and "

@@ -17,11 +17,10 @@ from wpm.jobs.train_job import identify, training_payload
 from wpm.jobs.work import Work
 from wpm.protocols import Protocol
 from wpm.records import (
-    COMPLETE,
-    FAILED,
     FORMAT,
     StudyPlace,
     TrainingFolder,
+    TrialState,
     best_tested,
     check_format,
     configuration_key,
@@ -153,8 +152,8 @@ class RetrainWork:
         if TrainingFolder(plan.seed_folder(run)).read_result() is not None:
             return
         folds = range(plan.protocol.folds if Row.parse(plan.place.row).trained else 0)
-        missing = {k for k in folds if self._fold_state(plan, run, k) != COMPLETE}
-        if any(self._fold_state(plan, run, k) == FAILED for k in folds):
+        missing = {k for k in folds if self._fold_state(plan, run, k) != TrialState.COMPLETE}
+        if any(self._fold_state(plan, run, k) == TrialState.FAILED for k in folds):
             self._record_failure(plan, run, "a fold failed in an earlier launch")
             return
         self._open_runs.setdefault(plan.place.name, set()).add((plan.folder, run))
@@ -246,7 +245,7 @@ class RetrainWork:
             )
             drop_losing_models(plan.place)
             self._close_run(plan, run)
-        elif step.result["state"] == COMPLETE:
+        elif step.result["state"] == TrialState.COMPLETE:
             waiting = self._waiting.get((plan.folder, run))
             if waiting is None:  # another fold of this run failed meanwhile
                 TrainingFolder(plan.seed_folder(run) / f"fold-{fold}").drop_models()
@@ -270,7 +269,7 @@ class RetrainWork:
         self._waiting.pop((plan.folder, run), None)
         for fold in plan.seed_folder(run).glob("fold-*"):
             TrainingFolder(fold).drop_models()
-        result = {"state": FAILED, "seed": FIRST_SEED + run, "reason": reason}
+        result = {"state": TrialState.FAILED, "seed": FIRST_SEED + run, "reason": reason}
         write_json(plan.seed_folder(run) / "result.json", result)
         self._announce(f"{plan.place.name} run {run + 1}/{plan.runs} failed: {reason}")
         self._close_run(plan, run)
@@ -287,7 +286,7 @@ class RetrainWork:
             if best is None:
                 self._hear_study_end(StudyEnd(name, STUDY_FAILED, "no final run was tested"))
                 return
-            scores = [r["concatenated"]["map_at_r"] for r in best.with_state(COMPLETE)]
+            scores = [r["concatenated"]["map_at_r"] for r in best.with_state(TrialState.COMPLETE)]
             mean = sum(scores) / len(scores)
             told = f"final runs: {len(scores)} tested, mean test MAP@R concatenated {mean:.4f}"
             chosen = best.content["chosen"]

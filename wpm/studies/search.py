@@ -8,7 +8,7 @@ from wpm.errors import UserError
 from wpm.formatting import format_eta
 from wpm.jobs.job import StepResult
 from wpm.jobs.work import Work
-from wpm.records import COMPLETE, FAILED, PRUNED
+from wpm.records import TrialState
 from wpm.records.training_log import last_lines
 from wpm.studies.study import Study
 from wpm.studies.study_end import STUDY_FAILED, STUDY_FINISHED, StudyEnd
@@ -81,7 +81,9 @@ class SearchWork:
         study, number = self._running.pop(work.key)
         study.tell_stopped(number, step.reports)
         last = step.reports[-1]
-        self._hear_end(study, number, PRUNED, last["best_map_at_r"], f"at epoch {last['epoch']}")
+        self._hear_end(
+            study, number, TrialState.PRUNED, last["best_map_at_r"], f"at epoch {last['epoch']}"
+        )
 
     def on_ended(self, work: Work, step: StepResult) -> None:
         """The trial ran to its end, or failed by name."""
@@ -92,13 +94,13 @@ class SearchWork:
         detail = result["reason"] or f"{result['epochs']} epochs"
         if any(f.get("step_mode") == LOW_MEMORY for r in step.reports[-1:] for f in r["folds"]):
             detail += ", in low-memory steps: the fast ones did not fit"
-        self._hear_end(study, number, result["state"], result["score"], detail)
+        self._hear_end(study, number, TrialState(result["state"]), result["score"], detail)
 
     def on_crashed(self, work: Work, reason: str) -> None:
         """The trial's process died too often."""
         study, number = self._running.pop(work.key)
         study.tell_lost(number, reason)
-        self._hear_end(study, number, FAILED, None, reason)
+        self._hear_end(study, number, TrialState.FAILED, None, reason)
 
     def on_suspended(self, work: Work) -> None:
         """The trial stays as it is, for the next launch to adopt."""
@@ -129,15 +131,16 @@ class SearchWork:
         """Trials that ended in this launch."""
         return sum(self._ended.values())
 
-    def _hear_end(self, study: Study, number: int, state: str, score: Any, detail: str) -> None:
+    def _hear_end(
+        self, study: Study, number: int, state: TrialState, score: Any, detail: str
+    ) -> None:
         name = study.plan.place.name
         self._ended[name] += 1
         shown = "" if score is None else f"  MAP@R {score:.4f}"
-        word = "stopped" if state == PRUNED else state
-        self._announce(f"{name} trial {number:>3} {word:<8}{shown}  {detail}")
-        if state == COMPLETE:
+        self._announce(f"{name} trial {number:>3} {state.for_people:<8}{shown}  {detail}")
+        if state == TrialState.COMPLETE:
             self._best[name] = max(score, self._best.get(name, score))
-        if state == FAILED:
+        if state == TrialState.FAILED:
             for line in last_lines(study.plan.place.trial_folder(number)):
                 self._announce(f"    | {line}")
             self._first_failures[name].append(detail)

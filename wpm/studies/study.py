@@ -8,16 +8,15 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
+from optuna.trial import TrialState as OptunaState
 
 from wpm.errors import UserError
 from wpm.files import hold_lock
 from wpm.jobs.train_job import identify, training_payload
 from wpm.records import (
-    COMPLETE,
-    FAILED,
-    PRUNED,
     TrainingFolder,
+    TrialState,
     read_study,
     remove_empty_study,
     summarise,
@@ -29,7 +28,11 @@ from wpm.studies.plan import StudyPlan, record_plan
 from wpm.studies.samplers import build_pruner, build_sampler
 from wpm.training.config import TrainingConfig
 
-_STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
+_STATES = {
+    TrialState.COMPLETE: OptunaState.COMPLETE,
+    TrialState.PRUNED: OptunaState.PRUNED,
+    TrialState.FAILED: OptunaState.FAIL,
+}
 _log = logging.getLogger(__name__)
 
 
@@ -78,7 +81,7 @@ class Study:
     def started(self) -> int:
         """Trials that were started, ended or not."""
         return len(
-            self._study.get_trials(deepcopy=False, states=(*_STATES.values(), TrialState.RUNNING))
+            self._study.get_trials(deepcopy=False, states=(*_STATES.values(), OptunaState.RUNNING))
         )
 
     @property
@@ -89,7 +92,7 @@ class Study:
     @property
     def best(self) -> tuple[int, float] | None:
         """Number and score of the best complete trial."""
-        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        complete = self._study.get_trials(deepcopy=False, states=(OptunaState.COMPLETE,))
         scores = [(trial.number, float(trial.values[0])) for trial in complete]
         return max(scores, key=lambda scored: scored[1], default=None)
 
@@ -155,7 +158,7 @@ class Study:
     def tell_stopped(self, number: int, reports: list[dict[str, Any]]) -> None:
         """Record that a trial was stopped by successive halving."""
         epoch = reports[-1]["epoch"]
-        self._write_and_tell(number, PRUNED, f"stopped at epoch {epoch}", reports)
+        self._write_and_tell(number, TrialState.PRUNED, f"stopped at epoch {epoch}", reports)
 
     def tell_lost(self, number: int, reason: str) -> None:
         """Record that a trial's worker died too often."""
@@ -164,7 +167,7 @@ class Study:
         if record.result is not None:  # it died after it ended
             self.record_ended(number, record.result, record.reports)
         else:
-            self._write_and_tell(number, FAILED, reason, record.reports)
+            self._write_and_tell(number, TrialState.FAILED, reason, record.reports)
 
     def record_ended(
         self, number: int, result: Mapping[str, Any], reports: list[dict[str, Any]]
@@ -176,7 +179,7 @@ class Study:
         self._tell(number, result)
 
     def _write_and_tell(
-        self, number: int, state: str, reason: str, reports: list[dict[str, Any]]
+        self, number: int, state: TrialState, reason: str, reports: list[dict[str, Any]]
     ) -> None:
         result = summarise(state, reason, reports)
         # The record first: adopting a trial with a result tells it, the other order would lose it.
@@ -185,10 +188,10 @@ class Study:
 
     def _tell(self, number: int, result: Mapping[str, Any]) -> None:
         trial = self._running.pop(number)
-        state = _STATES[result["state"]]
+        state = _STATES[TrialState(result["state"])]
         if result["reason"]:
             trial.set_user_attr("reason", result["reason"])
-        value = result["score"] if state == TrialState.COMPLETE else None
+        value = result["score"] if state == OptunaState.COMPLETE else None
         self._study.tell(trial, value, state)
 
     def _start(self, trial: Trial) -> tuple[int, dict[str, Any]]:
@@ -235,7 +238,7 @@ class Study:
 
     def _find_orphans(self) -> list[Trial]:
         """Return trials that were running when their launch died, as objects to go on with."""
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        running = self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,))
         for trial in running:
             TrainingFolder(self.plan.place.trial_folder(trial.number)).check_progress()
         # Optuna has no public way to continue a trial; `Trial` is pinned by the lock file.
