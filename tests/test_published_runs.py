@@ -154,9 +154,9 @@ def test_set_in_miniature_is_searched_tested_and_in_the_table(
     assert launch.main([*command, "--best-only", "--runs", "1"]) == 0
     (final,), problems = read_finals(place)
     assert not problems
-    (result,) = final.with_state(TrialState.COMPLETE)
-    assert result["test_classes"] == CLASSES // 2
-    assert result["test_images"] == CLASSES // 2 * IMAGES
+    (result,) = final.tested
+    assert result.test_classes == CLASSES // 2
+    assert result.test_images == CLASSES // 2 * IMAGES
     assert len((place.folder / "test_access.jsonl").read_text().splitlines()) == 1
 
     capfd.readouterr()

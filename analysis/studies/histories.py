@@ -8,7 +8,7 @@ from typing import Any
 from analysis.studies.ranking import RankedTrial, describe_trial
 from analysis.studies.row_results import convert_records
 from analysis.studies.selection import require_study
-from wpm.records import StudyPlace, TrainingRecord, TrialState, read_trials
+from wpm.records import StudyPlace, TrainingRecord, TrialState, read_trials, validation_order
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,11 @@ class Search:
 
     @property
     def best(self) -> TrialHistory | None:
-        """The complete trial with the best score, the earliest of equals."""
-        return max(
-            self.in_state(TrialState.COMPLETE), key=lambda t: t.outcome.score or 0.0, default=None
+        """The best complete trial."""
+        return min(
+            self.in_state(TrialState.COMPLETE),
+            key=lambda trial: validation_order(trial.outcome.score, trial.outcome.number),
+            default=None,
         )
 
 
@@ -91,12 +93,11 @@ def read_search(place: StudyPlace) -> tuple[Search, list[str]]:
 def _describe(
     place: StudyPlace, record: TrainingRecord, searched: Mapping[str, Mapping[str, Any]]
 ) -> TrialHistory:
-    result = record.result or {}
     return TrialHistory(
         outcome=describe_trial(place, record, searched),
-        curve=[(report["epoch"], report["best_map_at_r"]) for report in record.reports],
+        curve=[(report.epoch, report.best_map_at_r) for report in record.reports],
         started=_parse_time(record.identity.get("provenance", {}).get("started")),
-        ended=_parse_time(result.get("ended")),
+        ended=_parse_time(record.outcome.ended),
     )
 
 

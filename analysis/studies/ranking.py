@@ -148,37 +148,19 @@ def describe_trial(
         ValueError: a value that no search leaves.
         KeyError: something is missing.
     """
-    outcome = _outcome_of(record)
+    outcome, parameters = record.outcome, record.parameters
     # A failed trial has no score in the search either, whatever it reached before it failed.
-    scored = record.state != TrialState.FAILED and outcome["score"] is not None
-    parameters = record.identity["parameters"]
+    scored = outcome.state is not TrialState.FAILED and outcome.score is not None
     return RankedTrial(
         place=place,
-        number=record.identity["number"],
-        state=record.state,
-        score=outcome["score"] if scored else None,
-        deviation=standard_deviation(outcome["fold_scores"]) if scored else None,
-        epochs=outcome["epochs"],
-        seconds=outcome["training_seconds"] + outcome["validation_seconds"],
+        number=record.number,
+        state=outcome.state,
+        score=outcome.score if scored else None,
+        deviation=standard_deviation(outcome.fold_scores) if scored else None,
+        epochs=outcome.epochs,
+        seconds=outcome.training_seconds + outcome.validation_seconds,
         hours=device_hours(outcome),
         parameters=parameters,
         edges=edge_distances(parameters, searched),
-        reason=outcome["reason"],
+        reason=outcome.reason,
     )
-
-
-def _outcome_of(record: TrainingRecord) -> Mapping[str, Any]:
-    """Return result.json, or for a running trial the same keys from its reports."""
-    if record.result is not None:
-        return record.result
-    nothing: Mapping[str, Any] = {"epoch": 0, "best_map_at_r": None, "folds": []}
-    last = record.reports[-1] if record.reports else nothing
-    folds = last["folds"]
-    return {
-        "score": last["best_map_at_r"],
-        "fold_scores": [fold["best_map_at_r"] for fold in folds],
-        "epochs": last["epoch"],
-        "training_seconds": sum(fold["training_seconds"] for fold in folds),
-        "validation_seconds": sum(fold["validation_seconds"] for fold in folds),
-        "reason": "",
-    }

@@ -17,9 +17,11 @@ from analysis import rank_trials
 from analysis.studies import selection
 from analysis.studies.published import read_trace
 from tests.support.stored import bytes_under
+from tests.support.trials import fold_report, outcome
 from wpm.errors import UserError
 from wpm.files import write_json
 from wpm.records import FORMAT, StudyPlace, TrainingFolder, TrialState, write_study
+from wpm.reports import Report
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,23 +44,18 @@ def write_trial(
     folder.write_identity({"number": number, "parameters": parameters})
     score = sum(fold_scores) / len(fold_scores) if fold_scores else None
     if state is None:
-        folds = [
-            {"best_map_at_r": s, "training_seconds": 1.5, "validation_seconds": 0.5}
-            for s in fold_scores
-        ]
-        report = {"epoch": epochs, "best_map_at_r": score, "folds": folds}
-        content = {"reports": [report] if folds else [], "epoch": epochs, "checkpoint": None}
+        folds = tuple(
+            fold_report(fold, best_map_at_r=s, training_seconds=1.5, validation_seconds=0.5)
+            for fold, s in enumerate(fold_scores)
+        )
+        reports = [] if score is None else [Report(epochs, score, folds).to_json()]
+        content = {"reports": reports, "epoch": epochs, "checkpoint": None}
         write_json(folder.folder / "reports.json", content)
         return
-    result = {
-        "state": state,
-        "reason": reason,
-        "score": score,
-        "epochs": epochs,
-        "fold_scores": list(fold_scores),
-        "training_seconds": 60.0,
-        "validation_seconds": 5.25,
-    }
+    result = outcome(
+        score, state, reason=reason, epochs=epochs, fold_scores=tuple(fold_scores),
+        training_seconds=60.0, validation_seconds=5.25,
+    )  # fmt: skip
     folder.write_result(result)
 
 
@@ -439,13 +436,17 @@ def test_trial_that_lacks_something_is_named_and_the_rest_shown(
     run_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trials = run_root / "omniglot" / "small" / "contrastive+wpm" / "trials"
-    TrainingFolder(trials / "0000").write_result({"state": "complete", "score": 0.9})
-    TrainingFolder(trials / "0003").write_result({"state": "paused", "score": 0.9})
+    whole = outcome(0.9).to_json()
+    write_json(trials / "0000" / "result.json", {"state": "complete", "score": 0.9})
+    write_json(trials / "0003" / "result.json", {**whole, "state": "paused"})
     assert rank(run_root, "--row", "contrastive+wpm") == 0
     out, err = capsys.readouterr()
     assert "3 of 8 trials ended" in out
-    named = [line.partition(": left out")[0] for line in err.splitlines()]
-    assert named == [f"note: {trials / number}" for number in ("0000", "0003")]
+    assert [line.partition(": its content")[0] for line in err.splitlines()] == [
+        f"note: {trials / number / 'result.json'}" for number in ("0000", "0003")
+    ]
+    assert "not as expected (KeyError: 'reason')" in err
+    assert "not as expected (ValueError: 'paused' is not a valid TrialState)" in err
 
 
 def test_records_are_left_as_they_are(run_root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -152,7 +152,7 @@ def test_damaged_missing_and_mixed_records_are_named_on_the_page(
         "finals/bb/final.json: damaged",
         "labels.npy: damaged or missing",
         "triplet/study.json: written by wpm",
-        "trials/0000: left out, its records are not as expected",
+        "trials/0000/result.json: its content is not as expected",
         "no study omniglot/*/nca under",
     ):
         assert line in page, line

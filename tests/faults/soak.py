@@ -172,7 +172,7 @@ def _look(launcher: Launcher, tally: Tally) -> None:
     """Remember what has ended; nothing may end twice."""
     for record in launcher.trials():
         if record.result is not None:
-            ended = str(record.result["ended"])
+            ended = str(record.result.ended)
             seen = tally.ended.setdefault(record.folder, ended)
             assert seen == ended, f"{record.folder} was run twice"
 
@@ -190,9 +190,9 @@ def check(launcher: Launcher, tally: Tally, trials: int) -> dict[str, int]:
     assert [str(folder) for folder in folders] == sorted(wanted), "a trial was lost, or is too many"
     for record in records:
         assert record.result is not None, f"{record.folder} has not ended"
-        epochs = [report["epoch"] for report in record.reports]
+        epochs = [report.epoch for report in record.reports]
         assert epochs == list(range(1, len(epochs) + 1)), f"{record.folder}: {epochs}"
-        killed = record.state == TrialState.FAILED and "died 3 times" in record.result["reason"]
+        killed = record.state == TrialState.FAILED and "died 3 times" in record.result.reason
         assert record.state != TrialState.FAILED or (killed and tally.hit[record.folder] >= 3), (
             record.result
         )

@@ -77,7 +77,7 @@ def steps_in(folder: Path) -> list[str]:
 
 
 def epochs_of(record: TrainingRecord) -> list[int]:
-    return [report["epoch"] for report in record.reports]
+    return [report.epoch for report in record.reports]
 
 
 def test_every_failure_has_a_name_and_the_search_goes_on(
@@ -89,13 +89,13 @@ def test_every_failure_has_a_name_and_the_search_goes_on(
     (spaces / "own.toml").write_text("[search.margin]\nlow = 0\nhigh = 1\n")
     search = ("--rows", "own", "--search-spaces", str(spaces), "--trials", "12")
     output = launcher.run(*search, "--no-early-stopping")
-    records = {record.identity["number"]: record for record in launcher.trials()}
+    records = {record.number: record for record in launcher.trials()}
     assert sorted(records) == list(range(12))
     for number, reason in NAMED.items():
         result = records[number].result
         assert result is not None
-        assert result["state"] == TrialState.FAILED, number
-        assert result["reason"].startswith(reason)
+        assert result.state == TrialState.FAILED, number
+        assert result.reason.startswith(reason)
         (line,) = [line for line in output.splitlines() if f"trial {number:>3} " in line]
         assert reason in line, "not on the console"
     for number in SURVIVE:

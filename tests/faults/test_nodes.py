@@ -97,7 +97,7 @@ def test_search_goes_on_when_nodes_die_join_and_are_taken_back(
     records = launcher.trials()
     assert {record.state for record in records} == {TrialState.COMPLETE}
     for record in records:
-        assert [report["epoch"] for report in record.reports] == [1, 2, 3, 4], "lost or repeated"
+        assert [report.epoch for report in record.reports] == [1, 2, 3, 4], "lost or repeated"
     assert len(steps_of(moved)) - STEPS <= STEPS // 4, "more than an epoch was trained again"
     assert watcher.returncode == 0, said
     assert "the node is drained" in said

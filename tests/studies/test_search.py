@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,8 +9,8 @@ from tests.support.tiny import make_plan
 from tests.support.trials import curve
 from wpm.errors import UserError
 from wpm.jobs.job import StepResult
-from wpm.jobs.work import Work
-from wpm.records import TrialState, read_study, summarise
+from wpm.jobs.work import Decision, Work
+from wpm.records import Outcome, TrialState, read_study
 from wpm.records.training_log import LOG_NAME
 from wpm.studies.search import MAX_FIRST_FAILURES, SearchWork
 from wpm.studies.study import Study
@@ -30,8 +29,8 @@ def studies(tmp_path: Path) -> Iterator[list[Study]]:
 def end(
     source: SearchWork, work: Work, state: TrialState = TrialState.COMPLETE, reason: str = ""
 ) -> None:
-    reports: list[dict[str, Any]] = curve(0.5)
-    source.on_ended(work, StepResult(reports, summarise(state, reason, reports)))
+    reports = curve(0.5)
+    source.on_ended(work, StepResult(reports, Outcome.from_reports(state, reports, reason)))
 
 
 def test_studies_take_turns_and_every_budget_is_used(studies: list[Study]) -> None:
@@ -75,9 +74,9 @@ def test_stop_is_asked_for_and_told(studies: list[Study]) -> None:
     source = SearchWork(studies[:1], lambda line: None)
     good, bad = source.next_work(), source.next_work()
     assert good is not None and bad is not None
-    assert not source.on_step(good, StepResult(curve(0.9, 1), None))
-    step = StepResult(curve(0.1, 1), None)
-    assert source.on_step(bad, step)
+    assert source.on_step(good, StepResult(curve(0.9, 1))) is Decision.CONTINUE
+    step = StepResult(curve(0.1, 1))
+    assert source.on_step(bad, step) is Decision.STOP
     source.on_stopped(bad, step)
     assert "1/3 (+1)" in source.describe()
 

@@ -11,7 +11,8 @@ from optuna.trial import TrialState as OptunaState
 from tests.support.tiny import make_plan
 from tests.support.trials import EPOCHS, curve, killed_launch, run_trial, states
 from wpm.errors import LockedError, UserError
-from wpm.records import TrainingFolder, TrialState, read_study, read_trials, summarise, write_study
+from wpm.jobs.work import Decision
+from wpm.records import Outcome, TrainingFolder, TrialState, read_study, read_trials, write_study
 from wpm.studies.plan import StudyPlan
 from wpm.studies.samplers import SAMPLER_NAMES
 from wpm.studies.study import Study
@@ -41,7 +42,7 @@ def test_values_are_reported_under_their_epoch(tmp_path: Path) -> None:
     with Study(make_plan(tmp_path)) as study:
         run_trial(study, lambda n: 0.9)
         values = study._study.trials[0].intermediate_values
-    assert values == {r["epoch"]: r["best_map_at_r"] for r in curve(0.9)}
+    assert values == {r.epoch: r.best_map_at_r for r in curve(0.9)}
 
 
 def test_stopped_trial_keeps_the_report_that_stopped_it(tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_history_that_the_study_missed_is_caught_up(tmp_path: Path) -> None:
         study.report(0, curve(0.9, epochs=2))
     with Study(plan) as again:
         again.ask()
-        assert not again.report(0, curve(0.9, epochs=4))
+        assert again.report(0, curve(0.9, epochs=4)) is Decision.CONTINUE
         assert list(again._study.trials[0].intermediate_values) == [1, 2, 3, 4]
 
 
@@ -105,7 +106,7 @@ def test_trial_that_ended_before_its_driver_could_tell_is_not_run_again(tmp_path
         assert asked is not None
         folder = TrainingFolder(Path(asked[1]["folder"]))
         folder.write_progress(curve(0.9), {"epoch": EPOCHS})
-        folder.write_result(summarise(TrialState.COMPLETE, "", curve(0.9)))
+        folder.write_result(Outcome.from_reports(TrialState.COMPLETE, curve(0.9)))
     with Study(plan) as again:
         asked = again.ask()
         assert asked is not None and asked[0] == 1
@@ -197,12 +198,12 @@ def test_lost_trial_is_failed_with_its_reason_and_counts(tmp_path: Path) -> None
     plan = make_plan(tmp_path, trials=1)
     with Study(plan) as study:
         assert study.ask() is not None
-        study.tell_lost(0, "killed 3 times")
+        study.record_crashed(0, "killed 3 times")
         assert states(study) == [OptunaState.FAIL]
         assert study.exhausted
     (record,) = read_trials(plan.place)[0]
     assert record.state == TrialState.FAILED
-    assert record.result is not None and record.result["reason"] == "killed 3 times"
+    assert record.result is not None and record.result.reason == "killed 3 times"
 
 
 def test_first_point_of_a_mined_row_has_the_published_thresholds(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from tests.support.trials import fold_report
 from wpm.files import write_json
-from wpm.records import StudyPlace, TrainingFolder, TrialState, write_study
+from wpm.records import Outcome, StudyPlace, TrainingFolder, TrialState, write_study
+from wpm.reports import Report
 
 RANGES: Mapping[str, Mapping[str, Any]] = {
     "margin": {"low": -0.2, "high": 1.8, "scale": "linear", "type": "float"},
@@ -57,28 +59,37 @@ def write_course(
     started = {**PROVENANCE, "started": f"{minute}:05+00:00"}
     folder.write_identity({"number": number, "parameters": dict(parameters), "provenance": started})
     reports = [] if score is None else [_report(e, epochs, score) for e in range(1, epochs + 1)]
-    content = {"reports": reports, "epoch": len(reports), "checkpoint": None}
+    content = {
+        "reports": [report.to_json() for report in reports],
+        "epoch": len(reports),
+        "checkpoint": None,
+    }
     write_json(folder.folder / "reports.json", content)
     if state is not None:
         folder.write_result(
-            {
-                "state": state,
-                "reason": reason,
-                "score": score,
-                "epochs": len(reports),
-                "fold_scores": [] if score is None else [score - 0.01, score + 0.01],
-                "best_epochs": [len(reports)] * 2,
-                "training_seconds": 54.0,
-                "validation_seconds": 6.0,
-                "ended": f"{minute}:59+00:00",
-            }
+            Outcome(
+                state=state,
+                reason=reason,
+                score=score,
+                epochs=len(reports),
+                fold_scores=() if score is None else (score - 0.01, score + 0.01),
+                best_epochs=(len(reports), len(reports)),
+                training_seconds=54.0,
+                validation_seconds=6.0,
+                ended=f"{minute}:59+00:00",
+            )
         )
 
 
-def _report(epoch: int, epochs: int, score: float) -> dict[str, Any]:
+def _report(epoch: int, epochs: int, score: float) -> Report:
     reached = score * (0.5 + 0.5 * (epoch - 1) / max(1, epochs - 1))
-    fold = {"best_map_at_r": reached, "training_seconds": epoch, "validation_seconds": 0.1 * epoch}
-    return {"epoch": epoch, "best_map_at_r": reached, "folds": [fold, fold]}
+    folds = (
+        fold_report(
+            k, best_map_at_r=reached, training_seconds=epoch, validation_seconds=0.1 * epoch
+        )
+        for k in range(2)
+    )
+    return Report(epoch, reached, tuple(folds))
 
 
 def write_searched(

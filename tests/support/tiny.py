@@ -74,7 +74,7 @@ def make_plan(
         space=load_space(parsed),
         protocol=smoke_protocol(**changes),
         images={"pixels": pixels.name},
-        pixels=pixels,
+        pixel_cache=pixels,
         trials=trials,
         seed=seed,
         first_points=(published_thresholds(),) if parsed.mined else (),

@@ -14,14 +14,14 @@ from wpm.data.batches import BatchMaker, ClassBalancedSampler
 from wpm.data.pixels import Pixels
 from wpm.losses import build_loss
 from wpm.model.embedding import build_model, freeze_batch_norm
+from wpm.reports import FAST, LOW_MEMORY, PLAIN, FoldReport
 from wpm.retrieval import retrieval_scores
 from wpm.rows import Row
 from wpm.splits import Fold
 from wpm.training.config import TrainingConfig
 from wpm.training.evaluate import embed_images
-from wpm.training.mined_step import FAST, LOW_MEMORY, PLAIN, backward_fast, backward_low_memory
+from wpm.training.mined_step import backward_fast, backward_low_memory
 from wpm.training.optimizers import build_optimizers
-from wpm.training.reports import FoldReport
 
 
 class DivergedError(Exception):

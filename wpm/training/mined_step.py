@@ -16,8 +16,6 @@ from torch import Tensor
 from wpm.model.embedding import EmbeddingModel
 from wpm.model.views import ViewMasks
 
-PLAIN, FAST, LOW_MEMORY = "plain", "fast", "low_memory"
-
 # From (V, B, D) views to a loss.
 LossOfViews = Callable[[Tensor], Tensor]
 
