@@ -51,10 +51,10 @@ def embed_study(
     run = runs[0]
     protocol = protocol_from_json(require_study(place)["identity"]["protocol"])
     source = DataSource(place.dataset, data_root, work_root)
-    images = embed_test_images(place, source, protocol, run.folder, run.result)
+    images = embed_test_images(place, source, protocol, run.folder, run.scores)
     target = folder_of(out, place)
-    scores = run.result["concatenated"]
-    embedded = EmbeddedRun(images, place.name, run.trial, run.result["seed"], scores)
+    scores = run.scores
+    embedded = EmbeddedRun(images, place.name, run.trial, scores.seed, scores.concatenated)
     write_embedded(target, embedded)
     return target
 

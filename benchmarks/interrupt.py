@@ -23,9 +23,10 @@ from benchmarks.common import find_device, make_photographs
 from wpm.data.index import index_class_folders
 from wpm.data.pixel_cache import build_pixels
 from wpm.jobs.job import InterruptedJobError
-from wpm.jobs.train_job import TrainJob, identify
+from wpm.jobs.payloads import identify
+from wpm.jobs.train_job import TrainJob
 from wpm.protocols import find_protocol
-from wpm.records import COMPLETE, TrainingFolder
+from wpm.records import Outcome, TrainingFolder, TrialState
 from wpm.rows import Row
 from wpm.spaces import load_space
 from wpm.splits import class_disjoint_splits
@@ -48,7 +49,8 @@ def interrupt_after(job: TrainJob, wait_s: float) -> float | None:
     try:
         while (result := job.step().result) is None:
             pass
-        assert result["state"] == COMPLETE, result["reason"]
+        assert isinstance(result, Outcome)
+        assert result.state == TrialState.COMPLETE, result.reason
     except InterruptedJobError:
         return time.monotonic() - at[0]
     finally:

@@ -11,12 +11,22 @@ import argparse
 import dataclasses
 import json
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from wpm.files import write_bytes
-from wpm.records import COMPLETE, StudyPlace, TrainingRecord, find_studies, read_study, read_trials
+from wpm.records import (
+    StudyPlace,
+    TrainingRecord,
+    TrialState,
+    find_studies,
+    read_study,
+    read_trials,
+    worker_seconds,
+)
+from wpm.reports import Report
 from wpm.training.config import TrainingConfig
 
 _DIGITS = 5
@@ -56,7 +66,7 @@ def copy_study(place: StudyPlace, args: argparse.Namespace) -> dict[str, Any]:
     records, problems = read_trials(place, with_reports=True)
     if problems:
         raise SystemExit(problems[0])
-    complete = [record for record in records if record.state == COMPLETE]
+    complete = [record for record in records if record.state == TrialState.COMPLETE]
     if args.max_epochs:
         trials = train_again(complete, args)
     else:
@@ -77,7 +87,7 @@ def copy_study(place: StudyPlace, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def copy_trial(identity: Any, reports: list[dict[str, Any]]) -> dict[str, Any]:
+def copy_trial(identity: Any, reports: Sequence[Report]) -> dict[str, Any]:
     """Return what a replay needs of a trial.
 
     Returns:
@@ -85,18 +95,15 @@ def copy_trial(identity: Any, reports: list[dict[str, Any]]) -> dict[str, Any]:
         MAP@R so far); folds still training at each; seconds on all folds at each.
     """
     folds_running = [
-        sum(1 for fold in before["folds"] if not fold["stopped"]) if before else len(now["folds"])
+        sum(not fold.stopped for fold in before.folds) if before else len(now.folds)
         for before, now in zip([None, *reports], reports, strict=False)
     ]
-    seconds = [
-        sum(fold["training_seconds"] + fold["validation_seconds"] for fold in report["folds"])
-        for report in reports
-    ]
+    seconds = [worker_seconds([report]) for report in reports]
     return {
         "number": identity["number"],
         "parameters": identity["parameters"],
-        "epochs": [report["epoch"] for report in reports],
-        "values": [round(report["best_map_at_r"], _DIGITS) for report in reports],
+        "epochs": [report.epoch for report in reports],
+        "values": [round(report.best_map_at_r, _DIGITS) for report in reports],
         "folds_running": folds_running,
         "seconds": [round(second, 2) for second in seconds],
     }
@@ -135,7 +142,7 @@ def train(identity: dict[str, Any], max_epochs: int, pixels: Path, path: Path) -
     while not training.finished:
         report = training.run_epoch()
         if report is not None:
-            reports.append(report.to_json())
+            reports.append(report)
     write_bytes(path, json.dumps(copy_trial(identity, reports)).encode())
 
 

@@ -20,14 +20,15 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
 
 from benchmarks.search_replay import plan_study
 from wpm.jobs.job import StepResult
-from wpm.records import COMPLETE, TrainingFolder, find_studies, read_trials, summarise
+from wpm.jobs.work import Decision
+from wpm.records import Outcome, TrainingFolder, TrialState, find_studies, read_trials
+from wpm.reports import FoldReport, Report
 from wpm.studies.search import SearchWork
 from wpm.studies.study import Study
 
@@ -71,13 +72,14 @@ def measure_study(folder: Path, sampler: str, trials: int) -> None:
                 work = source.next_work()
             assert work is not None
             quality = invent_quality(work.payload["config"]["parameters"], rng)
-            reports: list[dict[str, Any]] = []
+            reports: list[Report] = []
             stopped = False
             with clock("all its reports"):
                 while not stopped and len(reports) < EPOCHS:
                     reports.append(report(len(reports) + 1, quality))
-                    stopped = source.on_step(work, StepResult(list(reports), None))
-            end = StepResult(reports, summarise(COMPLETE, "", reports))
+                    step = StepResult(list(reports))
+                    stopped = source.on_step(work, step) is Decision.STOP
+            end = StepResult(reports, Outcome.from_reports(TrialState.COMPLETE, reports))
             TrainingFolder(Path(work.payload["folder"])).write_progress(reports, {"epoch": 1})
             with clock("tell"):
                 (source.on_stopped if stopped else source.on_ended)(work, end)
@@ -104,12 +106,15 @@ def invent_quality(parameters: dict[str, float], rng: np.random.Generator) -> fl
     return float(np.clip(0.6 * np.exp(-distance) + rng.normal(0, 0.02), 0, 1))
 
 
-def report(epoch: int, quality: float) -> dict[str, Any]:
+def report(epoch: int, quality: float) -> Report:
     """Return a report of one fold."""
     value = quality * (1 - 0.8**epoch)
-    fold = {"best_map_at_r": value, "best_epoch": epoch,
-            "training_seconds": 1.0 * epoch, "validation_seconds": 0.1 * epoch}  # fmt: skip
-    return {"epoch": epoch, "best_map_at_r": value, "folds": [fold]}
+    fold = FoldReport(
+        fold=0, loss=1.0, precision_at_1=value, r_precision=value, map_at_r=value,
+        best_map_at_r=value, best_epoch=epoch, stopped=False, training_seconds=1.0 * epoch,
+        validation_seconds=0.1 * epoch, images_per_second=1000.0,
+    )  # fmt: skip
+    return Report(epoch, value, (fold,))
 
 
 def measure_launch(folder: Path, trials: int) -> None:
@@ -131,7 +136,7 @@ def measure_launch(folder: Path, trials: int) -> None:
         began = min(lock.stat().st_mtime for lock in locks)
         finished = max((path / "result.json").stat().st_mtime for path in folders)
         results = [record.result for record in read_trials(place)[0] if record.result]
-        trained = sum(r["training_seconds"] + r["validation_seconds"] for r in results)
+        trained = sum(r.training_seconds + r.validation_seconds for r in results)
         processes = {lock.read_text() for lock in locks}
         print(
             f"{images}: {began - start:.1f} s from command to first trial; {len(results)} trials "

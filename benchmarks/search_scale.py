@@ -35,8 +35,9 @@ from benchmarks.search_replay import HISTORIES, History, plan_study, read_studie
 from wpm.cluster import connection, tune_bridge, worker
 from wpm.cluster import runner as cluster
 from wpm.jobs.job import StepResult
-from wpm.jobs.work import Work
-from wpm.records import COMPLETE, summarise
+from wpm.jobs.work import Decision, Work
+from wpm.records import Outcome, TrialState
+from wpm.reports import FoldReport, Report
 from wpm.studies.plan import StudyPlan
 from wpm.studies.search import SearchWork
 from wpm.studies.study import Study
@@ -99,7 +100,7 @@ class Seen:
     ends: int = 0
     worked_s: float = 0.0
     widest: int = 0  # largest difference of trials started between two studies that have more
-    processes: Counter[int] = field(default_factory=Counter)
+    processes: Counter[str] = field(default_factory=Counter)
     last_start: float = 0.0
     resident: list[int] = field(default_factory=list)  # bytes of the driver, at every end
 
@@ -130,7 +131,7 @@ class Replay(SearchWork):
         history = self._histories[int(self._rng.integers(len(self._histories)))]
         return Work(work.key, work.study, describe_history(history, self._scale))
 
-    def on_step(self, work: Work, step: StepResult) -> bool:
+    def on_step(self, work: Work, step: StepResult) -> Decision:
         """Count, then ask the study."""
         self._note(work, step)
         return super().on_step(work, step)
@@ -153,7 +154,7 @@ class Replay(SearchWork):
     def _note(self, work: Work, step: StepResult) -> None:
         self.seen.steps += 1
         self.seen.worked_s += work.payload["waits"][len(step.reports) - 1]
-        self.seen.processes[step.reports[-1].get("process", 0)] += 1
+        self.seen.processes[step.reports[-1].folds[0].step_mode] += 1
 
 
 def describe_history(history: History, scale: float) -> dict[str, Any]:
@@ -161,16 +162,16 @@ def describe_history(history: History, scale: float) -> dict[str, Any]:
     starts = [0.0, *history.seconds[:-1]]
     waits = [scale * (b - a) for a, b in zip(starts, history.seconds, strict=True)]
     reports = [
-        {"epoch": epoch, "best_map_at_r": value, "folds": [{
-            "best_map_at_r": value, "best_epoch": epoch,
-            "training_seconds": seconds, "validation_seconds": 0.0}]}
+        Report(epoch, value, (FoldReport(
+            fold=0, loss=0.0, precision_at_1=value, r_precision=value, map_at_r=value,
+            best_map_at_r=value, best_epoch=epoch, stopped=False, training_seconds=seconds,
+            validation_seconds=0.0, images_per_second=0.0),))
         for epoch, value, seconds in zip(
             history.epochs, history.values, history.seconds, strict=True)
     ]  # fmt: skip
     return {
         "waits": waits,
-        "reports": reports,
-        "result": summarise(COMPLETE, "", reports),
+        **StepResult(reports, Outcome.from_reports(TrialState.COMPLETE, reports)).to_json(),
     }
 
 
@@ -202,28 +203,29 @@ class Simulation:
         while self._arrivals:
             arrived, _, work, count = heapq.heappop(self._arrivals)
             self.now = max(self.now, arrived)
-            if self._hear(work, count):
+            if self._report(work, count):
                 self._idle_since.append(arrived)
                 self._hand_out()
             else:
                 self._begin(work, count, arrived, self.now)
 
-    def _hear(self, work: Work, count: int) -> bool:
+    def _report(self, work: Work, count: int) -> bool:
         """Pass a report on; return whether the trial has ended."""
-        reports = work.payload["reports"][:count]
+        recorded = StepResult.from_json(work.payload)
+        reports = recorded.reports[:count]
         if count == len(work.payload["waits"]):
-            step = StepResult(reports, work.payload["result"])
+            step = StepResult(reports, recorded.result)
             self._drive(lambda: self.source.on_ended(work, step))
             return True
-        step = StepResult(reports, None)
+        step = StepResult(reports)
 
-        def hear() -> bool:
-            stop = self.source.on_step(work, step)
+        def handle() -> bool:
+            stop = self.source.on_step(work, step) is Decision.STOP
             if stop:
                 self.source.on_stopped(work, step)
             return stop
 
-        return bool(self._drive(hear))
+        return bool(self._drive(handle))
 
     def _hand_out(self) -> None:
         while self._idle_since:
@@ -273,10 +275,11 @@ class Sleeper(tune.Trainable):
         time.sleep(self._payload["waits"][self._done])
         self._done += 1
         reports = self._payload["reports"][: self._done]
-        reports[-1]["process"] = os.getpid()
+        # The one text in a report carries which process it comes from.
+        reports[-1]["folds"][0]["step_mode"] = str(os.getpid())
         ended = self._done == len(self._payload["waits"])
-        result = self._payload["result"] if ended else None
-        return {"step": json.dumps({"reports": reports, "result": result}), "done": ended}
+        end = {name: self._payload[name] if ended else None for name in ("kind", "result")}
+        return {"step": json.dumps({"reports": reports, **end}), "done": ended}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next history."""

@@ -9,21 +9,30 @@ from typing import Any
 from wpm.files import write_json
 from wpm.protocols import find_protocol
 from wpm.records import (
-    COMPLETE,
-    FAILED,
-    FORMAT,
-    PRUNED,
+    Chosen,
+    Outcome,
+    ScoredRun,
     StudyPlace,
     TrainingFolder,
-    configuration_key,
+    TrialState,
+    finals_folder,
     provenance,
+    write_final,
+    write_run_result,
     write_study,
 )
 from wpm.rows import Row
 from wpm.spaces import SearchSpace, known_losses, load_space, nothing_to_mine
 from wpm.training.config import TrainingConfig
 
-_STATES = (COMPLETE, COMPLETE, PRUNED, PRUNED, PRUNED, FAILED)  # as often as a search has them
+_STATES = (
+    TrialState.COMPLETE,
+    TrialState.COMPLETE,
+    TrialState.PRUNED,
+    TrialState.PRUNED,
+    TrialState.PRUNED,
+    TrialState.FAILED,
+)  # as often as a search has them
 
 
 def write_studies(
@@ -87,13 +96,13 @@ def _write_study(
             {"number": number, "parameters": parameters, "config": config.to_json(),
              "provenance": origin}
         )  # fmt: skip
-        epochs = 20 if state == COMPLETE else 5
+        epochs = 20 if state == TrialState.COMPLETE else 5
         if with_reports:
             reports = [_report(epoch, score, rng) for epoch in range(1, epochs + 1)]
             content = {"reports": reports, "epoch": epochs, "checkpoint": None}
             write_json(folder.folder / "reports.json", content)
         folder.write_result(_result(state, score, epochs, rng))
-        if state == COMPLETE and score > best[0]:
+        if state == TrialState.COMPLETE and score > best[0]:
             best = (score, number, parameters)
     if runs and best[2]:
         _write_finals(place, best, runs, rng)
@@ -103,19 +112,16 @@ def _write_finals(
     place: StudyPlace, best: tuple[float, int, dict[str, float]], runs: int, rng: random.Random
 ) -> None:
     score, number, parameters = best
-    folder = place.folder / "finals" / configuration_key(parameters)
-    chosen = {"trial": number, "score": score}
-    content = {"format": FORMAT, "parameters": parameters, "chosen": chosen, "row": str(place.row)}
-    write_json(folder / "final.json", content)
+    folder = finals_folder(place, parameters)
+    write_final(place, parameters, Chosen(trial=number, score=score))
     for seed in range(1000, 1000 + runs):
         for fold in range(4):
             training = TrainingFolder(folder / f"seed-{seed}" / f"fold-{fold}")
             training.write_identity({"number": fold, "parameters": parameters})
-            training.write_result(_result(COMPLETE, rng.gauss(score, 0.02), 20, rng))
+            training.write_result(_result(TrialState.COMPLETE, rng.gauss(score, 0.02), 20, rng))
         test = rng.gauss(score, 0.02)
         scores = {"precision_at_1": test + 0.3, "r_precision": test + 0.1, "map_at_r": test}
-        result = {"state": COMPLETE, "seed": seed, "separated": scores, "concatenated": scores}
-        write_json(folder / f"seed-{seed}" / "result.json", result)
+        write_run_result(folder / f"seed-{seed}", ScoredRun(seed, scores, scores, 1, 100, 10))
 
 
 def _draw(space: SearchSpace, rng: random.Random) -> dict[str, float]:
@@ -128,18 +134,18 @@ def _draw(space: SearchSpace, rng: random.Random) -> dict[str, float]:
     return space.complete(values)
 
 
-def _result(state: str, score: float, epochs: int, rng: random.Random) -> dict[str, Any]:
-    return {
-        "state": state,
-        "reason": "" if state == COMPLETE else f"{state} at epoch {epochs}",
-        "score": score,
-        "epochs": epochs,
-        "fold_scores": [rng.gauss(score, 0.05) for _ in range(4)],
-        "best_epochs": [epochs] * 4,
-        "training_seconds": 1.2 * epochs,
-        "validation_seconds": 0.1 * epochs,
-        "ended": "2026-01-01T00:00:00+00:00",
-    }
+def _result(state: TrialState, score: float, epochs: int, rng: random.Random) -> Outcome:
+    return Outcome(
+        state=state,
+        reason="" if state == TrialState.COMPLETE else f"{state} at epoch {epochs}",
+        score=score,
+        epochs=epochs,
+        fold_scores=tuple(rng.gauss(score, 0.05) for _ in range(4)),
+        best_epochs=(epochs,) * 4,
+        training_seconds=1.2 * epochs,
+        validation_seconds=0.1 * epochs,
+        ended="2026-01-01T00:00:00+00:00",
+    )
 
 
 def _report(epoch: int, score: float, rng: random.Random) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import ROOT, Launcher, study_states
-from wpm.records import COMPLETE, find_studies, read_finals
+from wpm.records import find_studies, read_finals
 
 pytestmark = pytest.mark.slow
 
@@ -44,10 +44,10 @@ def test_search_final_runs_ranking_and_table(tmp_path: Path) -> None:
     assert "tested" not in launcher.run(*rows, "--best-only", "--runs", "2")
     for place in find_studies(launcher.run_root):
         (final,), _ = read_finals(place)
-        results = final.with_state(COMPLETE)
+        results = final.tested
         assert len(results) == 2
-        assert final.content["provenance"]["libraries"]["ray"]
-        assert results[0]["provenance"]["libraries"]["torch"]
+        assert final.provenance["libraries"]["ray"]
+        assert results[0].provenance["libraries"]["torch"]
     assert not list(launcher.run_root.glob(".ray-*")), "Ray's own files were left"
 
     for script in ("rank_trials", "table"):
@@ -135,8 +135,8 @@ def test_published_configuration_is_trained_without_a_search(tmp_path: Path) -> 
     assert "as published (mlrc)" in output
     (place,) = find_studies(launcher.run_root)
     (final,), _ = read_finals(place)
-    assert final.content["parameters"] == {"margin": 0.25}
-    assert len(final.with_state(COMPLETE)) == 1
+    assert final.parameters == {"margin": 0.25}
+    assert len(final.tested) == 1
     table = subprocess.run(
         [sys.executable, "-m", "analysis.table", "--run-root", str(launcher.run_root)],
         cwd=ROOT, capture_output=True, text=True, check=True,

@@ -18,7 +18,7 @@ from wpm.cli.prepare import Prepared
 from wpm.data import published_sets
 from wpm.data.index import DataSource, ImageIndex
 from wpm.jobs.start import start_job
-from wpm.records import COMPLETE, StudyPlace, read_finals, read_trials
+from wpm.records import StudyPlace, TrialState, read_finals, read_trials
 from wpm.rows import Row
 
 pytestmark = pytest.mark.slow
@@ -148,16 +148,16 @@ def test_set_in_miniature_is_searched_tested_and_in_the_table(
     place = StudyPlace(tmp_path / "runs", dataset, "mlrc", Row.parse(row))
     (trial,), problems = read_trials(place)
     assert not problems
-    assert trial.state == COMPLETE, trial.result
+    assert trial.state == TrialState.COMPLETE, trial.result
     assert trial.identity["config"]["protocol"]["trunk"] == "bninception"
     assert not (place.folder / "test_access.jsonl").exists()
 
     assert launch.main([*command, "--best-only", "--runs", "1"]) == 0
     (final,), problems = read_finals(place)
     assert not problems
-    (result,) = final.with_state(COMPLETE)
-    assert result["test_classes"] == CLASSES // 2
-    assert result["test_images"] == CLASSES // 2 * IMAGES
+    (result,) = final.tested
+    assert result.test_classes == CLASSES // 2
+    assert result.test_images == CLASSES // 2 * IMAGES
     assert len((place.folder / "test_access.jsonl").read_text().splitlines()) == 1
 
     capfd.readouterr()

@@ -24,7 +24,7 @@ from analysis.text.layout import NotedTable, format_hours, format_percent, forma
 from analysis.text.table import lay_out_block, make_blocks
 from analysis.text.validation import lay_out_agreements
 from wpm.errors import UserError
-from wpm.records import FAILED
+from wpm.records import TrialState
 
 _VIEW, _METRIC = "concatenated", "map_at_r"  # of the headline
 _CLEAR = 0.05  # p-value below which a difference is called one
@@ -232,7 +232,7 @@ def _search_cells(fact: StudyFacts) -> list[object]:
     return [
         row.place.name,
         row.budget,
-        sum(trial.state == FAILED for trial in row.trials),
+        sum(trial.state == TrialState.FAILED for trial in row.trials),
         format_percent(score),
         number,
         gain,

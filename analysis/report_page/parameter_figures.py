@@ -13,8 +13,8 @@ from analysis.report_page.theme import (
     GREEN,
     GREY,
     MAP_AT_R,
-    OUTCOMES,
     PUBLISHED_LINE,
+    STATE_STYLES,
     VERMILION,
     Figure,
     axis,
@@ -27,7 +27,7 @@ from analysis.report_page.theme import (
 from analysis.studies.histories import Search, TrialHistory
 from analysis.studies.parameter_importance import Importance
 from analysis.studies.score_surface import Surface
-from wpm.records import COMPLETE, PRUNED
+from wpm.records import TrialState
 
 _TOP_SHARE = 0.1  # of the complete trials, drawn in front in parallel coordinates
 
@@ -42,11 +42,11 @@ def slices(search: Search, published: Mapping[str, float]) -> list[Figure]:
 
 def _slice(search: Search, name: str, bounds: Mapping[str, Any], published: float | None) -> Figure:
     data = []
-    for state, outcome in OUTCOMES.items():
+    for state, look in STATE_STYLES.items():
         trials = _with_values(search.in_state(state), [name])
         if trials:
-            marker = {"color": outcome.colour, "symbol": outcome.symbol, "size": 7}
-            data.append(_points(outcome.name, trials, name, {**marker, "opacity": 0.8}))
+            marker = {"color": look.colour, "symbol": look.symbol, "size": 7}
+            data.append(_points(state.for_people, trials, name, {**marker, "opacity": 0.8}))
     if search.best and name in search.best.outcome.parameters:
         data.append(_points("best", [search.best], name, BEST))
     shapes = [vertical(bounds[edge], EDGE_LINE) for edge in ("low", "high")]
@@ -109,8 +109,8 @@ def parallel_coordinates(search: Search, published: Mapping[str, float]) -> Figu
     only, and a browser draws no more than a few of them on a page.
     """
     names = list(search.searched)
-    complete = _with_values(search.in_state(COMPLETE), names)
-    stopped = _with_values(search.in_state(PRUNED), names)
+    complete = _with_values(search.in_state(TrialState.COMPLETE), names)
+    stopped = _with_values(search.in_state(TrialState.PRUNED), names)
     if not names or len(complete) + len(stopped) < 2:
         return None
     ranked = sorted(complete, key=lambda t: -(t.outcome.score or 0.0))
@@ -241,7 +241,9 @@ def contour(
 ) -> Figure:
     """Return the predicted score over two parameters, with the trials on it."""
     x_name, y_name = surface.parameters
-    trials = _with_values(search.in_state(COMPLETE, PRUNED), surface.parameters)
+    trials = _with_values(
+        search.in_state(TrialState.COMPLETE, TrialState.PRUNED), surface.parameters
+    )
     data: list[dict[str, Any]] = [
         {
             "type": "contour", "colorscale": [list(stop) for stop in COLOUR_SCALE], "ncontours": 12,

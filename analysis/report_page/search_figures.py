@@ -10,8 +10,8 @@ from analysis.report_page.theme import (
     EDGE_LINE,
     MAP_AT_R,
     ORANGE,
-    OUTCOMES,
     PUBLISHED_LINE,
+    STATE_STYLES,
     Figure,
     axis,
     beside,
@@ -22,7 +22,7 @@ from analysis.report_page.theme import (
 )
 from analysis.studies.comparison import Comparison
 from analysis.studies.histories import Search, TrialHistory
-from wpm.records import COMPLETE, FAILED, PRUNED
+from wpm.records import TrialState
 
 _HOVER = "trial %{customdata}<br>%{y:.2f} %<extra></extra>"
 
@@ -30,20 +30,20 @@ _HOVER = "trial %{customdata}<br>%{y:.2f} %<extra></extra>"
 def best_so_far(search: Search, published: Sequence[float] | None) -> Figure:
     """Return every trial's score, the best so far, and the published search beside them."""
     data: list[dict[str, Any]] = []
-    for state, outcome in OUTCOMES.items():
+    for state, look in STATE_STYLES.items():
         trials = [t for t in search.in_state(state) if t.outcome.score is not None]
         if trials:
             data.append(
                 {
-                    "type": "scatter", "mode": "markers", "name": outcome.name,
+                    "type": "scatter", "mode": "markers", "name": state.for_people,
                     "x": [t.outcome.number + 1 for t in trials],
                     "y": [percent(t.outcome.score) for t in trials],
                     "customdata": [t.outcome.number for t in trials],
-                    "marker": {"color": outcome.colour, "symbol": outcome.symbol, "size": 8},
+                    "marker": {"color": look.colour, "symbol": look.symbol, "size": 8},
                     "hovertemplate": _HOVER,
                 }
             )  # fmt: skip
-    complete = search.in_state(COMPLETE)
+    complete = search.in_state(TrialState.COMPLETE)
     if complete:
         best = list(accumulate((t.outcome.score or 0.0 for t in complete), max))
         last = max(t.outcome.number for t in search.trials)
@@ -54,11 +54,11 @@ def best_so_far(search: Search, published: Sequence[float] | None) -> Figure:
     if published is not None:
         line = _line("published search", range(1, len(published) + 1), published)
         data.append({**line, "line": {**line["line"], **PUBLISHED_LINE}})
-    failed = len(search.in_state(FAILED))
+    failed = len(search.in_state(TrialState.FAILED))
     caption = (
         "Points: the best validation MAP@R of every trial, mean over the folds; line: the best "
         "complete trial so far."
-        + " Stopped trials had fewer epochs." * bool(search.in_state(PRUNED))
+        + " Stopped trials had fewer epochs." * bool(search.in_state(TrialState.PRUNED))
         + f" {failed} failed trials have no score." * bool(failed)
         + (
             " Long dashes: the best so far of the published search of this row."
@@ -109,11 +109,11 @@ def learning_curves(search: Search) -> Figure | None:
     """Return the best validation MAP@R so far against the epoch, by outcome, with the rungs."""
     data = []
     best = search.best
-    for state, outcome in OUTCOMES.items():
+    for state, look in STATE_STYLES.items():
         trials = [t for t in search.in_state(state) if t.curve and t is not best]
         if trials:
-            style = {"color": outcome.colour, "width": 1.2, "dash": outcome.dash}
-            data.append(_curves(outcome.name, trials, style))
+            style = {"color": look.colour, "width": 1.2, "dash": look.dash}
+            data.append(_curves(state.for_people, trials, style))
     if best and best.curve:
         style = {"color": BLACK, "width": 3}
         data.append(_curves(f"best: trial {best.outcome.number}", [best], style))
@@ -182,7 +182,7 @@ def timeline(search: Search) -> Figure | None:
         return None
     latest = max([t.ended for t in search.trials if t.ended] or starts)
     data = []
-    for state, outcome in OUTCOMES.items():
+    for state, look in STATE_STYLES.items():
         spans = [
             (t.outcome.number, t.started, (t.ended or latest) - t.started)
             for t in search.in_state(state)
@@ -191,13 +191,13 @@ def timeline(search: Search) -> Figure | None:
         if spans:
             data.append(
                 {
-                    "type": "bar", "orientation": "h", "name": outcome.name,
+                    "type": "bar", "orientation": "h", "name": state.for_people,
                     "base": [start.strftime("%Y-%m-%d %H:%M:%S") for _, start, _ in spans],
                     "x": [max(1000, int(1000 * span.total_seconds())) for _, _, span in spans],
                     "y": [number for number, _, _ in spans], "width": 0.8,
                     "marker": {
-                        "color": outcome.colour, "line": {"width": 0.5, "color": "white"},
-                        "pattern": {"shape": outcome.pattern, "fillmode": "overlay", "size": 5,
+                        "color": look.colour, "line": {"width": 0.5, "color": "white"},
+                        "pattern": {"shape": look.pattern, "fillmode": "overlay", "size": 5,
                                     "fgcolor": "white"},
                     },
                     "hovertemplate": "trial %{y}, from %{base} UTC",

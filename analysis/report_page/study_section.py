@@ -19,7 +19,7 @@ from analysis.text.importance import lay_out_checks, lay_out_importance
 from analysis.text.layout import NotedTable, format_hours, format_percent
 from analysis.text.trial_columns import COLUMNS, find_column, parameter_names
 from wpm.errors import UserError
-from wpm.records import COMPLETE, FAILED, PRUNED, RUNNING, StudyPlace
+from wpm.records import StudyPlace, TrialState
 from wpm.spaces import load_space
 
 _TRIAL_COLUMNS = ("rank", "trial", "state", "score", "score_deviation", "epochs", "device_hours")
@@ -151,9 +151,9 @@ def _explain(row: RowImportance, published: Mapping[str, float]) -> list[Figure]
 def summarise(search: Search) -> str:
     """Say in a line how the trials ended, what they cost, and which is best."""
     states = Counter(trial.outcome.state for trial in search.trials)
-    ended = len(search.trials) - states[RUNNING]
-    names = {COMPLETE: "complete", PRUNED: "stopped early", FAILED: "failed", RUNNING: "running"}
-    counts = ", ".join(f"{states[s]} {name}" for s, name in names.items() if states[s])
+    ended = len(search.trials) - states[TrialState.RUNNING]
+    order = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED, TrialState.RUNNING)
+    counts = ", ".join(f"{states[state]} {state.for_people}" for state in order if states[state])
     hours = sum(trial.outcome.hours for trial in search.trials)
     parts = [f"{ended} of {search.wanted} trials ended ({counts or 'none begun'})"]
     parts.append(f"{format_hours(hours)} device-hours")
@@ -186,7 +186,7 @@ def lay_out_trials(search: Search) -> NotedTable:
 
 def lay_out_failures(search: Search) -> NotedTable:
     """Return the trials that failed, with reasons."""
-    failed = [trial.outcome for trial in search.in_state(FAILED)]
+    failed = [trial.outcome for trial in search.in_state(TrialState.FAILED)]
     rows = [[t.number, t.epochs, format_hours(t.hours), t.reason] for t in failed]
     columns = ["trial", "epochs", COLUMNS["device_hours"].heading, "reason"]
     return NotedTable("Failed trials", columns, rows, empty="no trial failed")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
-from wpm.records import COMPLETE, FAILED, PRUNED, RUNNING
+from wpm.records import TrialState
 
 # Okabe and Ito's palette, which stays apart under all common colour vision deficiencies.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -25,21 +25,20 @@ PUBLISHED_LINE = {"color": GREEN, "width": 2, "dash": "longdash"}
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How the trials that ended in some way are drawn."""
+class StateStyle:
+    """How the trials in a state are drawn."""
 
-    name: str
     colour: str
     symbol: str
     dash: str
     pattern: str
 
 
-OUTCOMES: Mapping[str, Outcome] = {
-    COMPLETE: Outcome("complete", BLUE, "circle", "solid", ""),
-    PRUNED: Outcome("stopped", VERMILION, "diamond-open", "dash", "/"),
-    RUNNING: Outcome("running", PURPLE, "triangle-up-open", "dashdot", "."),
-    FAILED: Outcome("failed", BLACK, "x", "dot", "x"),
+STATE_STYLES: Mapping[TrialState, StateStyle] = {
+    TrialState.COMPLETE: StateStyle(BLUE, "circle", "solid", ""),
+    TrialState.PRUNED: StateStyle(VERMILION, "diamond-open", "dash", "/"),
+    TrialState.RUNNING: StateStyle(PURPLE, "triangle-up-open", "dashdot", "."),
+    TrialState.FAILED: StateStyle(BLACK, "x", "dot", "x"),
 }
 
 

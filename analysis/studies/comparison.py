@@ -18,7 +18,7 @@ from analysis.studies.row_results import RowRecord
 from analysis.studies.selection import report_problems
 from wpm.errors import UserError
 from wpm.miners import MINERS
-from wpm.records import COMPLETE, StudyPlace
+from wpm.records import StudyPlace, TrialState
 from wpm.rows import Row
 
 
@@ -127,7 +127,7 @@ def search_curve(row: RowRecord, counts: Sequence[int] | None = None) -> SearchC
     trials = sorted(row.ended, key=lambda trial: trial.number)
     return make_curve(
         [trial.score or 0.0 for trial in trials],
-        [trial.state == COMPLETE for trial in trials],
+        [trial.state == TrialState.COMPLETE for trial in trials],
         [trial.hours for trial in trials],
         counts,
     )

@@ -8,6 +8,7 @@ from typing import Any
 from analysis.studies.published import PROTOCOL
 from analysis.studies.row_results import RowRecord
 from wpm.protocols import find_protocol
+from wpm.records import chosen_order
 
 _SETTINGS = {"protocol": "protocol settings", "images": "images", "weights": "weights"}
 _NOT_SETTINGS = ("name", "trials", "runs")  # budgets of a protocol are only its proposals
@@ -152,7 +153,8 @@ def describe_runs(row: RowRecord, most: int) -> list[str]:
         lines.append(
             f"{row.name}: {_count(len(finals.tested), 'tested run')}, other rows have up to {most}"
         )
-    if row.best is not None and row.best[1] > finals.score:
+    trials = {configuration.trial for configuration in row.configurations}
+    if row.best is not None and row.best[1] > finals.score and row.best[0] not in trials:
         lines.append(
             f"{row.name}: shown is {_tell_trial(finals.trial)}, but trial {row.best[0]} is better "
             "in validation and has no final runs (python launch.py --best-only makes them)"
@@ -161,13 +163,25 @@ def describe_runs(row: RowRecord, most: int) -> list[str]:
 
 
 def describe_choice(row: RowRecord) -> list[str]:
-    """Say which configuration is shown of a row with final runs of several."""
-    if row.finals is None or len(row.configurations) == 1:
+    """Say which configuration is shown of a row with final runs of several.
+
+    A configuration that is better in validation, and is not shown because none of its runs was
+    tested, is named.
+    """
+    shown = row.finals
+    if shown is None or len(row.configurations) == 1:
         return []
-    return [
+    line = (
         f"{row.name}: {len(row.configurations)} configurations have final runs; shown is "
-        f"{_tell_trial(row.finals.trial)}, the best of them in validation"
-    ]
+        f"{_tell_trial(shown.trial)}, the best of them in validation"
+    )
+    better = [other for other in row.configurations if chosen_order(other) < chosen_order(shown)]
+    if better:
+        line += " with a tested run"
+    for other in better:
+        ended = "have not ended" if other.pending else "failed"
+        line += f"; {_tell_trial(other.trial)} is better in validation, but its final runs {ended}"
+    return [line]
 
 
 def describe_search(row: RowRecord) -> list[str]:

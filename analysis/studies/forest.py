@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.studies.histories import Search, TrialHistory
-from wpm.records import COMPLETE, PRUNED
+from wpm.records import TrialState
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestRegressor
@@ -35,9 +35,13 @@ def collect_points(
     Returns:
         The name of the score, and the parameters and the score of every trial that has one.
     """
-    inside = [trial for trial in search.in_state(COMPLETE, PRUNED) if _is_inside(trial, search)]
-    if complete_only or not search.in_state(PRUNED):
-        complete = [trial for trial in inside if trial.outcome.state == COMPLETE]
+    inside = [
+        trial
+        for trial in search.in_state(TrialState.COMPLETE, TrialState.PRUNED)
+        if _is_inside(trial, search)
+    ]
+    if complete_only or not search.in_state(TrialState.PRUNED):
+        complete = [trial for trial in inside if trial.outcome.state == TrialState.COMPLETE]
         scores = [trial.outcome.score for trial in complete]
         return "final score of complete trials", _pair(complete, scores)
     epoch = int(search.identity["protocol"].get("grace_epochs", 1))

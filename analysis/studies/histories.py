@@ -8,7 +8,7 @@ from typing import Any
 from analysis.studies.ranking import RankedTrial, describe_trial
 from analysis.studies.row_results import convert_records
 from analysis.studies.selection import require_study
-from wpm.records import COMPLETE, StudyPlace, TrainingRecord, read_trials
+from wpm.records import StudyPlace, TrainingRecord, TrialState, read_trials, validation_order
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,18 @@ class Search:
         ranges: Mapping[str, Mapping[str, Any]] = self.identity.get("searched", {})
         return ranges
 
-    def in_state(self, *states: str) -> list[TrialHistory]:
+    def in_state(self, *states: TrialState) -> list[TrialHistory]:
         """Return the trials that ended in some state."""
         return [trial for trial in self.trials if trial.outcome.state in states]
 
     @property
     def best(self) -> TrialHistory | None:
-        """The complete trial with the best score, the earliest of equals."""
-        return max(self.in_state(COMPLETE), key=lambda t: t.outcome.score or 0.0, default=None)
+        """The best complete trial."""
+        return min(
+            self.in_state(TrialState.COMPLETE),
+            key=lambda trial: validation_order(trial.outcome.score, trial.outcome.number),
+            default=None,
+        )
 
 
 def read_search(place: StudyPlace) -> tuple[Search, list[str]]:
@@ -89,12 +93,11 @@ def read_search(place: StudyPlace) -> tuple[Search, list[str]]:
 def _describe(
     place: StudyPlace, record: TrainingRecord, searched: Mapping[str, Mapping[str, Any]]
 ) -> TrialHistory:
-    result = record.result or {}
     return TrialHistory(
         outcome=describe_trial(place, record, searched),
-        curve=[(report["epoch"], report["best_map_at_r"]) for report in record.reports],
+        curve=[(report.epoch, report.best_map_at_r) for report in record.reports],
         started=_parse_time(record.identity.get("provenance", {}).get("started")),
-        ended=_parse_time(result.get("ended")),
+        ended=_parse_time(record.outcome.ended),
     )
 
 

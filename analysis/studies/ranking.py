@@ -10,19 +10,16 @@ from analysis.studies.row_results import convert_records
 from analysis.studies.selection import require_study
 from wpm.errors import UserError
 from wpm.records import (
-    COMPLETE,
-    FAILED,
-    PRUNED,
-    RUNNING,
     StudyPlace,
     TrainingFolder,
     TrainingRecord,
+    TrialState,
     device_hours,
     read_trials,
 )
 
-_STATES = (COMPLETE, PRUNED, RUNNING, FAILED)  # in the order of the ranking
-_STATE_NAMES = {PRUNED: "stopped"}
+# In the order of the ranking.
+_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAILED)
 
 
 @dataclass(frozen=True)
@@ -32,7 +29,6 @@ class RankedTrial:
     Attributes:
         place: its study.
         number: the trial's.
-        state: one of `wpm.records`'s.
         score: mean over the folds, a fraction; None if failed or not yet validated.
         deviation: over the folds; None with one fold.
         epochs: trained so far.
@@ -46,7 +42,7 @@ class RankedTrial:
 
     place: StudyPlace
     number: int
-    state: str
+    state: TrialState
     score: float | None
     deviation: float | None
     epochs: int
@@ -56,11 +52,6 @@ class RankedTrial:
     edges: Sequence[EdgeDistance]
     reason: str
     rank: int | None = None
-
-    @property
-    def state_name(self) -> str:
-        """The state in words of the search."""
-        return _STATE_NAMES.get(self.state, self.state)
 
 
 @dataclass(frozen=True)
@@ -99,7 +90,7 @@ def read_ranking(place: StudyPlace) -> tuple[Ranking, list[str]]:
     study = require_study(place)
     records, problems = read_trials(place)
     for position, record in enumerate(records):
-        if record.state == RUNNING:  # only its reports tell how far it is
+        if record.state == TrialState.RUNNING:  # only its reports tell how far it is
             try:
                 records[position] = TrainingFolder(record.folder).read()
             except UserError as error:
@@ -108,7 +99,7 @@ def read_ranking(place: StudyPlace) -> tuple[Ranking, list[str]]:
     trials, more_problems = convert_records(
         records, lambda record: describe_trial(place, record, searched)
     )
-    ended = sum(trial.state != RUNNING for trial in trials)
+    ended = sum(trial.state != TrialState.RUNNING for trial in trials)
     ranking = Ranking([place], study["trials"], ended, rank_trials(trials), study["identity"])
     return ranking, problems + more_problems
 
@@ -127,7 +118,7 @@ def rank_trials(trials: Sequence[RankedTrial]) -> list[RankedTrial]:
     """Order trials: by state, then complete and stopped ones by score, the others by number."""
 
     def place_of(trial: RankedTrial) -> tuple[int, float, int, str]:
-        score = trial.score if trial.state in (COMPLETE, PRUNED) else None
+        score = trial.score if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None
         return (
             _STATES.index(trial.state),
             float("inf") if score is None else -score,
@@ -136,7 +127,9 @@ def rank_trials(trials: Sequence[RankedTrial]) -> list[RankedTrial]:
         )
 
     return [
-        replace(trial, rank=None if trial.score is None or trial.state == RUNNING else rank)
+        replace(
+            trial, rank=None if trial.score is None or trial.state == TrialState.RUNNING else rank
+        )
         for rank, trial in enumerate(sorted(trials, key=place_of), start=1)
     ]
 
@@ -152,42 +145,22 @@ def describe_trial(
         searched: ranges by parameter, as study.json holds them.
 
     Raises:
-        ValueError: a state or a value that no search leaves.
+        ValueError: a value that no search leaves.
         KeyError: something is missing.
     """
-    if record.state not in _STATES:
-        raise ValueError(f"state {record.state!r}")
-    outcome = _outcome_of(record)
+    outcome, parameters = record.outcome, record.parameters
     # A failed trial has no score in the search either, whatever it reached before it failed.
-    scored = record.state != FAILED and outcome["score"] is not None
-    parameters = record.identity["parameters"]
+    scored = outcome.state is not TrialState.FAILED and outcome.score is not None
     return RankedTrial(
         place=place,
-        number=record.identity["number"],
-        state=record.state,
-        score=outcome["score"] if scored else None,
-        deviation=standard_deviation(outcome["fold_scores"]) if scored else None,
-        epochs=outcome["epochs"],
-        seconds=outcome["training_seconds"] + outcome["validation_seconds"],
+        number=record.number,
+        state=outcome.state,
+        score=outcome.score if scored else None,
+        deviation=standard_deviation(outcome.fold_scores) if scored else None,
+        epochs=outcome.epochs,
+        seconds=outcome.training_seconds + outcome.validation_seconds,
         hours=device_hours(outcome),
         parameters=parameters,
         edges=edge_distances(parameters, searched),
-        reason=outcome["reason"],
+        reason=outcome.reason,
     )
-
-
-def _outcome_of(record: TrainingRecord) -> Mapping[str, Any]:
-    """Return result.json, or for a running trial the same keys from its reports."""
-    if record.result is not None:
-        return record.result
-    nothing: Mapping[str, Any] = {"epoch": 0, "best_map_at_r": None, "folds": []}
-    last = record.reports[-1] if record.reports else nothing
-    folds = last["folds"]
-    return {
-        "score": last["best_map_at_r"],
-        "fold_scores": [fold["best_map_at_r"] for fold in folds],
-        "epochs": last["epoch"],
-        "training_seconds": sum(fold["training_seconds"] for fold in folds),
-        "validation_seconds": sum(fold["validation_seconds"] for fold in folds),
-        "reason": "",
-    }

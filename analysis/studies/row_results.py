@@ -10,15 +10,18 @@ from analysis.numbers.means import mean
 from analysis.studies.published import Scores
 from analysis.studies.selection import require_study
 from wpm.records import (
-    COMPLETE,
-    FAILED,
-    RUNNING,
+    Chosen,
     FinalRecord,
+    ScoredRun,
     StudyPlace,
     TrainingRecord,
+    TrialState,
+    best_tested,
+    chosen_order,
     device_hours,
     read_finals,
     read_trials,
+    validation_order,
 )
 
 VIEWS = ("concatenated", "separated")
@@ -34,14 +37,13 @@ class TrialOutcome:
 
     Attributes:
         number: the trial's.
-        state: one of `wpm.records`'s.
         score: validation MAP@R, a fraction; None if it failed, or runs.
         epochs: trained; 0 while it runs.
         hours: device-hours; 0 while it runs.
     """
 
     number: int
-    state: str
+    state: TrialState
     score: float | None = None
     epochs: int = 0
     hours: float = 0.0
@@ -52,8 +54,7 @@ class FinalRuns:
     """One configuration's final runs.
 
     Attributes:
-        trial: number of the trial that it comes from, "published", or "none" without training.
-        score: validation MAP@R of that trial; -inf where there was no search.
+        chosen: where the configuration comes from.
         tested: the scores by view and metric of every run that was tested, by its seed.
         failed: how many runs failed.
         pending: how many runs have begun and not ended.
@@ -62,14 +63,25 @@ class FinalRuns:
         left_out: how many test images could not be read, of the tested run that lacks most.
     """
 
-    trial: int | str
-    score: float
+    chosen: Chosen
     tested: Mapping[int, Scores]
     failed: int
     pending: int
     validation: Mapping[int, float]
     hours: float
     left_out: int = 0
+
+    @property
+    def trial(self) -> int | str:
+        """Number of the trial that it comes from, "published", or "none" without training."""
+        if self.chosen.trial is not None:
+            return self.chosen.trial
+        return "none" if self.chosen.source is None else "published"
+
+    @property
+    def score(self) -> float:
+        """Validation MAP@R of that trial; -inf where there was no search."""
+        return -math.inf if self.chosen.score is None else self.chosen.score
 
     def scores(self, view: str, metric: str) -> list[float]:
         """Return a score of every tested run."""
@@ -85,8 +97,7 @@ class RowRecord:
         identity: of the study: protocol, images and more.
         wanted: trials of its budget.
         trials: those with readable records, by number.
-        configurations: those with final runs, the best in validation first: a choice by test
-            score would flatter the row.
+        configurations: those with final runs, the best in validation first.
         label: a name for people where the row's own would be ambiguous.
     """
 
@@ -105,7 +116,7 @@ class RowRecord:
     @property
     def ended(self) -> Sequence[TrialOutcome]:
         """The trials that ended, in whatever way."""
-        return [trial for trial in self.trials if trial.state != RUNNING]
+        return [trial for trial in self.trials if trial.state != TrialState.RUNNING]
 
     @property
     def budget(self) -> str:
@@ -123,14 +134,18 @@ class RowRecord:
         complete = [
             (trial.number, trial.score)
             for trial in self.trials
-            if trial.state == COMPLETE and trial.score is not None
+            if trial.state == TrialState.COMPLETE and trial.score is not None
         ]
-        return max(complete, key=lambda trial: trial[1], default=None)
+        return min(complete, key=lambda trial: validation_order(trial[1], trial[0]), default=None)
 
     @property
     def finals(self) -> FinalRuns | None:
-        """The final runs of the best configuration, None if there are none."""
-        return self.configurations[0] if self.configurations else None
+        """The final runs that stand for the row; None if there are none.
+
+        They are those of the best tested configuration. If no run was tested, they are those of
+        the best configuration in validation, so that the table can say what happened to them.
+        """
+        return best_tested(self.configurations) or next(iter(self.configurations), None)
 
     @property
     def search_hours(self) -> float:
@@ -183,9 +198,7 @@ def read_final_runs(place: StudyPlace) -> tuple[list[FinalRuns], list[str]]:
     """
     records, problems = read_finals(place)
     finals, more_problems = convert_records(records, _describe_finals)
-    # Of equal scores the earlier trial, as when a configuration is chosen to be trained finally.
-    finals.sort(key=lambda final: (-final.score, str(final.trial).zfill(9)))
-    return finals, problems + more_problems
+    return sorted(finals, key=chosen_order), problems + more_problems
 
 
 def convert_records(
@@ -211,42 +224,36 @@ def convert_records(
 
 
 def _describe_trial(record: TrainingRecord) -> TrialOutcome:
-    number = int(record.identity["number"])
     if record.result is None:
-        return TrialOutcome(number, RUNNING)
+        return TrialOutcome(record.number, TrialState.RUNNING)
     return TrialOutcome(
-        number,
+        record.number,
         record.state,
         # A failed trial has no score in the search either, whatever it reached before it failed.
-        score=None if record.state == FAILED else record.result["score"],
-        epochs=record.result["epochs"],
+        score=None if record.state is TrialState.FAILED else record.result.score,
+        epochs=record.result.epochs,
         hours=device_hours(record.result),
     )
 
 
 def _describe_finals(record: FinalRecord) -> FinalRuns:
-    chosen = record.content["chosen"]
-    runs = list(zip(record.results, record.folds, strict=True))
-    complete = [(run, folds) for run, folds in runs if run and run["state"] == COMPLETE]
+    begun = list(zip(record.runs, record.folds, strict=True))
+    tested = [(run, folds) for run, folds in begun if isinstance(run, ScoredRun)]
     return FinalRuns(
-        trial=_name_trial(chosen),
-        score=-math.inf if chosen["score"] is None else float(chosen["score"]),
+        chosen=record.chosen,
         tested={
-            run["seed"]: {(view, metric): run[view][metric] for view in VIEWS for metric in METRICS}
-            for run, _ in complete
+            run.seed: {
+                (view, metric): run.scores(view)[metric] for view in VIEWS for metric in METRICS
+            }
+            for run, _ in tested
         },
-        failed=len(record.with_state(FAILED)),
-        pending=record.results.count(None),
+        failed=len(record.failed),
+        pending=sum(run is None for run in record.runs),
         validation={
-            run["seed"]: mean([fold["score"] for fold in folds]) for run, folds in complete if folds
+            run.seed: mean([fold.score for fold in folds if fold.score is not None])
+            for run, folds in tested
+            if folds
         },
-        hours=math.fsum(device_hours(fold) for _, folds in runs for fold in folds),
-        left_out=max((len(run.get("left_out", ())) for run, _ in complete), default=0),
+        hours=math.fsum(device_hours(fold) for _, folds in begun for fold in folds),
+        left_out=max((len(run.left_out) for run, _ in tested), default=0),
     )
-
-
-def _name_trial(chosen: Mapping[str, Any]) -> int | str:
-    """Say where a configuration comes from: a trial's number, or who published it."""
-    if chosen["trial"] is None:
-        return "published" if "published" in chosen else "none"
-    return int(chosen["trial"])

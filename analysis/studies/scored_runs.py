@@ -3,31 +3,30 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from analysis.studies.selection import report_problems, require_study
 from wpm.errors import UserError
 from wpm.protocols import protocol_from_json
-from wpm.records import COMPLETE, StudyPlace, TrainingFolder, best_tested, read_finals
+from wpm.records import ScoredRun, StudyPlace, TrainingFolder, best_tested, read_finals
 from wpm.records.exports import ExportedModel, write_export
 
 
 @dataclass(frozen=True)
-class ScoredRun:
-    """A final run that was scored on the test images.
+class BestRun:
+    """A tested final run of a study's best configuration.
 
     Attributes:
         folder: the folder of the run.
         trial: number of the trial that the configuration comes from; None if it is a published one.
-        result: the run's result.json.
+        scores: the run's test scores.
     """
 
     folder: Path
     trial: int | None
-    result: dict[str, Any]
+    scores: ScoredRun
 
 
-def find_scored_runs(place: StudyPlace) -> Sequence[ScoredRun]:
+def find_scored_runs(place: StudyPlace) -> Sequence[BestRun]:
     """Return the tested runs of a study's best configuration, in the order of their seeds.
 
     Damaged records are named on stderr.
@@ -37,10 +36,8 @@ def find_scored_runs(place: StudyPlace) -> Sequence[ScoredRun]:
     best = best_tested(finals)
     if best is None:
         return []
-    trial = best.content["chosen"]["trial"]
     return [
-        ScoredRun(best.folder / f"seed-{result['seed']}", trial, result)
-        for result in best.with_state(COMPLETE)
+        BestRun(best.folder / f"seed-{run.seed}", best.chosen.trial, run) for run in best.tested
     ]
 
 
@@ -77,7 +74,7 @@ def export_run(place: StudyPlace, number: int, out: Path) -> list[Path]:
     return files
 
 
-def _read_model(place: StudyPlace, run: ScoredRun, fold: int) -> tuple[ExportedModel, bytes]:
+def _read_model(place: StudyPlace, run: BestRun, fold: int) -> tuple[ExportedModel, bytes]:
     source = _find_model(run.folder, fold)
     training = TrainingFolder(source.parent)
     weights = training.read_model(source.name)
@@ -86,11 +83,14 @@ def _read_model(place: StudyPlace, run: ScoredRun, fold: int) -> tuple[ExportedM
         dataset=place.dataset,
         row=str(place.row),
         fold=fold,
-        seed=run.result["seed"],
-        channels=run.result["channels"],
+        seed=run.scores.seed,
+        channels=run.scores.channels,
         protocol=protocol_from_json(require_study(place)["identity"]["protocol"]),
         parameters=identity["parameters"],
-        test_scores={view: run.result[view] for view in ("separated", "concatenated")},
+        test_scores={
+            "separated": run.scores.separated,
+            "concatenated": run.scores.concatenated,
+        },
         provenance=identity["provenance"],
     )
     return model, weights

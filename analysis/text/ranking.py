@@ -11,7 +11,7 @@ from analysis.studies.ranking import RankedTrial, Ranking
 from analysis.text.layout import format_csv, format_percent, with_notes
 from analysis.text.trial_columns import COLUMNS, choose_trials, find_column, parameter_names
 from wpm.formatting import format_table
-from wpm.records import COMPLETE, FAILED
+from wpm.records import TrialState
 
 _TRACE_COUNTS = (1, 5, 10, 20, 50)  # trials after which two searches are compared
 _STUDY_COLUMNS = ("dataset", "protocol", "row")
@@ -49,7 +49,7 @@ def compare_trace(ranking: Ranking) -> str:
     published = read_trace(place.dataset, place.protocol, str(place.row))
     if published is None:
         return "no published search of this row to compare with"
-    complete = [trial for trial in ranking.trials if trial.state == COMPLETE]
+    complete = [trial for trial in ranking.trials if trial.state == TrialState.COMPLETE]
     scores = [trial.score for trial in sorted(complete, key=lambda trial: trial.number)]
     known = [score for score in scores if score is not None]
     ours = [max(known[:count]) if count <= len(known) else None for count in _TRACE_COUNTS]
@@ -104,21 +104,21 @@ def _usual_columns(ranking: Ranking, shown: Sequence[RankedTrial]) -> list[str]:
         for name in _STUDY_COLUMNS
         if len({getattr(place, name) for place in ranking.places}) > 1
     ]
-    reason = ["reason"] if any(trial.state == FAILED for trial in shown) else []
+    reason = ["reason"] if any(trial.state == TrialState.FAILED for trial in shown) else []
     return [*varying, *_TEXT_COLUMNS, *parameter_names(shown), *reason]
 
 
 def _show(trial: RankedTrial, name: str, choice: Choice) -> str:
     column = find_column(name)
     value = column.value(trial)
-    if name == "reason" and trial.state != FAILED and not choice.columns:
+    if name == "reason" and trial.state != TrialState.FAILED and not choice.columns:
         return ""  # where successive halving stopped a trial is in its epochs
     return "-" if value is None else column.show(value)
 
 
 def _describe_ranking(ranking: Ranking, choice: Choice) -> list[str]:
     notes = []
-    best = next((trial for trial in ranking.trials if trial.state == COMPLETE), None)
+    best = next((trial for trial in ranking.trials if trial.state == TrialState.COMPLETE), None)
     if best and best.edges:
         name = f"trial {best.number}"
         if len(ranking.places) > 1:

@@ -40,7 +40,7 @@ COLUMNS: Mapping[str, Column] = {
     "row": Column("row", lambda trial: str(trial.place.row), numeric=False),
     "rank": Column("rank", lambda trial: trial.rank),
     "trial": Column("trial", lambda trial: trial.number),
-    "state": Column("state", lambda trial: trial.state_name, numeric=False),
+    "state": Column("state", lambda trial: trial.state.for_people, numeric=False),
     "score": Column("MAP@R %", lambda trial: trial.score, format_percent),
     "score_deviation": Column("± sd", lambda trial: trial.deviation, format_percent),
     "epochs": Column("epochs", lambda trial: trial.epochs),

@@ -12,13 +12,13 @@ import torch
 from analysis.embed import main
 from analysis.studies.embeddings import folder_of, read_embedded
 from analysis.studies.scored_runs import find_scored_runs
-from tests.support.final_runs import drain, retrain_plan
+from tests.support.final_runs import drain, final_plan
 from tests.support.stored import write_final, write_run, write_search
 from tests.support.tiny import make_image_folder
 from wpm.errors import UserError
-from wpm.records import COMPLETE, StudyPlace, read_finals
+from wpm.records import StudyPlace, read_finals
 from wpm.retrieval import retrieval_scores
-from wpm.studies.final_runs import RetrainWork
+from wpm.studies.final_runs import FinalRunsWork
 from wpm.studies.plan import StudyPlan
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def tested(study_plan: StudyPlan, tmp_path: Path) -> StudyPlace:
-    with RetrainWork([retrain_plan(study_plan, tmp_path, runs=1)], lambda line: None) as source:
+    with FinalRunsWork([final_plan(study_plan, tmp_path, runs=1)], lambda line: None) as source:
         drain(source)
     return study_plan.place
 
@@ -42,16 +42,16 @@ def test_embeddings_are_those_that_were_tested(tested: StudyPlace, tmp_path: Pat
     found = read_embedded(tmp_path / "embeddings", tested)
     assert found is not None
     (final,), _ = read_finals(tested)
-    (result,) = final.with_state(COMPLETE)
+    (result,) = final.tested
     images = found.images
     scores = retrieval_scores(torch.from_numpy(images.embeddings), torch.from_numpy(images.labels))
-    assert scores.map_at_r == pytest.approx(result["concatenated"]["map_at_r"], abs=1e-6)
+    assert scores.map_at_r == pytest.approx(result.concatenated["map_at_r"], abs=1e-6)
     assert images.embeddings.shape == (32, 4 * 16)
     assert images.thumbnails.shape == (32, 16, 16, 3)
     assert images.thumbnails.max() > 200  # grey levels, not fractions
     assert images.class_names[images.labels[0]] == "class_08"  # the test half
     assert (found.study, found.seed, found.trial) == (tested.name, 1000, 1)
-    assert found.test_scores == result["concatenated"]
+    assert found.test_scores == result.concatenated
     lines = (tested.folder / "test_access.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["reason"].startswith("embeddings of ")
 
@@ -97,7 +97,7 @@ def test_first_run_of_the_best_configuration_is_chosen(tmp_path: Path) -> None:
     write_run(write_final(place, "cc", trial=None, score=None), 1000, 0.9)
     write_final(place, "dd", trial=0, score=0.9)  # not tested yet
     (run,) = find_scored_runs(place)
-    assert (run.folder, run.result["seed"], run.trial) == (best / "seed-1001", 1001, 1)
+    assert (run.folder, run.scores.seed, run.trial) == (best / "seed-1001", 1001, 1)
 
 
 def test_embed_starts_without_torch() -> None:

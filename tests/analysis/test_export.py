@@ -11,22 +11,22 @@ from PIL import Image
 
 from analysis.export import main
 from analysis.studies.scored_runs import export_run
-from tests.support.final_runs import drain, retrain_plan
+from tests.support.final_runs import drain, final_plan
 from tests.support.tiny import make_pixels
 from wpm.errors import UserError
 from wpm.files import read_json
 from wpm.model.exported import load_exported
-from wpm.records import COMPLETE, StudyPlace, read_finals
+from wpm.records import Chosen, StudyPlace, read_finals
 from wpm.retrieval import retrieval_scores
 from wpm.rows import Row
-from wpm.studies.final_runs import RetrainWork
+from wpm.studies.final_runs import FinalRunsWork
 from wpm.studies.plan import StudyPlan
 from wpm.training.evaluate import mean_scores
 
 
 @pytest.fixture
 def exported(study_plan: StudyPlan, tmp_path: Path) -> Path:
-    with RetrainWork([retrain_plan(study_plan, tmp_path, runs=1)], lambda line: None) as source:
+    with FinalRunsWork([final_plan(study_plan, tmp_path, runs=1)], lambda line: None) as source:
         drain(source)
     out = tmp_path / "exported"
     assert main(["--run-root", str(tmp_path / "runs"), "--out", str(out)]) == 0
@@ -45,17 +45,17 @@ def test_exported_models_reproduce_the_stored_test_scores(
     tmp_path: Path,
 ) -> None:
     (final,), _ = read_finals(study_plan.place)
-    (result,) = final.with_state(COMPLETE)
+    (result,) = final.tested
     shutil.rmtree(tmp_path / "runs")  # the files must be enough
     files = sorted((tmp_path / "images").glob("class_*/*.png"))[32:]
     labels = torch.arange(8).repeat_interleave(4)
     together = retrieval_scores(load_exported(exported)(files), labels)
-    assert asdict(together) == pytest.approx(result["concatenated"], abs=1e-6)
+    assert asdict(together) == pytest.approx(result.concatenated, abs=1e-6)
     alone = [
         retrieval_scores(load_exported(exported / f"fold-{k}.safetensors")(files), labels)
         for k in range(4)
     ]
-    assert asdict(mean_scores(alone)) == pytest.approx(result["separated"], abs=1e-6)
+    assert asdict(mean_scores(alone)) == pytest.approx(result.separated, abs=1e-6)
 
 
 def test_files_and_open_images_embed_alike(exported: Path, tmp_path: Path) -> None:
@@ -88,18 +88,18 @@ def test_models_of_the_best_configuration_are_exported(
     study_plan: StudyPlan, tmp_path: Path
 ) -> None:
     """Whatever their folders are called: those are named by a hash."""
-    best = retrain_plan(study_plan, tmp_path, runs=1)
+    best = final_plan(study_plan, tmp_path, runs=1)
     for neg_margin in (0.5, 0.6, 0.7, 0.8):
         other = dataclasses.replace(
             best, parameters={"pos_margin": 0.0, "neg_margin": neg_margin},
-            chosen={"trial": 7, "score": 0.1},
+            chosen=Chosen(7, 0.1),
         )  # fmt: skip
-        with RetrainWork([other], lambda line: None) as source:
+        with FinalRunsWork([other], lambda line: None) as source:
             drain(source)
         if other.folder.name < best.folder.name:
             break
     assert other.folder.name < best.folder.name
-    with RetrainWork([best], lambda line: None) as source:
+    with FinalRunsWork([best], lambda line: None) as source:
         drain(source)
     export_run(study_plan.place, 1, tmp_path / "out")
     content = read_json(tmp_path / "out" / "fold-0.json")

@@ -17,9 +17,17 @@ from analysis import rank_trials
 from analysis.studies import selection
 from analysis.studies.published import read_trace
 from tests.support.stored import bytes_under
+from tests.support.trials import fold_report, outcome
 from wpm.errors import UserError
 from wpm.files import write_json
-from wpm.records import COMPLETE, FAILED, FORMAT, PRUNED, StudyPlace, TrainingFolder, write_study
+from wpm.records import (
+    FORMAT,
+    StudyPlace,
+    TrainingFolder,
+    TrialState,
+    write_study,
+)
+from wpm.reports import Report
 from wpm.rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +39,7 @@ DEVIATION = 0.02**0.5
 def write_trial(
     place: StudyPlace,
     number: int,
-    state: str | None,
+    state: TrialState | None,
     fold_scores: Sequence[float] = (),
     *,
     epochs: int = 20,
@@ -43,23 +51,18 @@ def write_trial(
     folder.write_identity({"number": number, "parameters": parameters})
     score = sum(fold_scores) / len(fold_scores) if fold_scores else None
     if state is None:
-        folds = [
-            {"best_map_at_r": s, "training_seconds": 1.5, "validation_seconds": 0.5}
-            for s in fold_scores
-        ]
-        report = {"epoch": epochs, "best_map_at_r": score, "folds": folds}
-        content = {"reports": [report] if folds else [], "epoch": epochs, "checkpoint": None}
+        folds = tuple(
+            fold_report(fold, best_map_at_r=s, training_seconds=1.5, validation_seconds=0.5)
+            for fold, s in enumerate(fold_scores)
+        )
+        reports = [] if score is None else [Report(epochs, score, folds).to_json()]
+        content = {"reports": reports, "epoch": epochs, "checkpoint": None}
         write_json(folder.folder / "reports.json", content)
         return
-    result = {
-        "state": state,
-        "reason": reason,
-        "score": score,
-        "epochs": epochs,
-        "fold_scores": list(fold_scores),
-        "training_seconds": 60.0,
-        "validation_seconds": 5.25,
-    }
+    result = outcome(
+        score, state, reason=reason, epochs=epochs, fold_scores=tuple(fold_scores),
+        training_seconds=60.0, validation_seconds=5.25,
+    )  # fmt: skip
     folder.write_result(result)
 
 
@@ -69,12 +72,24 @@ def run_root(tmp_path: Path) -> Path:
     root = tmp_path / "runs"
     place = StudyPlace(root, "omniglot", "small", Row("contrastive", "wpm"))
     write_study(place, {"identity": {}, "trials": 8, "provenance": {}})
-    write_trial(place, 0, COMPLETE, [0.2, 0.4], margin=0.123456, sharpness=32.0)
-    write_trial(place, 1, FAILED, [0.9, 0.9], epochs=3, reason="diverged:\nloss | nan", margin=1e-6)
-    write_trial(place, 2, PRUNED, [0.5, 0.7], epochs=5, reason="stopped at epoch 5", margin=-0.2)
-    write_trial(place, 3, COMPLETE, [0.4, 0.6], margin=12345.678, sharpness=1.0)
+    write_trial(place, 0, TrialState.COMPLETE, [0.2, 0.4], margin=0.123456, sharpness=32.0)
+    write_trial(
+        place,
+        1,
+        TrialState.FAILED,
+        [0.9, 0.9],
+        epochs=3,
+        reason="diverged:\nloss | nan",
+        margin=1e-6,
+    )
+    write_trial(
+        place, 2, TrialState.PRUNED, [0.5, 0.7], epochs=5, reason="stopped at epoch 5", margin=-0.2
+    )
+    write_trial(place, 3, TrialState.COMPLETE, [0.4, 0.6], margin=12345.678, sharpness=1.0)
     write_trial(place, 4, None, [0.8, 0.6], epochs=7, margin=0.5)
-    write_trial(place, 5, PRUNED, [0.6, 0.8], epochs=5, reason="stopped at epoch 5", margin=0.0)
+    write_trial(
+        place, 5, TrialState.PRUNED, [0.6, 0.8], epochs=5, reason="stopped at epoch 5", margin=0.0
+    )
     write_trial(place, 6, None, [], margin=0.25)
     begun = StudyPlace(root, "omniglot", "small", Row("triplet"))
     write_study(begun, {"identity": {}, "trials": 4, "provenance": {}})
@@ -136,7 +151,7 @@ def published_root(tmp_path: Path) -> Path:
         identity = {"protocol": {"name": "mlrc", "max_epochs": 3, "crop": 227}}
         write_study(place, {"identity": identity, "trials": 8, "provenance": {}})
         for number, score in enumerate((0.25, None, 0.2, 0.3, 0.1, 0.35, 0.4)):
-            state = FAILED if score is None else COMPLETE
+            state = TrialState.FAILED if score is None else TrialState.COMPLETE
             write_trial(place, number, state, [score or 0.9], margin=0.5)
     return root
 
@@ -216,7 +231,7 @@ def test_csv_is_one_flat_table_of_exact_numbers(
 ) -> None:
     other = StudyPlace(run_root, "glyphs", "smoke", Row("margin"))
     write_study(other, {"identity": {}, "trials": 1, "provenance": {}})
-    write_trial(other, 0, COMPLETE, [1 / 3], beta=1.2)
+    write_trial(other, 0, TrialState.COMPLETE, [1 / 3], beta=1.2)
     assert rank(run_root, "--format", "csv") == 0
     rows = read_csv(capsys.readouterr().out)
     assert list(rows[0]) == [
@@ -245,7 +260,7 @@ def test_equal_scores_are_ranked_by_number(
     place = StudyPlace(tmp_path, "glyphs", "small", Row("contrastive"))
     write_study(place, {"identity": {}, "trials": 3, "provenance": {}})
     for number in (2, 0, 1):
-        write_trial(place, number, COMPLETE, [0.5])
+        write_trial(place, number, TrialState.COMPLETE, [0.5])
     assert rank(tmp_path, "--format", "csv") == 0
     assert [row["trial"] for row in read_csv(capsys.readouterr().out)] == ["0", "1", "2"]
 
@@ -255,7 +270,7 @@ def test_long_reasons_are_shortened_for_people_only(
 ) -> None:
     place = StudyPlace(tmp_path, "glyphs", "small", Row("contrastive"))
     write_study(place, {"identity": {}, "trials": 1, "provenance": {}})
-    write_trial(place, 0, FAILED, reason="out of memory " * 50)
+    write_trial(place, 0, TrialState.FAILED, reason="out of memory " * 50)
     assert rank(tmp_path) == 0
     assert len(capsys.readouterr().out.splitlines()[-1]) < 200
     assert rank(tmp_path, "--format", "csv") == 0
@@ -333,8 +348,8 @@ def two_roots(run_root: Path) -> Path:
         "sharpness": {"low": 1.0, "high": 1000.0, "scale": "log"},
     }
     write_study(place, {"identity": {"searched": searched}, "trials": 2, "provenance": {}})
-    write_trial(place, 0, COMPLETE, [0.35, 0.45], margin=1.9, sharpness=10.0)
-    write_trial(place, 1, FAILED, reason="out of memory", margin=0.1, sharpness=900.0)
+    write_trial(place, 0, TrialState.COMPLETE, [0.35, 0.45], margin=1.9, sharpness=10.0)
+    write_trial(place, 1, TrialState.FAILED, reason="out of memory", margin=0.1, sharpness=900.0)
     return run_root
 
 
@@ -428,13 +443,17 @@ def test_trial_that_lacks_something_is_named_and_the_rest_shown(
     run_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trials = run_root / "omniglot" / "small" / "contrastive+wpm" / "trials"
-    TrainingFolder(trials / "0000").write_result({"state": "complete", "score": 0.9})
-    TrainingFolder(trials / "0003").write_result({"state": "paused", "score": 0.9})
+    whole = outcome(0.9).to_json()
+    write_json(trials / "0000" / "result.json", {"state": "complete", "score": 0.9})
+    write_json(trials / "0003" / "result.json", {**whole, "state": "paused"})
     assert rank(run_root, "--row", "contrastive+wpm") == 0
     out, err = capsys.readouterr()
     assert "3 of 8 trials ended" in out
-    named = [line.partition(": left out")[0] for line in err.splitlines()]
-    assert named == [f"note: {trials / number}" for number in ("0000", "0003")]
+    assert [line.partition(": its content")[0] for line in err.splitlines()] == [
+        f"note: {trials / number / 'result.json'}" for number in ("0000", "0003")
+    ]
+    assert "not as expected (KeyError: 'reason')" in err
+    assert "not as expected (ValueError: 'paused' is not a valid TrialState)" in err
 
 
 def test_records_are_left_as_they_are(run_root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,7 +75,7 @@ def test_page_has_every_part(whole: Path) -> None:
     assert [part for part in parts if part not in page] == []
     # 2.0 points in every pair: no spread, so no interval
     assert "contrastive+wpm against contrastive: +2.00 points of test MAP@R" in page
-    assert "24 of 24 trials ended (19 complete, 4 stopped early, 1 failed, 1 running)" in page
+    assert "24 of 24 trials ended (19 complete, 4 stopped, 1 failed, 1 running)" in page
     # of the row without embeddings: how to make them
     assert "--protocol small --row contrastive</code> makes them" in page
 
@@ -153,7 +153,7 @@ def test_damaged_missing_and_mixed_records_are_named_on_the_page(
         "finals/bb/final.json: damaged",
         "labels.npy: damaged or missing",
         "triplet/study.json: written by wpm",
-        "trials/0000: left out, its records are not as expected",
+        "trials/0000/result.json: its content is not as expected",
         "no study omniglot/*/nca under",
     ):
         assert line in page, line

@@ -256,13 +256,13 @@ def test_record_that_lacks_something_is_named_and_left_out(
     run_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = run_root / "omniglot/small/contrastive"
-    TrainingFolder(study / "trials/0001").write_result({"state": "complete", "score": 0.9})
+    write_json(study / "trials/0001/result.json", {"state": "complete", "score": 0.9})
     write_json(study / "finals/aa/final.json", {"format": FORMAT, "chosen": {"trial": 2}})
     assert show(run_root, "--row", "contrastive") == 0
     out, err = capsys.readouterr()
     assert squeeze(out)[2][-5:] == ["0", "-", "3/4", "3.000", "0.000"]
-    assert f"note: {study}/trials/0001: left out, its records are not as expected" in err
-    assert f"note: {study}/finals/aa: left out, its records are not as expected" in err
+    assert f"note: {study}/trials/0001/result.json: its content is not as expected" in err
+    assert f"note: {study}/finals/aa/final.json: its content is not as expected" in err
 
 
 def test_rows_under_other_conditions_are_noted(

@@ -42,6 +42,6 @@ def test_rows_run_out_into_another_data_set_and_scores_are_repeatable(tmp_path: 
         ((record,), problems) = read_trials(places[7], with_reports=True)
         assert problems == []
         assert record.result is not None
-        assert len(record.reports) == record.result["epochs"]
-        scores.append(record.result["score"])
+        assert len(record.reports) == record.result.epochs
+        scores.append(record.result.score)
     assert scores[0] == scores[1]

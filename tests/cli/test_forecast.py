@@ -5,18 +5,20 @@ from pathlib import Path
 import pytest
 
 from tests.support.stored import write_search
+from tests.support.trials import fold_report, outcome
 from wpm.cli.forecast import Forecast, forecast_finals, forecast_search, format_forecasts
 from wpm.errors import UserError
 from wpm.protocols import find_protocol
 from wpm.records import StudyPlace, TrainingFolder
+from wpm.reports import Report
 from wpm.rows import Row
 
 PROTOCOL = find_protocol("small", "omniglot")
 
 
 def write_reports(folder: Path, seconds: float) -> None:
-    fold = {"training_seconds": seconds * 0.9, "validation_seconds": seconds * 0.1}
-    TrainingFolder(folder).write_progress([{"folds": [fold]}], {"epoch": 1})
+    fold = fold_report(training_seconds=seconds * 0.9, validation_seconds=seconds * 0.1)
+    TrainingFolder(folder).write_progress([Report(1, 0.5, (fold,))], {"epoch": 1})
 
 
 def test_ended_trials_are_taken_off_and_timed(tmp_path: Path) -> None:
@@ -47,7 +49,7 @@ def test_final_runs_are_timed_by_their_own_kind_first(tmp_path: Path) -> None:
     assert by_trials.source == "at least, by 2 trials"
     fold = place.folder / "finals" / "0123" / "seed-1000" / "fold-0"
     write_reports(fold, 25.0)
-    TrainingFolder(fold).write_result({"state": "complete"})
+    TrainingFolder(fold).write_result(outcome(0.5))
     by_finals = forecast_finals(place, PROTOCOL, runs=5)
     assert (by_finals.pieces, by_finals.seconds) == (19, 25.0)
 

@@ -9,9 +9,9 @@ import pytest
 from tests.support.commands import Launcher, study_states
 from tests.support.ray_nodes import RayNodes
 from wpm.records import (
-    RUNNING,
     StudyPlace,
     TrainingRecord,
+    TrialState,
     gpu_seconds,
     read_all_reports,
     read_trials,
@@ -48,7 +48,7 @@ def test_a_study_stops_at_its_gpu_hours_and_the_other_goes_on(tmp_path: Path) ->
         counts = {row: len(trials_of(launcher, row)) for row in ("triplet", "contrastive")}
         assert counts["triplet"] == 4, "nothing more of what had spent its hours"
         assert 1 <= counts["contrastive"] < 9
-        left = [t for t in trials_of(launcher, "contrastive") if t.state == RUNNING]
+        left = [t for t in trials_of(launcher, "contrastive") if t.state == TrialState.RUNNING]
         assert all(list(t.folder.glob("checkpoint-*.pt")) for t in left if t.reports)
 
         status = launcher.run("--status", "--address", nodes.address)
@@ -56,7 +56,7 @@ def test_a_study_stops_at_its_gpu_hours_and_the_other_goes_on(tmp_path: Path) ->
         assert "4/9" in status
 
         launcher.run(*command)
-    assert not any(t.state == RUNNING for t in trials_of(launcher, "contrastive"))
+    assert not any(t.state == TrialState.RUNNING for t in trials_of(launcher, "contrastive"))
     for states in study_states(launcher.run_root).values():
         assert Counter(states) == {"COMPLETE": 9}
 

@@ -16,7 +16,7 @@ from wpm.cluster import disk_needs, doctor
 from wpm.cluster import node_facts as machine
 from wpm.cluster.disk_needs import PlannedRun
 from wpm.cluster.doctor import examine, find_unshared
-from wpm.cluster.node_facts import Facts, Listener, visit
+from wpm.cluster.node_facts import Facts, Listener, probe_shared_folders
 from wpm.cluster.nodes import Answer, Node
 from wpm.data.datasets import load_index
 from wpm.data.index import DataSource
@@ -38,7 +38,7 @@ def facts(**changes: Any) -> dict[Node, Facts]:
 
 
 @pytest.fixture
-def undertaking(tmp_path: Path) -> PlannedRun:
+def planned(tmp_path: Path) -> PlannedRun:
     make_image_folder(tmp_path / "images")
     source = DataSource("folder", tmp_path / "images", tmp_path / "work")
     return PlannedRun(
@@ -63,22 +63,22 @@ def safe_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("safe_machine")
-def test_nothing_is_found_on_a_sound_node_and_nothing_left_there(undertaking: PlannedRun) -> None:
-    assert list(examine(undertaking, ask_here)) == []
-    assert list(undertaking.run_root.iterdir()) == []
-    assert list(undertaking.source.work_root.iterdir()) == []
+def test_nothing_is_found_on_a_sound_node_and_nothing_left_there(planned: PlannedRun) -> None:
+    assert list(examine(planned, ask_here)) == []
+    assert list(planned.run_root.iterdir()) == []
+    assert list(planned.source.work_root.iterdir()) == []
 
 
 @pytest.mark.usefixtures("safe_machine")
-def test_images_that_a_node_lacks_or_has_otherwise_are_named(undertaking: PlannedRun) -> None:
-    image = undertaking.index.root / undertaking.index.paths[0]
+def test_images_that_a_node_lacks_or_has_otherwise_are_named(planned: PlannedRun) -> None:
+    image = planned.index.root / planned.index.paths[0]
 
     def ask(function: Callable[[Node, Any], Any], question: Any) -> list[Answer]:
         if function is machine.gather_facts:
             image.unlink()
         return ask_here(function, question)
 
-    (finding,) = examine(undertaking, ask)
+    (finding,) = examine(planned, ask)
     assert str(finding) == (
         f"worker (10.0.0.2): {image}: cannot be read (No such file or directory); "
         "mount the same disk there, at the same path, with locks"
@@ -195,10 +195,10 @@ def test_open_doors_are_found() -> None:
     assert open_dashboard.what == "the dashboard answers on every address, port 8265"
     (no_token,) = doctor.find_open_doors(facts(listeners=(raylet,), token=False))
     assert no_token.what.startswith("Ray asks for no token")
-    assert "RAY_AUTH_MODE=token" in no_token.mend
+    assert "RAY_AUTH_MODE=token" in no_token.fix
 
 
-def test_ports_on_a_public_address_are_grave_without_a_token() -> None:
+def test_ports_on_a_public_address_are_blocking_without_a_token() -> None:
     raylet = Listener("::", 40001, dashboard=False)
     inside = Listener("127.0.0.1", 40002, dashboard=False)
     found = facts(listeners=(raylet, inside), public=("8.8.8.8",))
@@ -206,7 +206,7 @@ def test_ports_on_a_public_address_are_grave_without_a_token() -> None:
     assert str(note).startswith("note: worker (10.0.0.2): has the public address 8.8.8.8")
     assert note.what.endswith("on ports 40001")
     without = {NODE: dataclasses.replace(found[NODE], token=False)}
-    assert [finding.grave for finding in doctor.find_open_doors(without)] == [True, True]
+    assert [finding.blocking for finding in doctor.find_open_doors(without)] == [True, True]
 
 
 def test_listeners_of_ray_are_read_from_proc(tmp_path: Path) -> None:
@@ -243,14 +243,14 @@ def test_listeners_of_ray_are_read_from_proc(tmp_path: Path) -> None:
 
 
 def test_full_disk_is_told_with_what_is_wanted(
-    undertaking: PlannedRun, monkeypatch: pytest.MonkeyPatch
+    planned: PlannedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    undertaking.run_root.mkdir()
-    undertaking.source.work_root.mkdir()
-    assert not list(doctor.find_full_disks(undertaking, [NODE]))
+    planned.run_root.mkdir()
+    planned.source.work_root.mkdir()
+    assert not list(doctor.find_full_disks(planned, [NODE]))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: FullDisk())
-    (finding,) = doctor.find_full_disks(undertaking, [NODE])
-    assert finding.where == f"{undertaking.run_root} and {undertaking.source.work_root}"
+    (finding,) = doctor.find_full_disks(planned, [NODE])
+    assert finding.where == f"{planned.run_root} and {planned.source.work_root}"
     assert re.fullmatch(r"0\.001 GB free, about 0\.0[0-9]+ GB wanted", finding.what)
 
 
@@ -259,26 +259,24 @@ class FullDisk:
 
 
 def test_estimate_of_disk_holds_the_checkpoints_that_are_written(
-    undertaking: PlannedRun, tmp_path: Path
+    planned: PlannedRun, tmp_path: Path
 ) -> None:
     pixels = make_pixels(tmp_path)
     training = Training(make_config(max_epochs=1), pixels, torch.device("cpu"))
     training.run_epoch()
     TrainingFolder(tmp_path / "trial").write_progress([], training.state_dict())
     (checkpoint,) = (tmp_path / "trial").glob("checkpoint-*.pt")
-    two_nodes = disk_needs.estimate_disk(undertaking, [NODE, NODE])[undertaking.run_root]
-    per_slot = (two_nodes - disk_needs.estimate_disk(undertaking, [NODE])[undertaking.run_root]) / 4
+    two_nodes = disk_needs.estimate_disk(planned, [NODE, NODE])[planned.run_root]
+    per_slot = (two_nodes - disk_needs.estimate_disk(planned, [NODE])[planned.run_root]) / 4
     assert 0.9 < per_slot / (2 * checkpoint.stat().st_size) < 1.2
 
 
-def test_estimate_of_pixels_leaves_out_what_lies_there(
-    undertaking: PlannedRun, tmp_path: Path
-) -> None:
-    work_root = undertaking.source.work_root
-    before = disk_needs.estimate_disk(undertaking, [NODE])[work_root]
+def test_estimate_of_pixels_leaves_out_what_lies_there(planned: PlannedRun, tmp_path: Path) -> None:
+    work_root = planned.source.work_root
+    before = disk_needs.estimate_disk(planned, [NODE])[work_root]
     built = (make_pixels(tmp_path).folder / "pixels.bin").stat().st_size
     assert before == 64 * 20 * 20 * 3 * 1.5
-    assert disk_needs.estimate_disk(undertaking, [NODE])[work_root] == before - built
+    assert disk_needs.estimate_disk(planned, [NODE])[work_root] == before - built
 
 
 @pytest.mark.parametrize(("shift", "what"), [(60.0, "60 s ahead"), (-60.0, "60 s behind")])
@@ -297,8 +295,8 @@ def test_slow_answer_is_not_a_wrong_clock(monkeypatch: pytest.MonkeyPatch) -> No
     assert not list(doctor.find_wrong_clocks(ask_here))
 
 
-def test_visitor_never_makes_a_folder_that_is_not_mounted(tmp_path: Path) -> None:
+def test_probe_never_makes_a_folder_that_is_not_mounted(tmp_path: Path) -> None:
     missing = tmp_path / "mnt" / "runs"
-    (line,) = visit(NODE, {missing / ".doctor-x": "mark"})
+    (line,) = probe_shared_folders(NODE, {missing / ".doctor-x": "mark"})
     assert line == f"{missing}: cannot be seen (No such file or directory)"
     assert not (tmp_path / "mnt").exists()

@@ -10,23 +10,26 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
+from tests.support.trials import report
 from tests.support.work_sources import Endless, Scripted, make_nodes
 from wpm.cluster import runner as cluster
 from wpm.cluster import tune_bridge
 from wpm.errors import UserError
+from wpm.jobs.job import StepResult
+from wpm.jobs.work import Decision
 
 
 def test_work_is_handed_out_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """A quarter more than runs at a time: Tune keeps a process only for a trial that waits."""
     monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((8, 0)))
     source = Endless()
-    bridge = tune_bridge.WorkSearcher(source, cluster._QueueCapacity(1, 0))
-    while bridge.suggest(f"trial {source.handed_out}"):
+    searcher = tune_bridge.WorkSearcher(source, cluster._QueueCapacity(1, 0))
+    while searcher.suggest(f"trial {source.handed_out}"):
         pass
     assert source.handed_out == 8 + 2
-    bridge.hear("trial 3", {"step": '{"reports": [], "result": null}'})
-    assert bridge.suggest("another") is not None
-    assert bridge.suggest("one more") is None
+    searcher.handle_step("trial 3", {"step": json.dumps(StepResult().to_json())})
+    assert searcher.suggest("another") is not None
+    assert searcher.suggest("one more") is None
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -36,24 +39,25 @@ def test_refusal_of_a_worker_ends_the_launch_and_fails_no_work(
     """A full disk, say: the source hears of no end, so the next launch goes on with the work."""
     monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((8, 0)))
     source = Scripted()
-    bridge = tune_bridge.WorkSearcher(source, cluster._QueueCapacity(1, 0))
+    searcher = tune_bridge.WorkSearcher(source, cluster._QueueCapacity(1, 0))
     for trial in ("a", "b"):
-        assert isinstance(bridge.suggest(trial), dict)
+        assert isinstance(searcher.suggest(trial), dict)
     refusal = {"refused": "checkpoint-1.pt: cannot be written (No space left on device)"}
     if last:  # as Tune ends: with the last result of each
-        bridge.on_trial_complete("a", {**refusal, "done": True})
+        searcher.on_trial_complete("a", {**refusal, "done": True})
     else:
         refused: Any = SimpleNamespace(trial_id="a", run_metadata=SimpleNamespace(num_failures=0))
         controller: Any = SimpleNamespace()
-        decision = tune_bridge.WorkScheduler(bridge).on_trial_result(controller, refused, refusal)
+        decision = tune_bridge.WorkScheduler(searcher).on_trial_result(controller, refused, refusal)
         assert decision == FIFOScheduler.STOP, "the worker is stopped"
-    assert isinstance(bridge.error, UserError)
-    assert str(bridge.error) == refusal["refused"]
-    assert bridge.suggest("c") == Searcher.FINISHED
+    assert isinstance(searcher.error, UserError)
+    assert str(searcher.error) == refusal["refused"]
+    assert searcher.suggest("c") == Searcher.FINISHED
     # The other work ends after its step, and is not told as stopped or lost either.
-    assert bridge.hear("b", {"step": '{"reports": [], "result": null}'})
-    bridge.on_trial_complete("b", None, error=True)
-    assert source.heard == []
+    step = {"step": json.dumps(StepResult().to_json())}
+    assert searcher.handle_step("b", step) is Decision.SUSPEND
+    searcher.on_trial_complete("b", None, error=True)
+    assert source.calls == []
 
 
 def make_trial(error_file: Path | None = None) -> Any:
@@ -63,14 +67,14 @@ def make_trial(error_file: Path | None = None) -> Any:
 
 def test_deaths_are_counted_anew_when_a_trial_has_got_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((8, 0)))
-    bridge = tune_bridge.WorkSearcher(Endless(), cluster._QueueCapacity(1, 0))
-    listener, trial = tune_bridge.WorkScheduler(bridge), make_trial()
+    searcher = tune_bridge.WorkSearcher(Endless(), cluster._QueueCapacity(1, 0))
+    scheduler, trial = tune_bridge.WorkScheduler(searcher), make_trial()
 
     def failures_after(reports: int) -> int:
-        bridge.suggest("1")
+        searcher.suggest("1")
         trial.run_metadata.num_failures = 2
-        step = json.dumps({"reports": [{}] * reports, "result": None})
-        listener.on_trial_result(SimpleNamespace(), trial, {"step": step})  # type: ignore[arg-type]
+        step = json.dumps(StepResult([report(1, 0.5)] * reports).to_json())
+        scheduler.on_trial_result(SimpleNamespace(), trial, {"step": step})  # type: ignore[arg-type]
         return int(trial.run_metadata.num_failures)
 
     assert failures_after(3) == 0
@@ -79,17 +83,17 @@ def test_deaths_are_counted_anew_when_a_trial_has_got_on(monkeypatch: pytest.Mon
 
 
 def test_saved_work_that_was_asked_to_end_is_no_death(tmp_path: Path) -> None:
-    bridge = tune_bridge.WorkSearcher(Endless(), lambda: 1)
+    searcher = tune_bridge.WorkSearcher(Endless(), lambda: 1)
     noted = tmp_path / "error.txt"
     noted.write_text("Failure # 1 (occurred at 1)\nOOM killer\nFailure # 2 (at 2)\nexit_actor()\n")
     trial = make_trial(noted)
-    tune_bridge.WorkScheduler(bridge).on_trial_error(SimpleNamespace(), trial)  # type: ignore[arg-type]
+    tune_bridge.WorkScheduler(searcher).on_trial_error(SimpleNamespace(), trial)  # type: ignore[arg-type]
     assert trial.run_metadata.num_failures == 1
-    assert bridge.errors == {"1": "it was asked to end (SIGTERM)"}
+    assert searcher.crashes == {"1": "it was asked to end (SIGTERM)"}
     noted.write_text("Failure # 3 (occurred at 1)\nits node has died\n")
-    tune_bridge.WorkScheduler(bridge).on_trial_error(SimpleNamespace(), trial)  # type: ignore[arg-type]
+    tune_bridge.WorkScheduler(searcher).on_trial_error(SimpleNamespace(), trial)  # type: ignore[arg-type]
     assert trial.run_metadata.num_failures == 1
-    assert bridge.errors == {"1": "its node died"}
+    assert searcher.crashes == {"1": "its node died"}
 
 
 @pytest.mark.parametrize(
@@ -111,15 +115,15 @@ def test_death_is_named_in_one_line(error: str, words: str) -> None:
 
 def test_what_tune_keeps_of_an_ended_trial_is_let_go() -> None:
     """It keeps every trial for its analysis, which nobody reads."""
-    listener = tune_bridge.WorkScheduler(tune_bridge.WorkSearcher(Endless(), lambda: 1))
+    scheduler = tune_bridge.WorkScheduler(tune_bridge.WorkSearcher(Endless(), lambda: 1))
     controller = SimpleNamespace()
     config = {"payload": "long"}
     ended, ending = (Trial("wpm", stub=True, config=dict(config)) for _ in range(2))
     for trial in (ended, ending):
         trial.update_last_result({"step": "long", "score": 0.5, "training_iteration": 1})
-        listener.on_trial_complete(controller, trial, {})  # type: ignore[arg-type]
+        scheduler.on_trial_complete(controller, trial, {})  # type: ignore[arg-type]
     ended.set_status(Trial.TERMINATED)
-    listener.on_trial_add(controller, ending)  # type: ignore[arg-type]
+    scheduler.on_trial_add(controller, ending)  # type: ignore[arg-type]
     assert (ended.config, ended.metric_analysis, ended.run_metadata.last_result) == ({}, {}, {})
     assert ending.config == config, "Tune is not through with it"
     assert ending.last_result["step"] == "long"
@@ -136,11 +140,11 @@ def test_process_that_is_starting_is_left_to_its_trial() -> None:
         _trial_to_actor=SimpleNamespace(get=lambda trial: actors.get(id(trial))),
         _actor_manager=SimpleNamespace(is_actor_started=lambda actor: actor == "started"),
     )
-    listener = tune_bridge.WorkScheduler(tune_bridge.WorkSearcher(Endless(), lambda: 1))
+    scheduler = tune_bridge.WorkScheduler(tune_bridge.WorkSearcher(Endless(), lambda: 1))
     wrapper = SimpleNamespace(_tune_controller=controller)
 
     def chosen() -> Any:
-        return listener.choose_trial_to_run(wrapper)
+        return scheduler.choose_trial_to_run(wrapper)
 
     assert chosen() is waiting, "the oldest"
     actors[id(waiting)] = "started"

@@ -14,7 +14,7 @@ from wpm.jobs.job import InterruptedJobError, StepResult
 def make_worker() -> tuple[Worker, dict[str, Any]]:
     """Return a worker without a process of its own, and what it was set up with."""
     worker = Worker.__new__(Worker)
-    worker._lookout = threading.Thread()  # never started, and no signal is taken over
+    worker._stop_watcher = threading.Thread()  # never started, and no signal is taken over
     config = {"threads": 1, "gpus": 0.0, "payload": "{}", "stop_file": ""}
     worker.setup(config)
     return worker, config

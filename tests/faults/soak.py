@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.commands import Launcher, study_states, workers_of
-from wpm.records import FAILED
+from wpm.records import TrialState
 
 ROWS = ("contrastive", "triplet")
 DRIVER, TRIAL, CTRL_C = "driver -9", "trial -9", "Ctrl-C"
@@ -172,7 +172,7 @@ def _look(launcher: Launcher, tally: Tally) -> None:
     """Remember what has ended; nothing may end twice."""
     for record in launcher.trials():
         if record.result is not None:
-            ended = str(record.result["ended"])
+            ended = str(record.result.ended)
             seen = tally.ended.setdefault(record.folder, ended)
             assert seen == ended, f"{record.folder} was run twice"
 
@@ -190,10 +190,12 @@ def check(launcher: Launcher, tally: Tally, trials: int) -> dict[str, int]:
     assert [str(folder) for folder in folders] == sorted(wanted), "a trial was lost, or is too many"
     for record in records:
         assert record.result is not None, f"{record.folder} has not ended"
-        epochs = [report["epoch"] for report in record.reports]
+        epochs = [report.epoch for report in record.reports]
         assert epochs == list(range(1, len(epochs) + 1)), f"{record.folder}: {epochs}"
-        killed = record.state == FAILED and "died 3 times" in record.result["reason"]
-        assert record.state != FAILED or (killed and tally.hit[record.folder] >= 3), record.result
+        killed = record.state == TrialState.FAILED and "died 3 times" in record.result.reason
+        assert record.state != TrialState.FAILED or (killed and tally.hit[record.folder] >= 3), (
+            record.result
+        )
     for row, states in study_states(launcher.run_root).items():
         assert len(states) == each
         assert set(states) <= {"COMPLETE", "PRUNED", "FAIL"}, f"{row}: {Counter(states)}"

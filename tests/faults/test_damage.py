@@ -15,7 +15,7 @@ import pytest
 
 from analysis.export import main as export_models
 from launch import main
-from tests.support.final_runs import drain, retrain_plan
+from tests.support.final_runs import drain, final_plan
 from tests.support.tiny import make_image_folder, make_plan
 from tests.support.trials import killed_launch, run_trial
 from wpm.data import pixel_cache, pixels
@@ -24,7 +24,7 @@ from wpm.errors import UserError
 from wpm.jobs.start import start_job
 from wpm.model.exported import load_exported
 from wpm.records import TrainingFolder
-from wpm.studies.final_runs import RetrainWork
+from wpm.studies.final_runs import FinalRunsWork
 
 SEED = int(os.environ.get("WPM_FAULT_SEED", "0"))
 FLIPS, CUTS = 6, 3  # of every kind of file
@@ -42,8 +42,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run_trial(study, lambda n: 0.3)
         run_trial(study, lambda n: 0.8)
     plan = replace(plan, trials=3)
-    final = retrain_plan(plan, root, runs=1)
-    with RetrainWork([final], lambda line: None) as work:
+    final = final_plan(plan, root, runs=1)
+    with FinalRunsWork([final], lambda line: None) as work:
         drain(work)
     with killed_launch(plan) as study:
         asked = study.ask()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.planted import plant
 from tests.support.commands import Launcher, study_states, wait_until
-from wpm.records import COMPLETE, FAILED, TrainingRecord
+from wpm.records import TrainingRecord, TrialState
 
 pytestmark = pytest.mark.slow
 
@@ -77,7 +77,7 @@ def steps_in(folder: Path) -> list[str]:
 
 
 def epochs_of(record: TrainingRecord) -> list[int]:
-    return [report["epoch"] for report in record.reports]
+    return [report.epoch for report in record.reports]
 
 
 def test_every_failure_has_a_name_and_the_search_goes_on(
@@ -89,17 +89,17 @@ def test_every_failure_has_a_name_and_the_search_goes_on(
     (spaces / "own.toml").write_text("[search.margin]\nlow = 0\nhigh = 1\n")
     search = ("--rows", "own", "--search-spaces", str(spaces), "--trials", "12")
     output = launcher.run(*search, "--no-early-stopping")
-    records = {record.identity["number"]: record for record in launcher.trials()}
+    records = {record.number: record for record in launcher.trials()}
     assert sorted(records) == list(range(12))
     for number, reason in NAMED.items():
         result = records[number].result
         assert result is not None
-        assert result["state"] == FAILED, number
-        assert result["reason"].startswith(reason)
+        assert result.state == TrialState.FAILED, number
+        assert result.reason.startswith(reason)
         (line,) = [line for line in output.splitlines() if f"trial {number:>3} " in line]
         assert reason in line, "not on the console"
     for number in SURVIVE:
-        assert records[number].state == COMPLETE, number
+        assert records[number].state == TrialState.COMPLETE, number
         assert epochs_of(records[number]) == [1, 2, 3, 4], "an epoch was lost or repeated"
     taken = {number: steps_in(record.folder) for number, record in records.items()}
     assert len(taken[10]) == 4 * 16, "SIGTERM: a step was trained again"
@@ -141,6 +141,6 @@ def test_driver_that_is_told_to_end_saves_the_steps_of_its_trials(
     (folder / "fast").touch()
     launcher.run(*search)
     (record,) = launcher.trials()
-    assert record.state == COMPLETE
+    assert record.state == TrialState.COMPLETE
     assert epochs_of(record) == [1, 2, 3, 4]
     assert len(steps_in(folder)) == len(set(steps_in(folder))) == 4 * 16, "a step was repeated"

@@ -4,14 +4,13 @@ import ctypes
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.support.commands import ROOT, Launcher, study_states, wait_until
-from wpm.records import COMPLETE, RUNNING, find_studies, read_finals
+from wpm.records import Outcome, TrialState, find_studies, read_finals
 
 pytestmark = pytest.mark.slow
 
@@ -76,18 +75,18 @@ def stop_by(process: "subprocess.Popen[str]", reason: str, launcher: Launcher) -
     assert not [record.folder for record in launcher.trials() if record.state == "failed"]
 
 
-def ended_of(launcher: Launcher) -> dict[Path, Mapping[str, Any]]:
+def ended_of(launcher: Launcher) -> dict[Path, Outcome]:
     return {r.folder: r.result for r in launcher.trials() if r.result is not None}
 
 
-def assert_searched(launcher: Launcher, trials: int, ended: dict[Path, Mapping[str, Any]]) -> None:
+def assert_searched(launcher: Launcher, trials: int, ended: dict[Path, Outcome]) -> None:
     """Every trial ran to its end, once, without a gap; the study says so too."""
     records = launcher.trials()
     assert len(records) == trials
     for record in records:
-        assert record.state not in (RUNNING, "failed")
+        assert record.state not in (TrialState.RUNNING, TrialState.FAILED)
         assert ended.get(record.folder, record.result) == record.result, "run twice"
-        epochs = [report["epoch"] for report in record.reports]
+        epochs = [report.epoch for report in record.reports]
         assert epochs == list(range(1, len(epochs) + 1)), "an epoch was lost or repeated"
     for states in study_states(launcher.run_root).values():
         assert Counter(states).keys() <= {"COMPLETE", "PRUNED"}
@@ -117,7 +116,7 @@ def test_disk_that_fills_up_in_search_and_final_runs(tmp_path: Path, small_disk:
     launcher.run(*final)
     (record,), problems = read_finals(find_studies(launcher.run_root)[0])
     assert problems == []
-    assert len(record.with_state(COMPLETE)) == 2
+    assert len(record.tested) == 2
     assert all(path.read_bytes() == before for path, before in done.items()), "trained again"
 
 
@@ -166,9 +165,9 @@ def test_unreadable_images_are_skipped_and_recorded_from_launch_to_table(tmp_pat
     launcher.run(*final, "--skip-unreadable")
     (place,) = find_studies(launcher.run_root)
     (record,), _ = read_finals(place)
-    (result,) = record.with_state(COMPLETE)
-    ((path, _),) = result["left_out"]
-    assert (path, result["test_images"]) == ("class_12/0.png", 31)
+    (result,) = record.tested
+    ((left_out, _),) = result.left_out
+    assert (left_out, result.test_images) == ("class_12/0.png", 31)
     table = subprocess.run(
         [sys.executable, "-m", "analysis.table", "--run-root", str(launcher.run_root)],
         cwd=ROOT, capture_output=True, text=True, check=True,

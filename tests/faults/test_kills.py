@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.commands import Launcher, study_states, wait_until
 from wpm.files import read_json
-from wpm.records import COMPLETE, RUNNING, find_studies, read_finals
+from wpm.records import TrialState, find_studies, read_finals
 
 pytestmark = pytest.mark.slow
 
@@ -37,9 +37,9 @@ class Ledger:
             assert self.written.setdefault(path, written) == written, f"{path}: done twice"
         for path in launcher.run_root.glob("folder/**/reports.json"):
             reports = read_json(path)["reports"]
-            epochs = [report["epoch"] for report in reports]
+            epochs = [report.epoch for report in reports]
             assert epochs == list(range(1, len(epochs) + 1)), f"{path}: {epochs}"
-            scores = [report["best_map_at_r"] for report in reports]
+            scores = [report.best_map_at_r for report in reports]
             before = self.scores.get(path, [])
             assert scores[: len(before)] == before, f"{path}: a validation was lost"
             self.scores[path] = scores
@@ -77,7 +77,7 @@ def test_driver_killed_at_random_moments_of_a_search(launcher: Launcher) -> None
     ledger.look(launcher)
     records = launcher.trials()
     assert len(records) == 2 * wanted
-    assert not any(r.state == RUNNING for r in records)
+    assert not any(r.state == TrialState.RUNNING for r in records)
     for row, states in study_states(launcher.run_root).items():
         counts = Counter(states)
         assert counts["COMPLETE"] + counts["PRUNED"] == wanted, f"{row}: {counts}"
@@ -96,7 +96,7 @@ def test_driver_killed_at_random_moments_of_the_final_runs(launcher: Launcher) -
     launcher.run(*final)
     ledger.look(launcher)
     (final_record,), _ = read_finals(place)
-    assert len(final_record.with_state(COMPLETE)) == runs
+    assert len(final_record.tested) == runs
     tests = (place.folder / "test_access.jsonl").read_text().splitlines()
     print(f"{ledger.kills} kills, {runs} runs, lost 0, trained twice 0; {len(tests)} tests begun")
 

@@ -12,7 +12,7 @@ from tests.faults.planted import plant
 from tests.support.commands import ROOT, Launcher, study_states, wait_until, workers_of
 from tests.support.metadata import NOTICE, MetadataService
 from tests.support.ray_nodes import RayNodes, parent_of
-from wpm.records import COMPLETE
+from wpm.records import TrialState
 
 pytestmark = pytest.mark.slow
 
@@ -95,9 +95,9 @@ def test_search_goes_on_when_nodes_die_join_and_are_taken_back(
     said, _ = watcher.communicate(timeout=60)  # it ends with the node
 
     records = launcher.trials()
-    assert {record.state for record in records} == {COMPLETE}
+    assert {record.state for record in records} == {TrialState.COMPLETE}
     for record in records:
-        assert [report["epoch"] for report in record.reports] == [1, 2, 3, 4], "lost or repeated"
+        assert [report.epoch for report in record.reports] == [1, 2, 3, 4], "lost or repeated"
     assert len(steps_of(moved)) - STEPS <= STEPS // 4, "more than an epoch was trained again"
     assert watcher.returncode == 0, said
     assert "the node is drained" in said

@@ -6,20 +6,21 @@ import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.final_runs import finish_work, retrain_plan
+from tests.support.final_runs import final_plan, finish_work
 from tests.support.tiny import make_image_folder, make_plan, smoke_protocol, trainval_pixels
-from tests.support.training_jobs import finish, make_job, scores
+from tests.support.training_jobs import finish, make_job, outcome_of, scores
 from wpm.cli.console import log_to_file
 from wpm.data.pixels import Pixels
 from wpm.errors import StorageError
 from wpm.files import append_line, hold_lock, write_json
 from wpm.jobs.start import start_job
-from wpm.records import COMPLETE, RUNNING, TrainingFolder, read_finals, read_trials
-from wpm.studies.final_runs import RetrainPlan, RetrainWork
+from wpm.jobs.work import Decision
+from wpm.records import Outcome, ScoredRun, TrainingFolder, TrialState, read_finals, read_trials
+from wpm.studies.final_plan import FinalPlan
+from wpm.studies.final_runs import FinalRunsWork
 from wpm.studies.plan import StudyPlan
 from wpm.studies.study import Study
 
@@ -76,9 +77,8 @@ def test_full_disk_when_a_training_ends(tmp_path: Path, monkeypatch: pytest.Monk
     assert folder.read_result() is None
     assert leftovers(tmp_path / "training") == []
     (last,) = finish(make_job(tmp_path, export=True))[-1:]
-    assert last.result is not None
-    assert last.result["state"] == COMPLETE
-    assert len(last.result["models"]) == 4
+    assert outcome_of(last).state == TrialState.COMPLETE
+    assert len(outcome_of(last).models) == 4
 
 
 @pytest.mark.parametrize("size", [0, 1_000, 6_000, 12_800])
@@ -179,9 +179,12 @@ def run_one(study: Study, number: int, payload: dict[str, object], sizes: Sizes)
                 step = job.step()
             with largest_file(sizes()):
                 if step.result is not None:
-                    return study.record_ended(number, step.result, step.reports)
-                if study.report(number, step.reports):
-                    return study.tell_stopped(number, step.reports)
+                    assert isinstance(step.result, Outcome)
+                    study.record_ended(number, step.result, step.reports)
+                    return
+                if study.report(number, step.reports) is Decision.STOP:
+                    study.record_stopped(number, step.reports)
+                    return
     finally:
         job.close()
 
@@ -192,7 +195,7 @@ def test_search_on_disks_that_fill_up_at_random(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, trials=wanted, max_epochs=6)
     sizes = at_random(random.Random(seed), share=0.25)
     launches = 1
-    ended: dict[Path, dict[str, Any]] = {}
+    ended: dict[Path, Outcome] = {}
     while not search(plan, sizes):
         launches += 1
         assert leftovers(plan.place.folder) == []
@@ -200,28 +203,28 @@ def test_search_on_disks_that_fill_up_at_random(tmp_path: Path) -> None:
         assert problems == []
         for record in records:
             if record.result is not None:
-                when = ended.setdefault(record.folder, dict(record.result))
+                when = ended.setdefault(record.folder, record.result)
                 assert when == record.result, "run twice"
     print(f"seed {seed}: {wanted} trials, {launches} launches")
     assert launches > wanted / 2, "hardly any disk was full"
     records, _ = read_trials(plan.place, with_reports=True)
     assert len(records) == wanted
     for record in records:
-        assert record.state != RUNNING
-        assert record.state != "failed", "a full disk failed a trial"
-        epochs = [report["epoch"] for report in record.reports]
+        assert record.state != TrialState.RUNNING
+        assert record.state != TrialState.FAILED, "a full disk failed a trial"
+        epochs = [report.epoch for report in record.reports]
         assert epochs == list(range(1, len(epochs) + 1)), "an epoch was lost or repeated"
     with Study(plan) as study:
         known = {t.number: t.intermediate_values for t in study._study.trials}
     for record in records:
-        reported = {r["epoch"]: r["best_map_at_r"] for r in record.reports}
-        assert known[record.identity["number"]] == reported
+        reported = {r.epoch: r.best_map_at_r for r in record.reports}
+        assert known[record.number] == reported
 
 
-def finals(plan: RetrainPlan, sizes: Sizes) -> bool:
+def finals(plan: FinalPlan, sizes: Sizes) -> bool:
     """Run final runs one after another as a launch does; return whether they ran to their end."""
     try:
-        with RetrainWork([plan], lambda line: None) as source:
+        with FinalRunsWork([plan], lambda line: None) as source:
             while True:
                 with largest_file(sizes()):
                     work = source.next_work()
@@ -236,9 +239,9 @@ def finals(plan: RetrainPlan, sizes: Sizes) -> bool:
 
 def test_final_runs_on_disks_that_fill_up_at_random(study_plan: StudyPlan, tmp_path: Path) -> None:
     seed = int(os.environ.get("WPM_FAULT_SEED", "0"))
-    plan = retrain_plan(study_plan, tmp_path, runs=1)
+    plan = final_plan(study_plan, tmp_path, runs=1)
     assert finals(plan, lambda: None)
-    ((undisturbed,),) = [final.results for final in read_finals(plan.place)[0]]
+    ((undisturbed,),) = [final.runs for final in read_finals(plan.place)[0]]
     (tmp_path / "runs").rename(tmp_path / "before")
     with Study(study_plan):  # the records of the search are not asked for here
         pass
@@ -248,11 +251,11 @@ def test_final_runs_on_disks_that_fill_up_at_random(study_plan: StudyPlan, tmp_p
         assert leftovers(plan.folder) == []
     print(f"seed {seed}: {launches} launches")
     assert launches > 3, "hardly any disk was full"
-    ((result,),) = [final.results for final in read_finals(plan.place)[0]]
-    assert undisturbed is not None
-    assert result is not None
-    for column in ("separated", "concatenated"):
-        assert result[column] == undisturbed[column]
+    ((result,),) = [final.runs for final in read_finals(plan.place)[0]]
+    assert isinstance(undisturbed, ScoredRun)
+    assert isinstance(result, ScoredRun)
+    assert result.separated == undisturbed.separated
+    assert result.concatenated == undisturbed.concatenated
 
 
 def test_record_that_cannot_be_written_keeps_the_old_one(tmp_path: Path) -> None:

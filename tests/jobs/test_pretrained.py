@@ -12,9 +12,10 @@ from wpm.data.pixels import Pixels
 from wpm.errors import UserError
 from wpm.jobs.pretrained import reduce_features, score_pretrained
 from wpm.jobs.start import start_job
-from wpm.records import COMPLETE, read_finals
+from wpm.records import Chosen, read_finals
 from wpm.rows import TABLE_ROWS, Row
-from wpm.studies.final_runs import RetrainPlan, RetrainWork
+from wpm.studies.final_plan import FinalPlan
+from wpm.studies.final_runs import FinalRunsWork
 from wpm.studies.plan import record_plan
 
 CPU = torch.device("cpu")
@@ -55,7 +56,7 @@ def test_test_images_do_not_move_the_projection() -> None:
 
 def test_too_few_images_are_refused(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
-    pixels = Pixels(plan.pixels)
+    pixels = Pixels(plan.pixel_cache)
     protocol = smoke_protocol(embedding_dim=16)  # 4 folds: 64 dimensions, from 32 images
     with pytest.raises(UserError, match=r"PCA to 64 dimensions .* there are 32 images"):
         score_pretrained(protocol, "random", pixels, pixels, CPU)
@@ -64,16 +65,16 @@ def test_too_few_images_are_refused(tmp_path: Path) -> None:
 def test_row_is_tested_once_without_training(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, row="pretrained", embedding_dim=4)
     record_plan(plan, trials=0)
-    retrain = RetrainPlan(
+    retrain = FinalPlan(
         place=plan.place,
         protocol=plan.protocol,
         parameters={},
-        chosen={"trial": None, "score": None},
+        chosen=Chosen(),
         source=DataSource("folder", make_images(tmp_path), tmp_path / "work"),
-        pixels=plan.pixels,
+        pixel_cache=plan.pixel_cache,
         runs=1,
     )
-    with RetrainWork([retrain], lambda line: None) as source:
+    with FinalRunsWork([retrain], lambda line: None) as source:
         work = source.next_work()
         assert work is not None
         assert work.payload["kind"] == "test"
@@ -81,9 +82,9 @@ def test_row_is_tested_once_without_training(tmp_path: Path) -> None:
         source.on_ended(work, step)
         assert source.exhausted
     (final,), _ = read_finals(plan.place)
-    (result,) = final.with_state(COMPLETE)
-    assert result["concatenated"] != result["separated"]
-    assert 0 < result["concatenated"]["map_at_r"] <= 1
+    (result,) = final.tested
+    assert result.concatenated != result.separated
+    assert 0 < result.concatenated["map_at_r"] <= 1
     assert len((plan.place.folder / "test_access.jsonl").read_text().splitlines()) == 1
 
 

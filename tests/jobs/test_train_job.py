@@ -13,14 +13,20 @@ import pytest
 import torch
 
 from tests.support.tiny import make_config, make_pixels
-from tests.support.training_jobs import finish, make_job, scores
+from tests.support.training_jobs import finish, make_job, outcome_of, scores
 from wpm import __version__
 from wpm.errors import DamagedFileError, LockedError, UserError
 from wpm.files import read_json, write_json
 from wpm.jobs.job import InterruptedJobError
+from wpm.jobs.payloads import identify, training_payload
 from wpm.jobs.start import start_job
-from wpm.jobs.train_job import TrainJob, identify, training_payload
-from wpm.records import COMPLETE, FAILED, PRUNED, TrainingFolder, model_file, summarise
+from wpm.jobs.train_job import TrainJob
+from wpm.records import (
+    Outcome,
+    TrainingFolder,
+    TrialState,
+    model_file,
+)
 from wpm.rows import Row
 from wpm.training.config import TrainingConfig
 from wpm.training.fold import FoldTraining
@@ -29,12 +35,12 @@ from wpm.training.fold import FoldTraining
 def test_steps_report_every_validation_and_end_complete(tmp_path: Path) -> None:
     steps = finish(make_job(tmp_path))
     assert [len(s.reports) for s in steps] == [1, 2, 3, 4]
-    result = steps[-1].result
+    result = outcome_of(steps[-1])
     assert result is not None
-    assert result["state"] == COMPLETE
-    assert result["score"] == steps[-1].reports[-1]["best_map_at_r"]
-    assert result["epochs"] == 4
-    assert len(result["fold_scores"]) == 4
+    assert result.state == TrialState.COMPLETE
+    assert result.score == steps[-1].reports[-1].best_map_at_r
+    assert result.epochs == 4
+    assert len(result.fold_scores) == 4
 
 
 def test_checkpoint_is_gone_once_ended_and_history_stays(tmp_path: Path) -> None:
@@ -58,7 +64,7 @@ def test_dropped_job_resumes_from_its_checkpoint(tmp_path: Path, steps_before: i
 
 
 def test_step_after_the_end_repeats_the_result(tmp_path: Path) -> None:
-    result = finish(make_job(tmp_path))[-1].result
+    result = outcome_of(finish(make_job(tmp_path))[-1])
     assert make_job(tmp_path).step().result == result
 
 
@@ -145,10 +151,10 @@ def test_checkpoint_that_does_not_fit_is_refused_with_its_version(
 
 
 def test_models_are_compared_with_the_result(tmp_path: Path) -> None:
-    result = finish(make_job(tmp_path, export=True))[-1].result
+    result = outcome_of(finish(make_job(tmp_path, export=True))[-1])
     assert result is not None
     folder = TrainingFolder(tmp_path / "training")
-    assert set(result["models"]) == {model_file(k) for k in range(4)}
+    assert set(result.models) == {model_file(k) for k in range(4)}
     data = folder.read_model(model_file(0))
     (folder.folder / model_file(0)).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(DamagedFileError, match=r"fold-0\.safetensors: model is damaged"):
@@ -163,18 +169,18 @@ def test_divergence_fails_by_name(tmp_path: Path) -> None:
     config = make_config()
     parameters = {"pos_margin": 0.0, "neg_margin": 1e39}
     bad = TrainingConfig(Row("contrastive"), config.protocol, parameters, 0, (0, 1, 2, 3))
-    result = finish(make_job(tmp_path, bad))[-1].result
+    result = outcome_of(finish(make_job(tmp_path, bad))[-1])
     assert result is not None
-    assert result["state"] == FAILED
-    assert result["reason"].startswith("diverged: loss of fold 0")
+    assert result.state == TrialState.FAILED
+    assert result.reason.startswith("diverged: loss of fold 0")
 
 
 def test_exception_of_a_loss_fails_by_name_and_leaves_a_traceback(tmp_path: Path) -> None:
     config = make_config()
     bad = TrainingConfig(Row("contrastive"), config.protocol, {"pos_margin": 0.0}, 0, (0,))
-    result = finish(make_job(tmp_path, bad))[-1].result
+    result = outcome_of(finish(make_job(tmp_path, bad))[-1])
     assert result is not None
-    assert result["reason"] == "UserError: row contrastive needs a value for neg_margin"
+    assert result.reason == "UserError: row contrastive needs a value for neg_margin"
     assert "Traceback" in (tmp_path / "training" / "error.log").read_text()
 
 
@@ -201,12 +207,12 @@ def test_what_goes_wrong_in_a_loss_is_named_in_one_line(
         raise error
 
     monkeypatch.setattr("wpm.losses.PlainLoss.forward", fail)
-    result = finish(make_job(tmp_path))[-1].result
+    result = outcome_of(finish(make_job(tmp_path))[-1])
     assert result is not None
-    assert result["state"] == FAILED
-    assert result["reason"].startswith(reason)
-    assert "\n" not in result["reason"]
-    assert len(result["reason"]) < 400
+    assert result.state == TrialState.FAILED
+    assert result.reason.startswith(reason)
+    assert "\n" not in result.reason
+    assert len(result.reason) < 400
     assert "in fail" in (tmp_path / "training" / "error.log").read_text()
 
 
@@ -341,10 +347,10 @@ def test_records_say_which_share_of_a_gpu_was_used(tmp_path: Path) -> None:
     job = start_job({**payload, "gpus": 0.25})
     step = job.step()
     job.close()
-    assert step.result is not None
-    assert step.result["gpus"] == step.reports[-1]["gpus"] == 0.25
-    assert summarise(PRUNED, "", step.reports)["gpus"] == 0.25, "as the driver writes it"
-    assert summarise(FAILED, "killed", [])["gpus"] == 0.0
+    assert outcome_of(step).gpus == step.reports[-1].gpus == 0.25
+    stopped = Outcome.from_reports(TrialState.PRUNED, step.reports)
+    assert stopped.gpus == 0.25, "as the driver writes it"
+    assert Outcome.from_reports(TrialState.FAILED, [], "killed").gpus == 0.0
 
 
 def test_node_that_does_not_see_the_run_folder_says_so(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from tests.support.training_jobs import finish, make_job
-from wpm.records import TrainingFolder
+from tests.support.training_jobs import finish, make_job, outcome_of
+from wpm.records import TrainingFolder, TrialState
 from wpm.records.curves import MEAN, SCALARS, CurveFile
+from wpm.reports import Report
 
 
 def read_events(folder: Path) -> list[Event]:
@@ -37,12 +39,12 @@ def read_scalars(folder: Path) -> dict[tuple[int, str], float]:
     return scalars
 
 
-def expected(reports: list[dict[str, Any]]) -> dict[tuple[int, str], float]:
-    scalars = {(r["epoch"], MEAN): r["best_map_at_r"] for r in reports}
+def expected(reports: Sequence[Report]) -> dict[tuple[int, str], float]:
+    scalars = {(r.epoch, MEAN): r.best_map_at_r for r in reports}
     return scalars | {
-        (r["epoch"], f"{name}/fold-{fold['fold']}"): fold[name]
+        (r.epoch, f"{name}/fold-{fold.fold}"): getattr(fold, name)
         for r in reports
-        for fold in r["folds"]
+        for fold in r.folds
         for name in SCALARS
     }
 
@@ -81,7 +83,7 @@ def test_a_disk_that_refuses_it_does_not_end_the_training(
 
     monkeypatch.setattr("wpm.records.curves.RecordWriter", refuse)
     steps = finish(make_job(tmp_path))
-    assert steps[-1].result is not None and steps[-1].result["state"] == "complete"
+    assert outcome_of(steps[-1]).state is TrialState.COMPLETE
     assert "no more curves for TensorBoard" in caplog.text
     assert caplog.text.count("no more curves") == 1
 
@@ -98,6 +100,6 @@ def test_what_is_drawn_is_what_is_recorded(tmp_path: Path) -> None:
 
 
 def test_scalars_are_fields_of_a_folds_report() -> None:
-    from wpm.training.reports import FoldReport
+    from wpm.reports import FoldReport
 
     assert set(SCALARS) <= {field.name for field in dataclasses.fields(FoldReport)}

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.tiny import make_plan
-from wpm.records import COMPLETE, FAILED, PRUNED, TrainingFolder
+from tests.support.trials import outcome
+from wpm.records import TrainingFolder, TrialState
 from wpm.studies.disk_cap import INTERVAL_S, DiskCap, FolderSize
 from wpm.studies.study import Study
 
@@ -56,25 +57,25 @@ def test_cap_leaves_room_for_the_next_checkpoint_of_all_that_run(
     running = 2
     write(tmp_path / "reports.json", 100 * KIB)
     cap = DiskCap(tmp_path, 500 * KIB, 100 * KIB, lambda: running)
-    said = cap.over()
+    said = cap.limit_reached()
     assert "(--max-disk)" in said, "100 there, and two of 100 each may come twice"
     running = 1
-    assert cap.over() == ""
+    assert cap.limit_reached() == ""
     write(tmp_path / "trials" / "0" / "checkpoint-3.pt", 300 * KIB)
-    assert cap.over() == "", "looked a moment ago"
+    assert cap.limit_reached() == "", "looked a moment ago"
     now += INTERVAL_S
-    assert "GiB, and what runs may write" in cap.over(), (
+    assert "GiB, and what runs may write" in cap.limit_reached(), (
         "larger than estimated: 400 there, 300 come"
     )
 
 
 def test_whatever_ends_a_trial_its_checkpoints_go(tmp_path: Path) -> None:
     """Halves that a killed writer left go as well."""
-    for state in (COMPLETE, PRUNED, FAILED):
+    for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED):
         folder = TrainingFolder(tmp_path / state)
         folder.write_progress([], {"epoch": 3})
         write(folder.folder / ".checkpoint-4.pt.123.456", KIB)
-        folder.write_result({"state": state})
+        folder.write_result(outcome(0.5, state))
         assert sorted(p.name for p in folder.folder.iterdir()) == ["reports.json", "result.json"]
 
 
@@ -84,7 +85,7 @@ def test_a_checkpoint_that_outlived_its_result_goes_when_the_trial_is_told(tmp_p
     with Study(plan) as study:
         study.ask()
     folder = TrainingFolder(plan.place.trial_folder(0))
-    folder.write_result({"state": FAILED, "reason": "diverged", "score": None})
+    folder.write_result(outcome(None, TrialState.FAILED, reason="diverged"))
     write(folder.folder / "checkpoint-1.pt", KIB)
     with Study(plan) as study:
         assert study.ask() is None

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,8 +9,8 @@ from tests.support.tiny import make_plan
 from tests.support.trials import curve
 from wpm.errors import UserError
 from wpm.jobs.job import StepResult
-from wpm.jobs.work import Work
-from wpm.records import COMPLETE, FAILED, read_study, summarise
+from wpm.jobs.work import Decision, Work
+from wpm.records import Outcome, TrialState, read_study
 from wpm.records.training_log import LOG_NAME
 from wpm.studies.search import MAX_FIRST_FAILURES, SearchWork
 from wpm.studies.study import Study
@@ -27,9 +26,11 @@ def studies(tmp_path: Path) -> Iterator[list[Study]]:
         study.__exit__()
 
 
-def end(source: SearchWork, work: Work, state: str = COMPLETE, reason: str = "") -> None:
-    reports: list[dict[str, Any]] = curve(0.5)
-    source.on_ended(work, StepResult(reports, summarise(state, reason, reports)))
+def end(
+    source: SearchWork, work: Work, state: TrialState = TrialState.COMPLETE, reason: str = ""
+) -> None:
+    reports = curve(0.5)
+    source.on_ended(work, StepResult(reports, Outcome.from_reports(state, reports, reason)))
 
 
 def test_studies_take_turns_and_every_budget_is_used(studies: list[Study]) -> None:
@@ -73,9 +74,9 @@ def test_stop_is_asked_for_and_told(studies: list[Study]) -> None:
     source = SearchWork(studies[:1], lambda line: None)
     good, bad = source.next_work(), source.next_work()
     assert good is not None and bad is not None
-    assert not source.on_step(good, StepResult(curve(0.9, 1), None))
-    step = StepResult(curve(0.1, 1), None)
-    assert source.on_step(bad, step)
+    assert source.on_step(good, StepResult(curve(0.9, 1))) is Decision.CONTINUE
+    step = StepResult(curve(0.1, 1))
+    assert source.on_step(bad, step) is Decision.STOP
     source.on_stopped(bad, step)
     assert "1/3 (+1)" in source.describe()
 
@@ -86,15 +87,15 @@ def test_a_run_of_failures_from_the_start_stops_the_launch(studies: list[Study])
         work = source.next_work()
         assert work is not None
         if i < MAX_FIRST_FAILURES - 1:
-            end(source, work, FAILED, "diverged: loss of fold 0 is nan in epoch 1")
+            end(source, work, TrialState.FAILED, "diverged: loss of fold 0 is nan in epoch 1")
         else:
             with pytest.raises(UserError, match=r"first 3 trials .* the last: diverged"):
-                end(source, work, FAILED, "diverged: loss of fold 0 is nan in epoch 1")
+                end(source, work, TrialState.FAILED, "diverged: loss of fold 0 is nan in epoch 1")
 
 
 def test_failures_after_a_success_do_not_stop_the_launch(studies: list[Study]) -> None:
     source = SearchWork(studies[:1], lambda line: None)
-    for state in (COMPLETE, FAILED, FAILED):
+    for state in (TrialState.COMPLETE, TrialState.FAILED, TrialState.FAILED):
         work = source.next_work()
         assert work is not None
         end(source, work, state, "diverged")
@@ -117,7 +118,12 @@ def test_the_end_of_every_study_is_told_once(studies: list[Study]) -> None:
     while (work := source.next_work()) is not None:
         assert not [e for e in ends if e.study == work.study]
         good = work.study.endswith("+wpm")
-        end(source, work, COMPLETE if good or work.key.endswith("/1") else FAILED, "diverged")
+        end(
+            source,
+            work,
+            TrialState.COMPLETE if good or work.key.endswith("/1") else TrialState.FAILED,
+            "diverged",
+        )
         if work.key.endswith("/1"):
             assert not ends
     assert [(e.study, e.event, e.best_trial) for e in ends] == [
@@ -150,5 +156,5 @@ def test_the_last_words_of_a_failed_trial_are_shown(studies: list[Study]) -> Non
     assert work is not None
     log = Path(work.payload["folder"]) / LOG_NAME
     log.write_text("one\ntwo\nthree\nfour\n")
-    end(source, work, FAILED, "diverged")
+    end(source, work, TrialState.FAILED, "diverged")
     assert lines[1:] == ["    | two", "    | three", "    | four"]

@@ -6,20 +6,13 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState as OptunaState
 
 from tests.support.tiny import make_plan
 from tests.support.trials import EPOCHS, curve, killed_launch, run_trial, states
 from wpm.errors import LockedError, UserError
-from wpm.records import (
-    COMPLETE,
-    FAILED,
-    TrainingFolder,
-    read_study,
-    read_trials,
-    summarise,
-    write_study,
-)
+from wpm.jobs.work import Decision
+from wpm.records import Outcome, TrainingFolder, TrialState, read_study, read_trials, write_study
 from wpm.studies.plan import StudyPlan
 from wpm.studies.samplers import SAMPLER_NAMES
 from wpm.studies.study import Study
@@ -37,8 +30,8 @@ def test_budget_is_used_up_and_states_are_told(tmp_path: Path) -> None:
         assert study.exhausted
         told = states(study)
         assert len(told) == 6
-        assert told.count(TrialState.PRUNED) == 5, "worse than the first at every rung"
-        assert told[0] == TrialState.COMPLETE
+        assert told.count(OptunaState.PRUNED) == 5, "worse than the first at every rung"
+        assert told[0] == OptunaState.COMPLETE
         assert study._study.best_trial.number == 0
     records, problems = read_trials(plan.place)
     assert not problems
@@ -49,7 +42,7 @@ def test_values_are_reported_under_their_epoch(tmp_path: Path) -> None:
     with Study(make_plan(tmp_path)) as study:
         run_trial(study, lambda n: 0.9)
         values = study._study.trials[0].intermediate_values
-    assert values == {r["epoch"]: r["best_map_at_r"] for r in curve(0.9)}
+    assert values == {r.epoch: r.best_map_at_r for r in curve(0.9)}
 
 
 def test_stopped_trial_keeps_the_report_that_stopped_it(tmp_path: Path) -> None:
@@ -57,7 +50,7 @@ def test_stopped_trial_keeps_the_report_that_stopped_it(tmp_path: Path) -> None:
         run_trial(study, lambda n: 0.9)
         run_trial(study, lambda n: 0.1)
         stopped = study._study.trials[1]
-    assert stopped.state == TrialState.PRUNED
+    assert stopped.state == OptunaState.PRUNED
     assert list(stopped.intermediate_values) == [1]
     assert stopped.user_attrs["reason"] == "stopped at epoch 1"
 
@@ -67,7 +60,7 @@ def test_without_early_stopping_every_trial_completes(tmp_path: Path) -> None:
     with Study(plan) as study:
         while run_trial(study, lambda n: 0.9 - 0.1 * n) is not None:
             pass
-        assert set(states(study)) == {TrialState.COMPLETE}
+        assert set(states(study)) == {OptunaState.COMPLETE}
 
 
 def test_orphans_are_adopted_first_with_their_own_parameters(tmp_path: Path) -> None:
@@ -93,7 +86,7 @@ def test_history_that_the_study_missed_is_caught_up(tmp_path: Path) -> None:
         study.report(0, curve(0.9, epochs=2))
     with Study(plan) as again:
         again.ask()
-        assert not again.report(0, curve(0.9, epochs=4))
+        assert again.report(0, curve(0.9, epochs=4)) is Decision.CONTINUE
         assert list(again._study.trials[0].intermediate_values) == [1, 2, 3, 4]
 
 
@@ -103,7 +96,7 @@ def test_rungs_survive_a_kill(tmp_path: Path) -> None:
         run_trial(study, lambda n: 0.9)
     with Study(plan) as again:
         run_trial(again, lambda n: 0.1)
-        assert states(again) == [TrialState.COMPLETE, TrialState.PRUNED]
+        assert states(again) == [OptunaState.COMPLETE, OptunaState.PRUNED]
 
 
 def test_trial_that_ended_before_its_driver_could_tell_is_not_run_again(tmp_path: Path) -> None:
@@ -113,11 +106,11 @@ def test_trial_that_ended_before_its_driver_could_tell_is_not_run_again(tmp_path
         assert asked is not None
         folder = TrainingFolder(Path(asked[1]["folder"]))
         folder.write_progress(curve(0.9), {"epoch": EPOCHS})
-        folder.write_result(summarise(COMPLETE, "", curve(0.9)))
+        folder.write_result(Outcome.from_reports(TrialState.COMPLETE, curve(0.9)))
     with Study(plan) as again:
         asked = again.ask()
         assert asked is not None and asked[0] == 1
-        assert states(again)[0] == TrialState.COMPLETE
+        assert states(again)[0] == OptunaState.COMPLETE
         assert again._study.trials[0].value == pytest.approx(0.9)
         assert len(again._study.trials[0].intermediate_values) == EPOCHS
 
@@ -205,12 +198,12 @@ def test_lost_trial_is_failed_with_its_reason_and_counts(tmp_path: Path) -> None
     plan = make_plan(tmp_path, trials=1)
     with Study(plan) as study:
         assert study.ask() is not None
-        study.tell_lost(0, "killed 3 times")
-        assert states(study) == [TrialState.FAIL]
+        study.record_crashed(0, "killed 3 times")
+        assert states(study) == [OptunaState.FAIL]
         assert study.exhausted
     (record,) = read_trials(plan.place)[0]
-    assert record.state == FAILED
-    assert record.result is not None and record.result["reason"] == "killed 3 times"
+    assert record.state == TrialState.FAILED
+    assert record.result is not None and record.result.reason == "killed 3 times"
 
 
 def test_first_point_of_a_mined_row_has_the_published_thresholds(tmp_path: Path) -> None:

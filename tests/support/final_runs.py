@@ -6,25 +6,27 @@ from typing import Any
 from wpm.data.index import DataSource
 from wpm.jobs.start import start_job
 from wpm.jobs.work import Work
+from wpm.records import Chosen
 from wpm.studies.best_trials import choose_best_trials
-from wpm.studies.final_runs import RetrainPlan, RetrainWork
+from wpm.studies.final_plan import FinalPlan
+from wpm.studies.final_runs import FinalRunsWork
 from wpm.studies.plan import StudyPlan
 
 
-def retrain_plan(plan: StudyPlan, tmp_path: Path, runs: int = 2) -> RetrainPlan:
+def final_plan(plan: StudyPlan, tmp_path: Path, runs: int = 2) -> FinalPlan:
     (best,) = choose_best_trials(plan.place, allow_unfinished=False)
-    return RetrainPlan(
+    return FinalPlan(
         place=plan.place,
         protocol=plan.protocol,
-        parameters=best.identity["parameters"],
-        chosen={"trial": best.identity["number"], "score": 0.8},
+        parameters=best.parameters,
+        chosen=Chosen(trial=best.number, score=0.8),
         source=DataSource("folder", tmp_path / "images", tmp_path / "work"),
-        pixels=plan.pixels,
+        pixel_cache=plan.pixel_cache,
         runs=runs,
     )
 
 
-def drain(source: RetrainWork) -> list[dict[str, Any]]:
+def drain(source: FinalRunsWork) -> list[dict[str, Any]]:
     """Do all work in this process; return the payloads in order."""
     done = []
     while (work := source.next_work()) is not None:
@@ -33,7 +35,7 @@ def drain(source: RetrainWork) -> list[dict[str, Any]]:
     return done
 
 
-def finish_work(source: RetrainWork, work: Work) -> None:
+def finish_work(source: FinalRunsWork, work: Work) -> None:
     job = start_job(work.payload)
     try:
         step = job.step()

@@ -6,8 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from tests.support.trials import fold_report
 from wpm.files import write_json
-from wpm.records import COMPLETE, FAILED, PRUNED, StudyPlace, TrainingFolder, write_study
+from wpm.records import (
+    Outcome,
+    StudyPlace,
+    TrainingFolder,
+    TrialState,
+    write_study,
+)
+from wpm.reports import Report
 from wpm.rows import Row
 
 RANGES: Mapping[str, Mapping[str, Any]] = {
@@ -47,7 +55,7 @@ def write_course(
     number: int,
     parameters: Mapping[str, float],
     score: float | None,
-    state: str | None = COMPLETE,
+    state: TrialState | None = TrialState.COMPLETE,
     *,
     epochs: int = 20,
     reason: str = "",
@@ -58,28 +66,37 @@ def write_course(
     started = {**PROVENANCE, "started": f"{minute}:05+00:00"}
     folder.write_identity({"number": number, "parameters": dict(parameters), "provenance": started})
     reports = [] if score is None else [_report(e, epochs, score) for e in range(1, epochs + 1)]
-    content = {"reports": reports, "epoch": len(reports), "checkpoint": None}
+    content = {
+        "reports": [report.to_json() for report in reports],
+        "epoch": len(reports),
+        "checkpoint": None,
+    }
     write_json(folder.folder / "reports.json", content)
     if state is not None:
         folder.write_result(
-            {
-                "state": state,
-                "reason": reason,
-                "score": score,
-                "epochs": len(reports),
-                "fold_scores": [] if score is None else [score - 0.01, score + 0.01],
-                "best_epochs": [len(reports)] * 2,
-                "training_seconds": 54.0,
-                "validation_seconds": 6.0,
-                "ended": f"{minute}:59+00:00",
-            }
+            Outcome(
+                state=state,
+                reason=reason,
+                score=score,
+                epochs=len(reports),
+                fold_scores=() if score is None else (score - 0.01, score + 0.01),
+                best_epochs=(len(reports), len(reports)),
+                training_seconds=54.0,
+                validation_seconds=6.0,
+                ended=f"{minute}:59+00:00",
+            )
         )
 
 
-def _report(epoch: int, epochs: int, score: float) -> dict[str, Any]:
+def _report(epoch: int, epochs: int, score: float) -> Report:
     reached = score * (0.5 + 0.5 * (epoch - 1) / max(1, epochs - 1))
-    fold = {"best_map_at_r": reached, "training_seconds": epoch, "validation_seconds": 0.1 * epoch}
-    return {"epoch": epoch, "best_map_at_r": reached, "folds": [fold, fold]}
+    folds = (
+        fold_report(
+            k, best_map_at_r=reached, training_seconds=epoch, validation_seconds=0.1 * epoch
+        )
+        for k in range(2)
+    )
+    return Report(epoch, reached, tuple(folds))
 
 
 def write_searched(
@@ -120,9 +137,9 @@ def write_searched(
     for number, parameters in enumerate(draw_parameters(trials, ranges)):
         reached = score(parameters)
         if number in failed:
-            write_course(place, number, parameters, None, FAILED, reason=failed[number])
+            write_course(place, number, parameters, None, TrialState.FAILED, reason=failed[number])
         elif number in stopped:
-            write_course(place, number, parameters, reached, PRUNED, epochs=5,
+            write_course(place, number, parameters, reached, TrialState.PRUNED, epochs=5,
                          reason="stopped at epoch 5")  # fmt: skip
         else:
             write_course(place, number, parameters, reached)

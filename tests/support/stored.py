@@ -5,12 +5,22 @@ from pathlib import Path
 from typing import Any
 
 from wpm.files import write_json
-from wpm.records import COMPLETE, FAILED, FORMAT, PRUNED, StudyPlace, TrainingFolder, write_study
+from wpm.records import (
+    FORMAT,
+    FailedRun,
+    Outcome,
+    ScoredRun,
+    StudyPlace,
+    TrainingFolder,
+    TrialState,
+    write_run_result,
+    write_study,
+)
 from wpm.rows import Row
 
 # 48-d concatenated: not the published numbers
 PROTOCOL = {"embedding_dim": 16, "folds": 3, "trunk": "convnet", "precision": "float32"}
-STATES = {"c": COMPLETE, "p": PRUNED, "f": FAILED}
+STATES = {"c": TrialState.COMPLETE, "p": TrialState.PRUNED, "f": TrialState.FAILED}
 
 
 def write_search(
@@ -42,17 +52,19 @@ def write_search(
     return place
 
 
-def training_result(score: float, hours: float = 1.0, state: str = COMPLETE) -> dict[str, Any]:
-    """Return the result.json of a training of ten epochs; a tenth of its time is validation."""
-    return {
-        "state": state,
-        "reason": "",
-        "score": score,
-        "fold_scores": [score],
-        "epochs": 10,
-        "training_seconds": 3240 * hours,
-        "validation_seconds": 360 * hours,
-    }
+def training_result(
+    score: float, hours: float = 1.0, state: TrialState = TrialState.COMPLETE
+) -> Outcome:
+    """Return how a training of ten epochs ended; a tenth of its time is validation."""
+    return Outcome(
+        state=state,
+        reason="",
+        score=score,
+        epochs=10,
+        fold_scores=(score,),
+        training_seconds=3240 * hours,
+        validation_seconds=360 * hours,
+    )
 
 
 def write_final(place: StudyPlace, key: str, trial: int | None, score: float | None) -> Path:
@@ -84,15 +96,10 @@ def write_run(
         training = TrainingFolder(folder / f"seed-{seed}" / f"fold-{fold}")
         training.write_identity({"number": fold, "parameters": {"margin": 0.5}})
         training.write_result(training_result(score, hours=0.5))
-    result: dict[str, Any] = {"state": FAILED, "seed": seed, "reason": "fold 1: diverged"}
+    result: ScoredRun | FailedRun = FailedRun(seed, "fold 1: diverged")
     if concatenated is not None:
-        result = {
-            "state": COMPLETE,
-            "seed": seed,
-            "concatenated": scores(concatenated),
-            "separated": scores(separated),
-        }
-    write_json(folder / f"seed-{seed}" / "result.json", result)
+        result = ScoredRun(seed, scores(separated), scores(concatenated), 1, 100, 10)
+    write_run_result(folder / f"seed-{seed}", result)
 
 
 def bytes_under(root: Path) -> dict[str, bytes]:

@@ -74,7 +74,7 @@ def make_plan(
         space=space,
         protocol=smoke_protocol(**changes),
         images={"pixels": pixels.name},
-        pixels=pixels,
+        pixel_cache=pixels,
         trials=trials,
         seed=seed,
         first_points=(space.thresholds,) if space.thresholds else (),

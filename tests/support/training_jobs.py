@@ -4,8 +4,9 @@ from pathlib import Path
 
 from tests.support.tiny import make_config, make_pixels
 from wpm.jobs.job import StepResult
-from wpm.jobs.train_job import TrainJob, identify
-from wpm.records import TrainingFolder
+from wpm.jobs.payloads import identify
+from wpm.jobs.train_job import TrainJob
+from wpm.records import Outcome, TrainingFolder
 from wpm.training.config import TrainingConfig
 
 
@@ -27,5 +28,11 @@ def finish(job: TrainJob) -> list[StepResult]:
     return steps
 
 
+def outcome_of(step: StepResult) -> Outcome:
+    """Return how a training ended, which it must have."""
+    assert isinstance(step.result, Outcome)
+    return step.result
+
+
 def scores(step: StepResult) -> list[tuple[int, float]]:
-    return [(r["epoch"], r["best_map_at_r"]) for r in step.reports]
+    return [(r.epoch, r.best_map_at_r) for r in step.reports]

@@ -5,31 +5,44 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import TrialState
+from optuna.trial import TrialState as OptunaState
 
-from wpm.records import (
-    COMPLETE,
-    TrainingFolder,
-    summarise,
-)
+from wpm.jobs.work import Decision
+from wpm.records import Outcome, TrainingFolder, TrialState
+from wpm.reports import FoldReport, Report
 from wpm.studies.plan import StudyPlan
 from wpm.studies.study import Study
 
 EPOCHS = 9  # of the invented trainings: rungs at 1, 3 and 9
 
 
-def report(epoch: int, value: float) -> dict[str, Any]:
-    fold = {
-        "best_map_at_r": value,
-        "best_epoch": epoch,
-        "training_seconds": 1.0,
-        "validation_seconds": 0.5,
-    }
-    return {"epoch": epoch, "best_map_at_r": value, "folds": [fold]}
+def fold_report(fold: int = 0, **changes: Any) -> FoldReport:
+    """Return the report of a fold that is all the same but for some values."""
+    standard: dict[str, Any] = {
+        "loss": 1.0, "precision_at_1": 0.5, "r_precision": 0.5, "map_at_r": 0.5,
+        "best_map_at_r": 0.5, "best_epoch": 1, "stopped": False, "training_seconds": 1.0,
+        "validation_seconds": 0.5, "images_per_second": 100.0,
+    }  # fmt: skip
+    return FoldReport(fold=fold, **{**standard, **changes})
 
 
-def curve(quality: float, epochs: int = EPOCHS) -> list[dict[str, Any]]:
+def report(epoch: int, value: float) -> Report:
+    return Report(epoch, value, (fold_report(best_map_at_r=value, best_epoch=epoch),))
+
+
+def curve(quality: float, epochs: int = EPOCHS) -> list[Report]:
     return [report(e, quality * e / EPOCHS) for e in range(1, epochs + 1)]
+
+
+def outcome(
+    score: float | None, state: TrialState = TrialState.COMPLETE, **changes: Any
+) -> Outcome:
+    """Return how a training of one fold ended."""
+    standard: dict[str, Any] = {
+        "reason": "", "epochs": 9, "fold_scores": () if score is None else (score,),
+        "training_seconds": 9.0, "validation_seconds": 4.5, "ended": "2026-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    return Outcome(state=state, score=score, **{**standard, **changes})
 
 
 def run_trial(study: Study, quality: Callable[[int], float]) -> int | None:
@@ -39,14 +52,14 @@ def run_trial(study: Study, quality: Callable[[int], float]) -> int | None:
         return None
     number, payload = asked
     folder = TrainingFolder(Path(payload["folder"]))
-    reports: list[dict[str, Any]] = []
+    reports: list[Report] = []
     for step in curve(quality(number)):
         reports.append(step)
-        folder.write_progress(reports, {"epoch": step["epoch"]})
-        if study.report(number, reports):
-            study.tell_stopped(number, reports)
+        folder.write_progress(reports, {"epoch": step.epoch})
+        if study.report(number, reports) is Decision.STOP:
+            study.record_stopped(number, reports)
             return number
-    result = summarise(COMPLETE, "", reports)
+    result = Outcome.from_reports(TrialState.COMPLETE, reports)
     folder.write_result(result)
     study.record_ended(number, result, reports)
     return number
@@ -57,8 +70,8 @@ def killed_launch(plan: StudyPlan) -> Iterator[Study]:
     """Yield a study whose launch then vanishes without a word."""
     study = Study(plan)
     yield study
-    study._held.close()  # what the system does with a dead process's lock
+    study._stack.close()  # what the system does with a dead process's lock
 
 
-def states(study: Study) -> list[TrialState]:
+def states(study: Study) -> list[OptunaState]:
     return [t.state for t in study._study.get_trials(deepcopy=False)]

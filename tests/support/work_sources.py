@@ -2,7 +2,7 @@
 
 from wpm.cluster.nodes import Node
 from wpm.jobs.job import StepResult
-from wpm.jobs.work import Work
+from wpm.jobs.work import Decision, Work
 
 
 def make_nodes(*resources: tuple[float, float]) -> list[Node]:
@@ -22,8 +22,8 @@ class Endless:
         self.handed_out += 1
         return Work(str(self.handed_out), "study", {})
 
-    def on_step(self, work: Work, step: StepResult) -> bool:
-        return True
+    def on_step(self, work: Work, step: StepResult) -> Decision:
+        return Decision.STOP
 
     def on_stopped(self, work: Work, step: StepResult) -> None:
         pass
@@ -37,7 +37,7 @@ class Endless:
     def on_suspended(self, work: Work) -> None:
         pass
 
-    def retire(self, study: str) -> None:
+    def stop_study(self, study: str) -> None:
         pass
 
     def describe(self) -> str:
@@ -45,18 +45,18 @@ class Endless:
 
 
 class Scripted(Endless):
-    """Remembers what it hears."""
+    """Remembers its calls."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard: list[str] = []
+        self.calls: list[str] = []
 
-    def on_step(self, work: Work, step: StepResult) -> bool:
-        self.heard.append(f"step of {work.key}")
-        return False
+    def on_step(self, work: Work, step: StepResult) -> Decision:
+        self.calls.append(f"step of {work.key}")
+        return Decision.CONTINUE
 
     def on_stopped(self, work: Work, step: StepResult) -> None:
-        self.heard.append(f"stop of {work.key}")
+        self.calls.append(f"stop of {work.key}")
 
     def on_crashed(self, work: Work, reason: str) -> None:
-        self.heard.append(f"loss of {work.key}: {reason}")
+        self.calls.append(f"crash of {work.key}: {reason}")

@@ -15,8 +15,11 @@ from wpm.losses import build_loss
 from wpm.model.convnet import ConvNet
 from wpm.model.embedding import EmbeddingModel, build_model
 from wpm.model.views import ViewMasks, ViewSettings
+from wpm.reports import FAST, LOW_MEMORY, PLAIN
 from wpm.rows import Row
-from wpm.training.mined_step import FAST, LOW_MEMORY, PLAIN, MinedStep
+from wpm.training.mined_step import (
+    MinedStep,
+)
 from wpm.training.training import Training
 
 CPU = torch.device("cpu")

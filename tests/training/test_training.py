@@ -20,10 +20,10 @@ from wpm.data.index import DataSource
 from wpm.data.pixel_cache import build_pixels
 from wpm.data.pixels import Pixels
 from wpm.errors import UserError
+from wpm.reports import Report
 from wpm.rows import Row
 from wpm.training.config import TrainingConfig
 from wpm.training.fold import DivergedError
-from wpm.training.reports import Report
 from wpm.training.training import Training
 
 CPU = torch.device("cpu")

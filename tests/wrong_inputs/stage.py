@@ -1,6 +1,7 @@
 """What wrong inputs meet: a finished study and its images, and what may be wrong with them."""
 
 import contextlib
+import dataclasses
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from pathlib import Path
 from tests.support.tiny import make_image_folder, make_plan
 from tests.support.trials import run_trial
 from wpm.files import hold_lock, read_json, write_json
-from wpm.records import StudyPlace, TrainingFolder
+from wpm.records import StudyPlace, TrainingFolder, TrialState
 from wpm.rows import Row
 from wpm.studies.study import Study
 
@@ -170,7 +171,10 @@ def unfinished(stage: Stage) -> None:
 def all_failed(stage: Stage) -> None:
     for number in range(3):
         folder = TrainingFolder(stage.place.trial_folder(number))
-        folder.write_result({**(folder.read_result() or {}), "state": "failed", "score": None})
+        result = folder.read_result()
+        assert result is not None
+        failed = dataclasses.replace(result, state=TrialState.FAILED, score=None)
+        folder.write_result(failed)
 
 
 def two_studies(stage: Stage) -> None:

@@ -152,7 +152,7 @@ def _look_ahead(
     resources = Resources(args.address, args.cpus_per_trial, asked)
     with connect(resources):
         gpus = count_gpus(resources)
-        undertaking = PlannedRun(
+        planned = PlannedRun(
             run_root=run_root,
             source=source,
             index=index,
@@ -165,12 +165,12 @@ def _look_ahead(
             gpus=gpus,
         )
         if args.doctor:
-            grave = 0
-            for finding in examine(undertaking, ask_nodes):
+            blocking = 0
+            for finding in examine(planned, ask_nodes):
                 print(finding)
-                grave += finding.grave
-            print(f"{grave} to mend before a search" if grave else "nothing to mend")
-            return ILL if grave else FINISHED
+                blocking += finding.blocking
+            print(f"{blocking} to fix before a search" if blocking else "nothing to fix")
+            return ILL if blocking else FINISHED
         forecasts = [
             forecast_finals(place, protocol, runs, args.top)
             if args.best_only
@@ -179,7 +179,7 @@ def _look_ahead(
         ]
         nodes = list_nodes()
         slots = count_slots(nodes, args.cpus_per_trial, gpus)
-        print(format_forecasts(forecasts, slots, gpus, estimate_disk(undertaking, nodes)))
+        print(format_forecasts(forecasts, slots, gpus, estimate_disk(planned, nodes)))
         if args.max_disk is not None:
             used = FolderSize(run_root).measure()
             cap = args.max_disk * GIB
@@ -223,15 +223,17 @@ def _run(
                     resources = dataclasses.replace(resources, gpus=gpus)
                     console.line(f"GPUs a trial, measured: {resources.gpus:.3g}")
                 metered = _meter(args, prepared, resources, console, on_study_end)
-                run_work(metered, resources, args.run_root.resolve(), console.live, metered.over)
+                run_work(
+                    metered, resources, args.run_root.resolve(), console.live, metered.limit_reached
+                )
         except StoppedBySignalError:
             raise KeyboardInterrupt from None
     console.clear()
     remaining = prepared.work.remaining
-    if remaining and metered.over():
-        console.line(f"stopped at {metered.over()}; the same command with more goes on")
+    if remaining and metered.limit_reached():
+        console.line(f"stopped at {metered.limit_reached()}; the same command with more goes on")
         return False
-    return not (remaining and metered.retired)
+    return not (remaining and metered.stopped_studies)
 
 
 def _meter(
@@ -276,7 +278,7 @@ def _meter(
             _checkpoint_bytes(prepared.probe),
             lambda: metered.running,
         )
-        metered.cap_disk(cap.over)
+        metered.cap_disk(cap.limit_reached)
     return metered
 
 

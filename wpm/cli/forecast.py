@@ -1,4 +1,4 @@
-"""What a launch would take, before anything starts: from past records where there are any."""
+"""Estimate what a launch would take before anything starts, from the records of past trials."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from wpm.errors import UserError
 from wpm.formatting import format_duration, format_table
 from wpm.protocols import Protocol
 from wpm.records import (
-    RUNNING,
     StudyPlace,
+    TrialState,
     find_studies,
     read_all_reports,
     read_trials,
@@ -19,13 +19,13 @@ from wpm.records import (
 
 @dataclass(frozen=True)
 class Forecast:
-    """What is left to do in a study.
+    """What remains to be done in a study.
 
     Attributes:
         place: the study.
-        pieces: trials, or trainings of final runs, to go.
-        seconds: of a worker, for a piece; None where no record tells.
-        source: where the seconds come from.
+        pieces: trials, or trainings of final runs, that have not ended.
+        seconds: of a worker, per piece; None where there is no record to estimate from.
+        source: the records that the seconds come from.
     """
 
     place: StudyPlace
@@ -35,16 +35,11 @@ class Forecast:
 
 
 def forecast_search(place: StudyPlace, trials: int) -> Forecast:
-    """Return the trials to go in a study, and what one takes by those that have ended.
-
-    Args:
-        place: the study.
-        trials: its budget.
-    """
+    """Return the trials to go in a study, and how long one takes, by the trials that have ended."""
     if not place.row.is_trained:
         return Forecast(place, 0, None, "nothing to search")
     records, _ = read_trials(place)
-    ended = sum(record.state != RUNNING for record in records)
+    ended = sum(record.state != TrialState.RUNNING for record in records)
     for other in _alike(place):
         seconds = list(_trial_seconds(other))
         if seconds:
@@ -56,13 +51,13 @@ def forecast_search(place: StudyPlace, trials: int) -> Forecast:
 def forecast_finals(
     place: StudyPlace, protocol: Protocol, runs: int, configurations: int = 1
 ) -> Forecast:
-    """Return the trainings of final runs to go, and what one takes by those that have ended.
+    """Return the trainings of final runs to go, and how long one takes, by those that have ended.
 
     Args:
         place: the study.
         protocol: of the study.
-        runs: seeds of a configuration.
-        configurations: how many are trained again.
+        runs: seeds per configuration.
+        configurations: how many configurations are trained again.
     """
     if not place.row.is_trained:
         return Forecast(place, 0, None, "one test, no training")
@@ -74,16 +69,16 @@ def forecast_finals(
         if seconds:
             source = f"{len(seconds)} trainings of {other.name}"
             return Forecast(place, to_go, sum(seconds) / len(seconds), source)
-    whole = [seconds for other in _alike(place) for seconds in _trial_seconds(other)]
-    if whole:
-        # Trials that were stopped early are among them: at least so much.
-        each = sum(whole) / len(whole) / protocol.folds
-        return Forecast(place, to_go, each, f"at least, by {len(whole)} trials")
+    trials = [seconds for other in _alike(place) for seconds in _trial_seconds(other)]
+    if trials:
+        # Some of these trials were stopped early, so a complete training takes at least this.
+        each = sum(trials) / len(trials) / protocol.folds
+        return Forecast(place, to_go, each, f"at least, by {len(trials)} trials")
     return Forecast(place, to_go, None, "no records of this row")
 
 
 def _alike(place: StudyPlace) -> list[StudyPlace]:
-    """Return the study, then those of its row and protocol on other data sets."""
+    """Return the study, then the studies of the same row and protocol on other data sets."""
     others = find_studies(place.run_root, protocol=place.protocol, row=str(place.row))
     return sorted(others, key=lambda other: other != place)
 
@@ -91,7 +86,7 @@ def _alike(place: StudyPlace) -> list[StudyPlace]:
 def _trial_seconds(place: StudyPlace) -> Iterator[float]:
     records, _ = read_trials(place, with_reports=True)
     for record in records:
-        if record.state != RUNNING and record.reports:
+        if record.state != TrialState.RUNNING and record.reports:
             yield worker_seconds(record.reports)
 
 
@@ -101,10 +96,10 @@ def format_forecasts(
     """Lay out what a launch would take.
 
     Args:
-        forecasts: one a study.
-        slots: pieces that can run at a time.
-        gpus: of a piece.
-        disk: bytes by folder.
+        forecasts: one per study.
+        slots: how many pieces can run at a time.
+        gpus: GPUs per piece.
+        disk: bytes that will be written, by folder.
 
     Raises:
         UserError: nothing can run.

@@ -14,13 +14,16 @@ from wpm.data.index import DataSource
 from wpm.data.pixel_cache import build_pixels
 from wpm.data.pixels import read_left_out
 from wpm.errors import UserError
-from wpm.jobs.train_job import training_payload
+from wpm.jobs.payloads import training_payload
 from wpm.jobs.work import WorkSource
 from wpm.protocols import Protocol
-from wpm.records import StudyPlace, TrainingRecord
+from wpm.records import Chosen, StudyPlace, TrainingRecord
 from wpm.rows import Row
 from wpm.spaces import SearchSpace, load_space
 from wpm.splits import check_splits, class_disjoint_splits
+from wpm.studies.best_trials import check_same_study, choose_best_trials
+from wpm.studies.final_plan import FinalPlan
+from wpm.studies.final_runs import FinalRunsWork
 from wpm.studies.plan import StudyPlan, record_plan
 from wpm.studies.samplers import DEFAULT_SAMPLER
 from wpm.studies.search import SearchWork
@@ -28,8 +31,8 @@ from wpm.studies.study import Study
 from wpm.studies.study_end import StudyEnd
 from wpm.training.config import TrainingConfig
 
-# A configuration to retrain: its parameters, where they come from, and that in words.
-_Choice = tuple[dict[str, float], dict[str, Any], str]
+# A configuration to train again: its parameters, and where they come from.
+_Choice = tuple[Mapping[str, float], Chosen]
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def _plan_study(
         space=space,
         protocol=protocol,
         images={"pixels": pixels.name},
-        pixels=pixels,
+        pixel_cache=pixels,
         trials=args.trials or protocol.trials,
         seed=args.seed,
         first_points=_first_points(args, space),
@@ -169,10 +172,6 @@ def prepare_retraining(
     Returns:
         The final runs that are left, None if there are none.
     """
-    # Not above: it can reach the test images, which a search never imports.
-    from wpm.studies.best_trials import check_same_study, choose_best_trials
-    from wpm.studies.final_runs import RetrainPlan, RetrainWork
-
     searched = [p for p in places if p.row.is_trained and not args.published]
     best = {
         place: choose_best_trials(place, args.top, allow_unfinished=args.allow_unfinished)
@@ -190,21 +189,21 @@ def prepare_retraining(
             record_plan(study, trials=0)
         # Nothing is drawn at random where nothing is trained.
         runs = (args.runs or protocol.runs) if place.row.is_trained else 1
-        for parameters, chosen, told in configurations:
-            console.line(f"{place.name}: {told}")
+        for parameters, chosen in configurations:
+            console.line(f"{place.name}: {chosen}")
             plans.append(
-                RetrainPlan(
+                FinalPlan(
                     place=place,
                     protocol=protocol,
                     parameters=parameters,
                     chosen=chosen,
                     source=source,
-                    pixels=pixels,
+                    pixel_cache=pixels,
                     runs=runs,
                     weights=args.weights,
                 )
             )
-    work = held.enter_context(RetrainWork(plans, console.line, on_study_end))
+    work = held.enter_context(FinalRunsWork(plans, console.line, on_study_end))
     if work.exhausted:
         return None
     by_row = {plan.place.row: plan.parameters for plan in plans}
@@ -231,17 +230,12 @@ def _describe_probe(
 
 
 def _describe_choice(record: TrainingRecord) -> _Choice:
-    assert record.result is not None
-    number, score = record.identity["number"], record.result["score"]
-    told = f"trial {number}, validation MAP@R {score:.4f}"
-    return record.identity["parameters"], {"trial": number, "score": score}, told
+    return record.parameters, Chosen(trial=record.number, score=record.outcome.score)
 
 
 def _configure_unsearched(args: argparse.Namespace, space: SearchSpace) -> _Choice:
     """Return the published configuration of a row, or that of the row without any."""
     if not space.row.is_trained:
-        return {}, {"trial": None, "score": None}, "the trunk as it comes, without training"
+        return {}, Chosen()
     point = space.find_published(args.dataset)
-    parameters = space.complete({**space.thresholds, **point.parameters})
-    chosen = {"trial": None, "score": None, "published": point.source}
-    return parameters, chosen, f"as published ({point.source})"
+    return space.complete({**space.thresholds, **point.parameters}), Chosen(source=point.source)

@@ -1,4 +1,4 @@
-"""Progress of all studies, read from their records."""
+"""Show the progress of all studies, read from their records."""
 
 import sys
 import time
@@ -10,12 +10,9 @@ from typing import Any
 from wpm.errors import UserError
 from wpm.formatting import format_duration, format_table
 from wpm.records import (
-    COMPLETE,
-    FAILED,
-    PRUNED,
-    RUNNING,
     StudyPlace,
     TrainingRecord,
+    TrialState,
     find_studies,
     is_running,
     read_finals,
@@ -27,10 +24,10 @@ from wpm.records.training_log import last_lines
 
 _COLUMNS = ("study", "trials", "complete", "stopped", "failed", "running", "best", "final runs",
             "time", "validating", "now")  # fmt: skip
-_SHOWN_FAILURES = 3  # of a study
+_SHOWN_FAILURES = 3  # per study
 
-_CLEAR = "\x1b[H\x1b[2J"  # a terminal's cursor to the corner, and all wiped
-_SHARE = 0.1  # of the time that looking again and again may take
+_CLEAR = "\x1b[H\x1b[2J"  # moves the cursor to the corner and clears the terminal
+_SHARE = 0.1  # reading the records takes at most this share of the time
 
 
 def watch_status(
@@ -39,9 +36,9 @@ def watch_status(
     """Show the status, once or until no launch works on any study.
 
     Args:
-        look: `describe_status` of a run folder, here or elsewhere.
-        show: prints.
-        every_s: seconds from one look to the next; None for one look.
+        look: returns what `describe_status` does, of a run folder here or on a cluster.
+        show: prints a text.
+        every_s: seconds from one look to the next; None to look once.
 
     Raises:
         UserError: there are no studies.
@@ -79,34 +76,35 @@ def format_status(run_root: Path) -> str:
     rows, failures, problems = [], [], []
     for place in places:
         try:
-            row, failed, trouble = _describe(place)
+            row, failed, damaged = _describe(place)
             rows.append(row)
             failures += failed
-            problems += trouble
+            problems += damaged
         except UserError as error:
             problems.append(str(error))
     return "\n".join([format_table(_COLUMNS, rows, "text"), *failures, *problems])
 
 
 def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
-    """Return a study's line of the table, its last failures, and its problems."""
+    """Return a study's line of the table, its last failures, and its damaged records."""
     study = read_study(place)
     assert study is not None  # found by its study.json
     records, problems = read_trials(place, with_reports=True)
     states = Counter(record.state for record in records)
-    scores = [r.result["score"] for r in records if r.result is not None and r.state == COMPLETE]
+    complete = [r.outcome.score for r in records if r.state is TrialState.COMPLETE]
+    scores = [score for score in complete if score is not None]
     finals, more_problems = read_finals(place)
-    tested = sum(len(final.with_state(COMPLETE)) for final in finals)
+    tested = sum(len(final.tested) for final in finals)
     alive = is_running(place)
-    ended = len(records) - states[RUNNING]
+    ended = len(records) - states[TrialState.RUNNING]
     now = "running" if alive else "finished" if ended >= study["trials"] else "interrupted"
     row = [
         place.name,
         f"{ended}/{study['trials']}",
-        states[COMPLETE],
-        states[PRUNED],
-        states[FAILED],
-        states[RUNNING],
+        states[TrialState.COMPLETE],
+        states[TrialState.PRUNED],
+        states[TrialState.FAILED],
+        states[TrialState.RUNNING],
         f"{max(scores):.4f}" if scores else "-",
         tested,
         format_duration(sum(worker_seconds(record.reports) for record in records)),
@@ -117,13 +115,12 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
 
 
 def _last_failures(place: StudyPlace, records: Sequence[TrainingRecord]) -> list[str]:
-    """Return for each of the trials that failed last: why, where to read on, its last words."""
-    failed = [(r.result["ended"], r) for r in records if r.result and r.state == FAILED]
+    """Return for the last failed trials: the reason, the log file, and the log's last lines."""
+    failed = [record for record in records if record.state is TrialState.FAILED]
     lines = []
-    for _, record in sorted(failed, key=lambda pair: pair[0])[-_SHOWN_FAILURES:]:
-        assert record.result is not None
-        number, log = record.identity["number"], record.folder / "error.log"
-        lines.append(f"{place.name} trial {number} failed: {record.result['reason']}")
+    for record in sorted(failed, key=lambda r: r.outcome.ended or "")[-_SHOWN_FAILURES:]:
+        log = record.folder / "error.log"
+        lines.append(f"{place.name} trial {record.number} failed: {record.outcome.reason}")
         if log.exists():
             lines.append(f"    {log}")
         lines += [f"    | {line}" for line in last_lines(record.folder)]
@@ -132,9 +129,7 @@ def _last_failures(place: StudyPlace, records: Sequence[TrainingRecord]) -> list
 
 def _validating(records: Sequence[TrainingRecord]) -> str:
     """Return the share of the trials' time that went into validation, in percent."""
-    folds = [
-        fold for record in records for fold in (record.reports or [{"folds": []}])[-1]["folds"]
-    ]
-    validation = sum(fold["validation_seconds"] for fold in folds)
-    total = validation + sum(fold["training_seconds"] for fold in folds)
+    folds = [fold for record in records if record.reports for fold in record.reports[-1].folds]
+    validation = sum(fold.validation_seconds for fold in folds)
+    total = sum(fold.worker_seconds for fold in folds)
     return f"{validation / total:.0%}" if total else "-"

@@ -14,12 +14,12 @@ from wpm.errors import UserError
 
 @dataclass(frozen=True)
 class Resources:
-    """What one piece of work takes, and where.
+    """What one piece of work needs, and on which cluster.
 
     Attributes:
         address: "local" to start Ray on this machine, "auto" or host:port for a running cluster.
-        cpus: cores a piece of work; also its torch threads.
-        gpus: GPUs a piece of work, fractions allowed; None for a default by what there is.
+        cpus: cores per piece of work; also its torch threads.
+        gpus: GPUs per piece of work, may be a fraction; None: one where the cluster has GPUs.
     """
 
     address: str
@@ -29,7 +29,7 @@ class Resources:
 
 @contextlib.contextmanager
 def connect(resources: Resources) -> Iterator[str]:
-    """Start or join Ray for a while; yields where its dashboard answers, "" without one.
+    """Start or join Ray for a while; yields the address of its dashboard, "" without one.
 
     Raises:
         UserError: no cluster answers at the address.
@@ -50,12 +50,12 @@ def connect(resources: Resources) -> Iterator[str]:
 
 
 def find_cluster() -> str:
-    """Return where `--address auto` looks: RAY_ADDRESS, or where Ray was last started here.
+    """Return the address that `--address auto` means: RAY_ADDRESS, or the last Ray started here.
 
-    Nobody may answer there any more; `ray.init` would then try for more than five minutes.
+    That Ray may have ended since; `ray.init` would then try for more than five minutes.
 
     Raises:
-        UserError: neither is there.
+        UserError: there is neither.
     """
     try:
         return str(services.get_ray_address_from_environment("auto", None))
@@ -72,7 +72,7 @@ def _no_answer(address: str, error: Exception) -> UserError:
 
 
 def count_gpus(resources: Resources) -> float:
-    """Return the GPUs, or the share of one, that a piece of work takes; Ray must be connected."""
+    """Return the GPUs, or the share of one, per piece of work; Ray must be connected."""
     if resources.gpus is not None:
         return resources.gpus
     return 1.0 if ray.cluster_resources().get("GPU", 0) >= 1 else 0.0

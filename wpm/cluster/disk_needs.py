@@ -9,26 +9,26 @@ from wpm.data.index import DataSource, ImageIndex
 from wpm.model.embedding import build_model
 from wpm.protocols import Protocol
 
-_WIDEST = 1.5  # width / height of a photograph, when decoded pixels are estimated
+_WIDEST = 1.5  # width / height that is assumed for a photograph
 _FLOAT = 4  # bytes
-_COPIES = 4  # of a model in a checkpoint: itself, its best so far, two moments of the optimiser
+_COPIES = 4  # per checkpoint: the model, its best so far, and two moments of the optimiser
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """What the cluster is about to be used for.
+    """What a launch is about to run.
 
     Attributes:
-        run_root: records.
-        source: images, and the folder of caches.
+        run_root: folder of the records.
+        source: where the images are, and the folder of caches.
         index: the images.
         protocol: of the studies.
-        rows: how many studies.
-        trials: of each.
-        runs: final runs of each.
+        rows: number of studies.
+        trials: trials per study.
+        runs: final runs per study.
         weights: file of the trunk's weights, None for none.
-        cpus: of a trial.
-        gpus: of a trial.
+        cpus: cores per trial.
+        gpus: GPUs per trial.
     """
 
     run_root: Path
@@ -43,26 +43,26 @@ class PlannedRun:
     gpus: float
 
 
-def estimate_disk(undertaking: PlannedRun, nodes: Sequence[Node]) -> dict[Path, int]:
+def estimate_disk(planned: PlannedRun, nodes: Sequence[Node]) -> dict[Path, int]:
     """Return how many bytes the run folder and the folder of caches may grow by.
 
-    Checkpoints: each trial that runs at a time keeps two (the old one goes when the new one is
-    whole). Finals keep a model a fold. Decoded pixels: `resize` squared for a square image, and
-    wider photographs; what lies there already is taken off.
+    Checkpoints: every running trial has up to two, since the old one is deleted only once the new
+    one is complete. Final runs keep one model per fold. Decoded pixels: `resize` squared for a
+    square image, more for photographs; caches that exist already are subtracted.
     """
-    protocol, index = undertaking.protocol, undertaking.index
+    protocol, index = planned.protocol, planned.index
     model_bytes = _model_bytes(protocol, index.channels)
-    slots = count_slots(nodes, undertaking.cpus, undertaking.gpus)
-    records = undertaking.rows * undertaking.trials * 2**20
+    slots = count_slots(nodes, planned.cpus, planned.gpus)
+    records = planned.rows * planned.trials * 2**20
     checkpoints = slots * 2 * protocol.folds * _COPIES * model_bytes
-    finals = undertaking.rows * undertaking.runs * protocol.folds * model_bytes
+    finals = planned.rows * planned.runs * protocol.folds * model_bytes
     image_bytes = int(index.channels * protocol.resize**2 * (_WIDEST if index.channels == 3 else 1))
-    work_root = undertaking.source.work_root
+    work_root = planned.source.work_root
     caches = (work_root / "pixels").glob(f"{index.dataset}-{protocol.resize}px-*/pixels.bin")
-    have = sum(path.stat().st_size for path in caches)
+    existing = sum(path.stat().st_size for path in caches)
     return {
-        undertaking.run_root: records + checkpoints + finals,
-        work_root: max(0, len(index.paths) * image_bytes - have),
+        planned.run_root: records + checkpoints + finals,
+        work_root: max(0, len(index.paths) * image_bytes - existing),
     }
 
 
@@ -70,9 +70,9 @@ def estimate_checkpoint(protocol: Protocol, channels: int, folds: int) -> int:
     """Return the bytes of a training's checkpoint.
 
     Args:
-        protocol: of the training.
+        protocol: names the trunk and the embedding size.
         channels: of the images.
-        folds: that are trained together.
+        folds: number of folds that are trained together.
     """
     return folds * _COPIES * _model_bytes(protocol, channels)
 

@@ -1,4 +1,4 @@
-"""Several trainings on one GPU: the share of its memory that each gets, and keeps to."""
+"""Run several trainings on one GPU: measure the share of its memory that each needs."""
 
 import dataclasses
 import json
@@ -13,18 +13,18 @@ from wpm.data.pixels import Pixels
 from wpm.training.config import TrainingConfig
 from wpm.training.training import Training
 
-# A quarter more than was measured: allocators fragment, and losses mine more pairs on some batches.
+# Allocators fragment, and losses mine more pairs on some batches than in the measured step.
 HEADROOM = 1.25
-# Bytes of a process's CUDA context and kernels, which its allocator does not know of.
+# The CUDA context and kernels of a process, which are not allocated by torch.
 CONTEXT_BYTES = 600 * 2**20
 SHARES = (1 / 8, 1 / 7, 1 / 6, 1 / 5, 1 / 4, 1 / 3, 1 / 2)
 
 
 def limit_memory(share: float) -> None:
-    """Keep this process to its share of the GPU's memory; its neighbours count on it.
+    """Limit this process to its share of the GPU's memory, so that the others have theirs.
 
     Args:
-        share: of one GPU; 1 and more, or 0 for none, limit nothing.
+        share: share of one GPU; 0 for none, and 1 or more, set no limit.
     """
     if 0 < share < 1 and torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(share)
@@ -34,26 +34,26 @@ def choose_share(peak_bytes: int, total_bytes: int) -> float:
     """Return the smallest share of a GPU that a training fits into.
 
     Args:
-        peak_bytes: what it was measured to allocate.
-        total_bytes: of the GPU.
+        peak_bytes: most memory that the training was measured to allocate.
+        total_bytes: memory of the GPU.
     """
     needed = HEADROOM * peak_bytes + CONTEXT_BYTES
     return next((share for share in SHARES if share * total_bytes >= needed), 1.0)
 
 
-def measure_share(config: TrainingConfig, pixels: Path) -> float:
+def measure_share(config: TrainingConfig, pixel_cache: Path) -> float:
     """Train one step of every fold and validate once; return the share of the GPU that it needs.
 
     Args:
         config: what to train.
-        pixels: cache of trainval images.
+        pixel_cache: folder of the decoded trainval images.
     """
     protocol = dataclasses.replace(
         config.protocol, iterations_per_epoch=1, validation_interval=1, max_epochs=1
     )
     torch.cuda.reset_peak_memory_stats()
     config = dataclasses.replace(config, protocol=protocol)
-    Training(config, Pixels(pixels), torch.device("cuda")).run_epoch()
+    Training(config, Pixels(pixel_cache), torch.device("cuda")).run_epoch()
     peak = torch.cuda.max_memory_allocated()
     return choose_share(peak, torch.cuda.get_device_properties().total_memory)
 
@@ -62,7 +62,7 @@ def measure_gpus(payload: Mapping[str, Any]) -> float:
     """Measure which share of a GPU a training needs; Ray must be connected.
 
     Args:
-        payload: of the training, as `wpm.jobs.train_job.training_payload` describes it.
+        payload: the training, as `wpm.jobs.payloads.training_payload` describes it.
 
     Returns:
         The share; 0 where the cluster has no GPU.

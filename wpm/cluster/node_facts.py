@@ -1,4 +1,4 @@
-"""What a machine tells about itself, asked on every node before hours are spent there."""
+"""Facts about a machine, gathered on every node before hours are spent there."""
 
 import contextlib
 import hashlib
@@ -17,10 +17,10 @@ from wpm.cluster.nodes import Node
 from wpm.files import is_locked
 from wpm.records import provenance
 
-MARK, LOCK = "driver", "lock"  # what the driver leaves in a folder where nodes meet it
-_LISTENING = "0A"  # state of a socket in /proc/net/tcp
+MARK, LOCK = "driver", "lock"  # files that the driver writes into a probe folder
+_LISTENING = "0A"  # the state of a listening socket in /proc/net/tcp
 _CUDA_TIMEOUT_S = 120.0
-# In a process of its own: a task that asks for no GPU is shown none.
+# Runs in a process of its own: a Ray task that asks for no GPU sees none.
 _CUDA_PROBE = """
 import torch
 for index in range(torch.cuda.device_count()):
@@ -34,8 +34,8 @@ class Listener:
     """A port on which a process of Ray waits for connections.
 
     Attributes:
-        address: that it is bound to; 0.0.0.0 or :: is every one.
-        port: its number.
+        address: the address that it is bound to; 0.0.0.0 or :: is every one.
+        port: number of the port.
         dashboard: whether it serves the dashboard and the job interface, which runs any code.
     """
 
@@ -49,12 +49,13 @@ class Facts:
     """What a node answers.
 
     Attributes:
-        unreadable: what is wrong with sample files, a line each.
+        unreadable: a line for each sample file that cannot be read, or differs.
         versions: of Python, libraries and the code, by name.
         token: whether Ray asks for a token here.
         listeners: ports of Ray's processes.
-        public: addresses of this machine that the whole internet can route to.
-        cuda: GPUs that torch can use, or why it cannot; None where no GPU is declared.
+        public: addresses of this machine that are reachable from the internet.
+        cuda: number of GPUs that torch can use, or why it can use none; None where the node
+            offers no GPU.
     """
 
     unreadable: tuple[str, ...]
@@ -66,11 +67,11 @@ class Facts:
 
 
 def gather_facts(node: Node, samples: Mapping[Path, str]) -> Facts:
-    """Look around on the node.
+    """Gather the facts; called on the node.
 
     Args:
-        node: where this runs.
-        samples: files that it must be able to read, with their SHA-256.
+        node: the node that this runs on.
+        samples: SHA-256 of files that the node must be able to read.
     """
     return Facts(
         unreadable=tuple(_read_samples(samples)),
@@ -82,29 +83,30 @@ def gather_facts(node: Node, samples: Mapping[Path, str]) -> Facts:
     )
 
 
-def visit(node: Node, meetings: Mapping[Path, str]) -> tuple[str, ...]:
-    """Look for the driver's marks and locks, and leave marks of the node's own.
+def probe_shared_folders(node: Node, probes: Mapping[Path, str]) -> tuple[str, ...]:
+    """Look for the driver's marks and locks, and write marks for the driver; called on the node.
 
     Args:
-        node: where this runs.
-        meetings: folders that the driver has made below shared ones, and what it wrote there.
+        node: the node that this runs on.
+        probes: folders that the driver has created below the shared ones, and the mark that it
+            wrote into each.
 
     Returns:
-        What does not work, a line for each folder.
+        A line for each folder that is not shared.
     """
     troubles = []
-    for meeting, mark in meetings.items():
-        folder = meeting.parent
+    for probe, mark in probes.items():
+        folder = probe.parent
         try:
-            # Parents are never made here: where a folder is not mounted, it must stay missing.
-            if (meeting / MARK).read_text() != mark:
+            # Never create parents: an unmounted folder must stay missing, or the check would pass.
+            if (probe / MARK).read_text() != mark:
                 troubles.append(f"{folder}: is not the folder that the driver sees")
-            elif not is_locked(meeting / LOCK):
+            elif not is_locked(probe / LOCK):
                 troubles.append(f"{folder}: a lock that the driver holds is not seen")
             else:
-                (meeting / node.id).write_text(mark)
+                (probe / node.id).write_text(mark)
         except OSError as error:
-            what = "written" if (meeting / MARK).exists() else "seen"
+            what = "written" if (probe / MARK).exists() else "seen"
             troubles.append(f"{folder}: cannot be {what} ({error.strerror})")
     return tuple(troubles)
 
@@ -115,14 +117,14 @@ def read_clock(node: Node, question: None) -> float:
 
 
 def read_versions() -> dict[str, str]:
-    """Return the versions of everything that results depend on, the code as a digest."""
-    told = provenance()
+    """Return the versions of everything that results depend on; that of the code is a digest."""
+    written = provenance()
     digest = hashlib.sha256()
     package = Path(__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + path.read_bytes())
-    libraries = {name: str(version) for name, version in told["libraries"].items()}
-    return {"python": told["python"], **libraries, "code of wpm": digest.hexdigest()[:12]}
+    libraries = {name: str(version) for name, version in written["libraries"].items()}
+    return {"python": written["python"], **libraries, "code of wpm": digest.hexdigest()[:12]}
 
 
 def digest_of(path: Path) -> str:
@@ -141,7 +143,7 @@ def _read_samples(samples: Mapping[Path, str]) -> Iterator[str]:
 
 
 def _probe_cuda() -> int | str:
-    """Use every GPU once; return how many there are, or the last line of what went wrong."""
+    """Use every GPU once; return how many there are, or the last line of the error."""
     visible = {k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
     try:
         answer = subprocess.run(
@@ -158,7 +160,7 @@ def _probe_cuda() -> int | str:
 def find_listeners(proc: Path = Path("/proc")) -> list[Listener]:
     """Return the listening TCP ports of Ray's processes on this machine.
 
-    Processes of other users cannot be looked into, and are left out.
+    Processes of other users cannot be inspected, and are left out.
     """
     sockets = {
         inode: (address, port)
@@ -167,7 +169,7 @@ def find_listeners(proc: Path = Path("/proc")) -> list[Listener]:
     }
     found = set()
     for process in proc.glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # ended meanwhile, or another user's
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
             command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             if not _is_ray(command):
                 continue
@@ -185,15 +187,15 @@ def _is_ray(command: str) -> bool:
 
 
 def _read_socket_table(table: Path) -> Iterator[tuple[str, str, int]]:
-    """Yield inode, address and port of every listening socket of a table of the kernel."""
-    if not table.exists():  # a kernel without IPv6
+    """Yield inode, address and port of every listening socket in a table of the kernel."""
+    if not table.exists():  # the kernel has no IPv6
         return
     for line in table.read_text().splitlines()[1:]:
         fields = line.split()
         if fields[3] != _LISTENING:
             continue
         address, port = fields[1].split(":")
-        # Words of 32 bits in the machine's own order, whatever the address family.
+        # The kernel prints 32-bit words in the machine's own byte order, for IPv4 and IPv6.
         words = struct.unpack(f">{len(address) // 8}I", bytes.fromhex(address))
         packed = struct.pack(f"={len(words)}I", *words)
         family = socket.AF_INET if len(packed) == 4 else socket.AF_INET6
@@ -201,7 +203,7 @@ def _read_socket_table(table: Path) -> Iterator[tuple[str, str, int]]:
 
 
 def _outward_addresses() -> Iterator[str]:
-    """Yield the addresses from which this machine speaks to the internet; nothing is sent."""
+    """Yield the addresses that this machine would use on the internet; nothing is sent."""
     for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
         with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((elsewhere, 9))

@@ -15,9 +15,9 @@ class Node:
 
     Attributes:
         id: unique in the cluster.
-        name: for people: host name and address.
-        cpus: declared for trials.
-        gpus: declared for trials.
+        name: host name and address, for messages.
+        cpus: cores that the node offers to trials.
+        gpus: GPUs that the node offers to trials.
     """
 
     id: str
@@ -31,9 +31,9 @@ class Answer:
     """What a node answered.
 
     Attributes:
-        node: which.
-        value: its answer, None if it has none.
-        error: why it has none.
+        node: the node that was asked.
+        value: its answer, None if there is none.
+        error: why there is none.
     """
 
     node: Node
@@ -41,19 +41,19 @@ class Answer:
     error: str | None = None
 
 
-# Runs a function once on every node: function, question -> answers.
+# The type of `ask_nodes`: runs a function once on every node; function, question -> answers.
 AskNodes = Callable[[Callable[[Node, Any], Any], Any], list[Answer]]
 
 
 def ask_nodes(
     function: Callable[[Node, Any], Any], question: Any, *, wait_s: float = 180.0
 ) -> list[Answer]:
-    """Run a function once on every node, beside whatever runs there; Ray must be connected.
+    """Run a function once on every node, also while work runs there; Ray must be connected.
 
     Args:
-        function: of the node and the question; picklable, as its answer is.
-        question: passed to it.
-        wait_s: seconds after which a node counts as silent.
+        function: is called with the node and the question; it and its answer must be picklable.
+        question: the same for every node.
+        wait_s: a node that has not answered by then counts as silent.
     """
     task = ray.remote(num_cpus=0, max_retries=0)(function)
     asked = {
@@ -90,19 +90,19 @@ def list_nodes() -> list[Node]:
 
 
 def count_slots(nodes: Iterable[Node], cpus: float, gpus: float) -> int:
-    """Return how many pieces of work run at a time.
+    """Return how many pieces of work can run at a time.
 
     Args:
-        nodes: of the cluster.
-        cpus: cores a piece of work, above 0.
-        gpus: GPUs a piece of work; 0 for none.
+        nodes: all nodes of the cluster.
+        cpus: cores per piece of work, above 0.
+        gpus: GPUs per piece of work; 0 for none.
     """
-    # A little more than there is: 3 x 0.1 must fit 0.3.
+    # The small addition makes 3 x 0.1 fit 0.3, whatever floating point makes of it.
     return sum(
         min(
-            int(have / wanted + 1e-6)
-            for have, wanted in ((node.cpus, cpus), (node.gpus, gpus))
-            if wanted
+            int(offered / needed + 1e-6)
+            for offered, needed in ((node.cpus, cpus), (node.gpus, gpus))
+            if needed
         )
         for node in nodes
     )

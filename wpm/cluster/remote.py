@@ -1,4 +1,4 @@
-"""Call a function on a node, or a command on the head, from outside the cluster."""
+"""Call a function on a node, or run a command on the head, from outside the cluster."""
 
 import re
 import shlex
@@ -17,12 +17,12 @@ def call_on_a_node(function: Callable[[Any], Any], question: Any, *, wait_s: flo
     """Run a function once on any node and return its answer; Ray must be connected.
 
     Args:
-        function: of the question; picklable, as its answer is.
-        question: passed to it.
-        wait_s: seconds to wait.
+        function: is called with the question; it and its answer must be picklable.
+        question: its argument.
+        wait_s: how long to wait for the answer.
 
     Raises:
-        UserError: what the function raised, or no node answered.
+        UserError: the function raised one, or no node answered.
     """
     task = ray.remote(num_cpus=0, max_retries=0)(function)
     try:
@@ -41,14 +41,14 @@ def run_on_head(address: str, command: Sequence[str], *, wait_s: float = 120.0) 
 
     Args:
         address: of the dashboard, http://HOST:PORT.
-        command: its words; it starts in the folder that Ray was started in.
-        wait_s: seconds to wait for its end.
+        command: its words; it runs in the folder in which Ray was started.
+        wait_s: how long to wait for its end.
 
     Returns:
-        What it printed.
+        What the command printed.
 
     Raises:
-        UserError: nothing answers there, or the command did not end well.
+        UserError: nothing answers there, or the command failed.
     """
     try:
         client = JobSubmissionClient(address)
@@ -61,7 +61,7 @@ def run_on_head(address: str, command: Sequence[str], *, wait_s: float = 120.0) 
                     f"--address {address}: no answer in {wait_s:.0f} s; see ray job list"
                 )
             time.sleep(0.5)
-        # Ray's own lines come first, the last of them this one.
+        # The log begins with Ray's own lines, of which "Running entrypoint" is the last.
         printed = re.sub(
             r"(?s)^.*?Running entrypoint[^\n]*\n", "", client.get_job_logs(job)
         ).strip()

@@ -1,4 +1,4 @@
-"""Ray, and nowhere else: runs work from a source on one machine or a cluster."""
+"""Run work from a source with Ray Tune, on one machine or a cluster."""
 
 import contextlib
 import logging
@@ -25,13 +25,19 @@ from wpm.errors import UserError, storage_error
 from wpm.files import hold_lock, is_locked
 from wpm.jobs.work import WorkSource
 
-_LOCK = "launch.lock"  # in the folder of Ray's files, while the launch lives
-_SWEEP_AFTER_S = 60.0  # age of a killed launch's files
+_LOCK = "launch.lock"  # in the folder of Ray's files; held while the launch runs
+# A folder this young may belong to a launch that has not locked it yet.
+_SWEEP_AFTER_S = 60.0
 _log = logging.getLogger(__name__)
 
 
 class StoppedBySignalError(Exception):
-    """Ctrl-C or SIGTERM: running work was stopped after its checkpoint."""
+    """Ctrl-C or SIGTERM: running work was suspended after its checkpoint."""
+
+
+def no_limit() -> str:
+    """Return "": the launch has no limit."""
+    return ""
 
 
 def run_work(
@@ -39,34 +45,34 @@ def run_work(
     resources: Resources,
     run_root: Path,
     show: Callable[[Callable[[], str]], None],
-    over: Callable[[], str] = str,
+    limit_reached: Callable[[], str] = no_limit,
 ) -> None:
     """Run everything that a source hands out; Ray must be connected.
 
     Args:
-        source: of the work.
+        source: hands out the work.
         resources: of each piece of work.
         run_root: folder that every node sees; Ray's own files go below it and are removed.
-        show: given what describes the progress in one line, in every turn of Tune's loop.
-        over: asked in every turn whether to stop early, and why: running work is then stopped
-            after its checkpoint, and the call returns.
+        show: called in every turn of Tune's loop, with a function that describes the progress in
+            one line.
+        limit_reached: called in every turn; returns why to stop early, or "". Running work is then
+            suspended after its checkpoint, and the call returns.
 
     Raises:
-        UserError: no node can ever hold a piece of work; or the disk, images or another version
-            stand in the way of it: no work was failed for that.
-        StoppedBySignalError: stopped by a signal; the same call goes on later.
+        UserError: no node can ever hold a piece of work; or the disk, the images or another
+            version prevent it from running: no work is recorded as failed for that.
+        StoppedBySignalError: stopped by a signal; the same call resumes the work later.
     """
     pass_memory_errors_to_tune()
     gpus = count_gpus(resources)
     _check_capacity(resources.cpus, gpus)
-    bridge = WorkSearcher(
-        source, _QueueCapacity(resources.cpus, gpus, grows=resources.address != "local")
-    )
+    capacity = _QueueCapacity(resources.cpus, gpus, grows=resources.address != "local")
+    searcher = WorkSearcher(source, capacity)
     try:
         with _hold_ray_files(run_root.resolve()) as ray_files:
             stop_file = ray_files / "stop"
             with (
-                _SignalStopper(lambda: show(source.describe), over, stop_file) as stopper,
+                _LaunchStopper(lambda: show(source.describe), limit_reached, stop_file) as stopper,
                 warnings.catch_warnings(),
             ):
                 warnings.simplefilter("ignore")  # Ray's deprecations are not the user's business
@@ -78,8 +84,8 @@ def run_work(
                         "stop_file": str(stop_file),
                     },
                     tune_config=tune.TuneConfig(
-                        search_alg=bridge,
-                        scheduler=WorkScheduler(bridge),
+                        search_alg=searcher,
+                        scheduler=WorkScheduler(searcher),
                         num_samples=-1,
                         reuse_actors=True,
                         trial_dirname_creator=str,  # the default spells out the whole configuration
@@ -96,12 +102,12 @@ def run_work(
                 tuner.fit()
             if stopper.received:
                 raise StoppedBySignalError
-            if bridge.error is not None:
-                raise bridge.error
+            if searcher.error is not None:
+                raise searcher.error
     except OSError as error:
-        if bridge.error is None and isinstance(error, ConnectionError):
-            raise  # of Ray's network, not of the files that Tune keeps for itself
-        raise bridge.error or storage_error(run_root, error) from error
+        if searcher.error is None and isinstance(error, ConnectionError):
+            raise  # an error of Ray's network, not of the files that Tune writes
+        raise searcher.error or storage_error(run_root, error) from error
 
 
 @contextlib.contextmanager
@@ -109,8 +115,7 @@ def _hold_ray_files(run_root: Path) -> Iterator[Path]:
     """Make a folder for Ray's own files, and remove those of launches that were killed."""
     run_root.mkdir(parents=True, exist_ok=True)
     for folder in run_root.glob(".ray-*"):
-        with contextlib.suppress(OSError):  # another launch is as quick
-            # The youngest may be about to be locked.
+        with contextlib.suppress(OSError):  # another launch may be removing it, too
             is_old = time.time() - folder.stat().st_mtime > _SWEEP_AFTER_S
             if is_old and not is_locked(folder / _LOCK):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -123,26 +128,26 @@ def _hold_ray_files(run_root: Path) -> Iterator[Path]:
 
 
 def _check_capacity(cpus: float, gpus: float) -> None:
-    """Refuse work that would wait for ever."""
+    """Refuse work that no node can hold: it would wait for ever."""
     nodes = list_nodes()
     if count_slots(nodes, cpus, gpus):
         return
     best = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes)
     raise UserError(
-        f"a trial wants {cpus:g} CPUs and {gpus:g} GPUs, but the nodes have {best}; lower "
+        f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs, but the nodes have {best}; lower "
         "--cpus-per-trial or --gpus-per-trial"
     )
 
 
 class _QueueCapacity:
-    """How much work to hand to Tune: what runs at a time, and a quarter as much waiting.
+    """How much work to hand to Tune: as much as can run, and a quarter of that to wait.
 
-    Tune keeps a worker process for the next trial only where one waits; an autoscaler adds nodes
-    only for what waits, so that a small cluster must have as much waiting as running to double.
-    What waits was sampled before it had to be, so it is not more.
+    Tune keeps a worker process for another trial only if one waits. An autoscaler adds nodes only
+    for waiting trials: a small cluster doubles only if as many wait as run. Queued trials were
+    sampled earlier than necessary, on fewer results; so the queue is kept short.
     """
 
-    _RECOUNT_S = 5.0  # nodes come and go
+    _RECOUNT_S = 5.0  # nodes join and leave
     _MOST_TO_DOUBLE = 8
 
     def __init__(self, cpus: float, gpus: float, *, grows: bool = False) -> None:
@@ -159,15 +164,27 @@ class _QueueCapacity:
         return self._slots + max(1, self._slots // 4, doubling)
 
 
-class _SignalStopper(NeverSaved, tune.Stopper):
-    """Stops all trials when Ctrl-C or SIGTERM arrives; a second Ctrl-C does not wait."""
+class _LaunchStopper(NeverSaved, tune.Stopper):
+    """Stops all trials when Ctrl-C or SIGTERM arrives, or a limit is reached.
 
-    def __init__(self, tick: Callable[[], None], over: Callable[[], str], stop_file: Path) -> None:
+    A second Ctrl-C ends the launch without waiting for checkpoints.
+    """
+
+    def __init__(
+        self, on_turn: Callable[[], None], limit_reached: Callable[[], str], stop_file: Path
+    ) -> None:
+        """Prepare to stop; entering the context takes over the signals.
+
+        Args:
+            on_turn: called in every turn of Tune's loop.
+            limit_reached: returns why to stop, or "".
+            stop_file: created when all workers are to stop.
+        """
         self.received = False
-        self._tick, self._over, self._stop_file = tick, over, stop_file
+        self._on_turn, self._limit_reached, self._stop_file = on_turn, limit_reached, stop_file
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> "_SignalStopper":
+    def __enter__(self) -> "_LaunchStopper":
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._receive)
         return self
@@ -185,11 +202,12 @@ class _SignalStopper(NeverSaved, tune.Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Called by Tune in every turn of its loop."""
-        self._tick()
-        if not self.received and not self._over():
+        """Return whether to stop; Tune calls this in every turn of its loop."""
+        self._on_turn()
+        if not self.received and not self._limit_reached():
             return False
-        with contextlib.suppress(OSError):  # then the workers end a little harder
+        # Best effort: without this file workers are killed before they can save.
+        with contextlib.suppress(OSError):
             self._stop_file.touch()
         return True
 
@@ -197,7 +215,7 @@ class _SignalStopper(NeverSaved, tune.Stopper):
 def pass_memory_errors_to_tune() -> None:
     """Let Tune treat an actor that Ray's memory monitor ended like one that crashed.
 
-    Ray raises an error that Tune does not know, and the whole run would end with it.
+    Ray raises an error that Tune does not know and that would end the complete run.
     """
     for module in (actor_manager, controllers):
         vars(module)["RayActorError"] = (RayActorError, OutOfMemoryError)

@@ -1,4 +1,4 @@
-"""Translate between Ray Tune and a work source: Tune's searcher and scheduler."""
+"""Translate between Ray Tune, which thinks in Tune trials, and a work source."""
 
 import json
 import logging
@@ -13,14 +13,14 @@ from ray.tune.search import Searcher
 
 from wpm.errors import UserError
 from wpm.jobs.job import StepResult
-from wpm.jobs.work import Work, WorkSource
+from wpm.jobs.work import Decision, Work, WorkSource
 
 _log = logging.getLogger(__name__)
-MAX_CRASHES = 2  # of a work's process since its last report; the next death fails the work
+MAX_CRASHES = 2  # of a work's process since its last report; one more crash fails the work
 
 
 class NeverSaved:
-    """Mixed into what Tune is handed and pickles, to restore it later; we never do."""
+    """Mixin: Tune pickles its parts for a restore that we never use, so pickle nothing."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
@@ -30,23 +30,28 @@ class NeverSaved:
 
 
 class WorkSearcher(NeverSaved, Searcher):
-    """Stands between Tune, which thinks in trials, and a source of work."""
+    """Tune's searcher: every Tune trial that it suggests is a piece of work from the source."""
 
-    def __init__(self, source: WorkSource, room: Callable[[], int]) -> None:
+    def __init__(self, source: WorkSource, capacity: Callable[[], int]) -> None:
+        """Begin with nothing handed out.
+
+        Args:
+            source: hands out the work.
+            capacity: returns how many pieces of work Tune may have at a time.
+        """
         super().__init__()
-        self._source = source
-        self._room = room
+        self._source, self._capacity = source, capacity
         self._running: dict[str, Work] = {}
         self.error: Exception | None = None
-        self.errors: dict[str, str] = {}  # last words of every trial whose process died
-        self.reported: dict[str, int] = {}  # how many reports every trial had at its last step
+        self.crashes: dict[str, str] = {}  # by Tune trial: how its process crashed last
+        self.reported: dict[str, int] = {}  # by Tune trial: number of reports at its last step
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next piece of work as a trial's configuration, as Tune's searchers do."""
         if self.error is not None:
             return Searcher.FINISHED
         try:
-            if len(self._running) >= self._room():
+            if len(self._running) >= self._capacity():
                 return None
             work = self._source.next_work()
             if work is None:
@@ -56,74 +61,92 @@ class WorkSearcher(NeverSaved, Searcher):
         self._running[trial_id] = work
         return {"payload": json.dumps(dict(work.payload))}
 
-    def hear(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Pass a step on; return whether Tune must stop the trial."""
+    def handle_step(self, trial_id: str, result: dict[str, Any]) -> Decision:
+        """Pass a step on to the source, and what follows from its decision.
+
+        Returns:
+            The decision. SUSPEND if the launch has to end: a later one resumes the work.
+        """
         if "refused" in result:
-            del self._running[trial_id]  # it has not ended: the next launch goes on with it
+            del self._running[trial_id]  # it has not ended: the next launch resumes it
             self._give_up(UserError(result["refused"]))
-            return True
-        work, step = self._running[trial_id], StepResult(**json.loads(result["step"]))
+            return Decision.SUSPEND
+        work, step = self._running[trial_id], StepResult.from_json(json.loads(result["step"]))
         self.reported[trial_id] = len(step.reports)
         try:
-            if step.result is not None:
-                del self._running[trial_id]
-                self._source.on_ended(work, step)
-            elif self.error is not None or self._source.on_step(work, step):
-                del self._running[trial_id]
-                if self.error is None:
-                    self._source.on_stopped(work, step)
-                return True
+            return self._notify_source(trial_id, work, step)
         except Exception as error:
             self._running.pop(trial_id, None)
             self._give_up(error)
-            return True
-        return False
+            return Decision.SUSPEND
+
+    def _notify_source(self, trial_id: str, work: Work, step: StepResult) -> Decision:
+        if step.result is not None:
+            del self._running[trial_id]
+            self._source.on_ended(work, step)
+            return Decision.CONTINUE  # Tune knows from the worker that the trial is done
+        if self.error is not None:
+            del self._running[trial_id]
+            return Decision.SUSPEND
+        decision = self._source.on_step(work, step)
+        if decision is Decision.CONTINUE:
+            return decision
+        del self._running[trial_id]
+        if decision is Decision.STOP:
+            self._source.on_stopped(work, step)
+        else:
+            self._source.on_suspended(work)
+        return decision
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """End of a Tune trial: by itself, by our stop, by an interrupt, or by a dead process."""
+        """Handle the end of a Tune trial that the scheduler has not handled.
+
+        Tune calls this for every end: by itself, by our decision, by a signal, or by a crash.
+        """
         if trial_id not in self._running:
             return
         if error:
-            why = self.errors.get(trial_id, "killed")
+            why = self.crashes.get(trial_id, "killed")
             reason = f"its process died {MAX_CRASHES + 1} times, the last time: {why}"
             try:
                 self._source.on_crashed(self._running.pop(trial_id), reason)
             except Exception as failure:
                 self._give_up(failure)
         elif result is not None and ("refused" in result or _has_ended(result)):
-            self.hear(trial_id, result)
+            self.handle_step(trial_id, result)
 
     def _give_up(self, error: Exception) -> str:
-        """Remember the first error; Tune is then run dry, and `run_work` raises it."""
+        """Remember the first error; Tune then gets no more work, and `run_work` raises it."""
         self.error = self.error or error
         return str(Searcher.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Results are heard by the scheduler, which alone may stop a trial."""
+        """Do nothing: the scheduler handles results, since only it may stop a trial."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the source's own records are the memory."""
+        """Save nothing: the source's own records are the memory."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Never used: every launch starts a new Tune run."""
 
 
 def _has_ended(result: Mapping[str, Any]) -> bool:
+    """Whether the work itself has ended; Tune marks a trial that it stops as done, too."""
     return bool(result.get("done") and json.loads(result["step"])["result"])
 
 
 class WorkScheduler(NeverSaved, FIFOScheduler):
-    """Asks the source after every step whether the work goes on."""
+    """Tune's scheduler: asks the source after every step whether the work continues."""
 
-    def __init__(self, bridge: WorkSearcher) -> None:
+    def __init__(self, searcher: WorkSearcher) -> None:
         super().__init__()
-        self._bridge = bridge
+        self._searcher = searcher
         self._ended: list[Trial] = []
 
     def on_trial_add(self, tune_controller: TuneController, trial: Trial) -> None:
-        """Let go of trials that have ended, now that Tune is through with them."""
+        """Empty the trials that have ended and that Tune no longer reads."""
         for ended in [trial for trial in self._ended if trial.is_finished()]:
             self._ended.remove(ended)
             empty_trial(ended)
@@ -137,10 +160,10 @@ class WorkScheduler(NeverSaved, FIFOScheduler):
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """Return the trial that takes over the process of one that has ended: the oldest waiting.
 
-        But none whose own process is starting. Tune would drop that process, and where trials end
-        faster than processes start, a node that has joined would never be used.
+        A trial whose own process is starting is left out. Tune would drop that process, and where
+        trials end faster than processes start, a node that has joined would never be used.
         """
-        controller = vars(tune_controller)["_tune_controller"]  # what Tune hands out is a wrapper
+        controller = vars(tune_controller)["_tune_controller"]  # Tune hands out a wrapper
         for trial in controller.get_trials():
             actor = controller._trial_to_actor.get(trial)
             starting = actor is not None and controller._actor_manager.is_actor_started(actor)
@@ -152,33 +175,33 @@ class WorkScheduler(NeverSaved, FIFOScheduler):
         self, tune_controller: TuneController, trial: Trial, result: dict[str, Any]
     ) -> str:
         """Pass a step on to the work source; return whether the trial continues."""
-        reported = self._bridge.reported
+        reported = self._searcher.reported
         before = reported.get(trial.trial_id, 0)
-        stop = self._bridge.hear(trial.trial_id, result)
+        decision = self._searcher.handle_step(trial.trial_id, result)
         if reported.get(trial.trial_id, 0) > before:
-            # Nodes come and go while a long trial gets on; what kills its process every time does
-            # not let it get on.
+            # Nodes come and go while a long trial makes progress, so its crashes count from zero
+            # again. A trial that crashes every time makes no progress.
             trial.run_metadata.num_failures = 0
-        return FIFOScheduler.STOP if stop else FIFOScheduler.CONTINUE
+        return FIFOScheduler.CONTINUE if decision is Decision.CONTINUE else FIFOScheduler.STOP
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
         """Remember why a trial's process ended; one that saved itself does not count."""
         error = _last_error(trial)
-        if _WAS_INTERRUPTED in error:  # it has saved itself: that is no death
+        if _WAS_INTERRUPTED in error:  # it has saved itself: that is no crash
             trial.run_metadata.num_failures -= 1
-        self._bridge.errors[trial.trial_id] = describe_crash(error)
+        self._searcher.crashes[trial.trial_id] = describe_crash(error)
         _log.warning("work %s: its process died: %s", trial.trial_id, error)
 
 
 def empty_trial(trial: Trial) -> None:
-    """Empty a trial that has ended: Tune keeps every one to the end, for an analysis of its own."""
+    """Empty a trial that has ended: Tune keeps all of them to the end, for its own analysis."""
     kept = trial.run_metadata
     kept.last_result, kept.metric_analysis, kept.metric_n_steps = {}, {}, {}
     trial.config, trial.evaluated_params, trial.experiment_tag = {}, {}, ""
 
 
 def _last_error(trial: Trial) -> str:
-    """Return what Tune has noted of a trial's last failure; `get_error` looks where it is not."""
+    """Return Tune's note of a trial's last failure; `get_error` looks in another file."""
     noted = Path(trial.error_file) if trial.error_file else None
     if noted is None or not noted.exists():
         return ""
@@ -186,7 +209,7 @@ def _last_error(trial: Trial) -> str:
 
 
 _WAS_INTERRUPTED = "exit_actor"
-# What Ray's lengthy messages mean; the first that fits.
+# What Ray's long messages mean; the first sign that is found decides.
 _CRASHES = {
     _WAS_INTERRUPTED: "it was asked to end (SIGTERM)",
     "running low on memory": "out of memory, ended by Ray's memory monitor",
@@ -196,7 +219,7 @@ _CRASHES = {
 
 
 def describe_crash(error: str) -> str:
-    """Return in one line what became of a process, by what Ray says of it."""
+    """Describe in one line, from Ray's message, how a process ended."""
     lines = error.strip().splitlines()
     known = (words for sign, words in _CRASHES.items() if any(sign in line for line in lines))
     return next(known, lines[-1].strip() if lines else "killed")

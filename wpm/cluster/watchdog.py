@@ -1,4 +1,4 @@
-"""Ends a process whose work hangs, so that whoever watches processes can start it again."""
+"""End a process whose work hangs, so that Ray notices and starts it again."""
 
 import faulthandler
 import time
@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-# Before a step has ended nothing is usual: the slowest that somebody may want, the published
-# protocol with mining on a CPU, takes most of a day.
+# No step has ended yet to compare with, so the slowest sensible one must fit: the published
+# protocol with mining on a CPU takes most of a day.
 FIRST_S = 24 * 3600.0
 FLOOR_S = 300.0
 MULTIPLE = 20.0  # of the longest step so far
-_STDERR = 2  # the file descriptor: sys.stderr may be something that is no file
+_STDERR = 2  # the file descriptor: sys.stderr may have been replaced by an object without one
 
 
 class Watchdog:
-    """Allows a step 20 times the longest one so far: at least 5 minutes, a day for the first.
+    """Allows a step 20 times the longest one so far, at least 5 minutes; a day for the first.
 
-    The clock runs outside of Python: it also ends a process that is stuck in a library.
+    The clock runs outside of the interpreter: it also ends a process that is stuck in a library.
     """
 
     def __init__(
@@ -27,13 +27,13 @@ class Watchdog:
         multiple: float = MULTIPLE,
         log: TextIO | None = None,
     ) -> None:
-        """Know no step yet.
+        """Begin before the first step.
 
         Args:
-            first_s: seconds that the first step may take.
-            floor_s: seconds that any step may take.
-            multiple: of the longest step so far that a step may take.
-            log: where the stacks of all threads are written before the end; stderr by default.
+            first_s: limit of the first step.
+            floor_s: lowest limit of the later steps.
+            multiple: limit of a later step, in multiples of the longest step so far.
+            log: the stacks of all threads are written here before the end; stderr by default.
         """
         self._first_s, self._floor_s, self._multiple = first_s, floor_s, multiple
         self._log = log

@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,30 +20,30 @@ from wpm.errors import UserError
 from wpm.jobs.job import InterruptedJobError, Job
 from wpm.jobs.start import start_job
 
-_LOOK_OUT_S = 2.0  # between two looks of a worker for the file that tells it to stop
+_STOP_FILE_INTERVAL_S = 2.0  # between two checks of a worker for the stop file
 
 
 class Worker(tune.Trainable):
     """Runs one piece of work after another in a Ray actor, a step at a time.
 
-    SIGTERM makes it save the work and exit. A machine that is about to be taken away sends it; so
-    does the process itself, once the launch has left the file that tells all workers to stop.
+    SIGTERM makes it save the work and exit. A machine that is about to be taken away sends the
+    signal. The process also sends it to itself once the launch has created the stop file.
     """
 
     _job: Job | None = None
     _stepping = False
     _interrupted = False
-    _lookout: threading.Thread | None = None
+    _stop_watcher: threading.Thread | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Take over a piece of work; the first call also starts to watch for signals."""
+        """Begin a piece of work; the first call also starts to listen for signals."""
         if self._interrupted:
             exit_actor()
-        if self._lookout is None:
+        if self._stop_watcher is None:
             signal.signal(signal.SIGTERM, self._receive)
             file = Path(config["stop_file"])
-            self._lookout = threading.Thread(target=_look_out_for, args=(file,), daemon=True)
-            self._lookout.start()
+            self._stop_watcher = threading.Thread(target=_wait_for_stop, args=(file,), daemon=True)
+            self._stop_watcher.start()
         torch.set_num_threads(config["threads"])
         limit_memory(config["gpus"])
         self._watchdog = Watchdog()
@@ -61,8 +60,9 @@ class Worker(tune.Trainable):
             self.cleanup()
             exit_actor()
         except UserError as error:
-            # Not of this work: of a disk, images or another version. A dead process would be
-            # started again, and the work failed in the end: so say it, and end the launch.
+            # The error is of a disk, of images or of another version, not of this work. If the
+            # process crashed, Tune would start it again and fail the work in the end. So the
+            # error is returned, and ends the launch.
             self.cleanup()
             return {"refused": str(error)}
         finally:
@@ -70,11 +70,11 @@ class Worker(tune.Trainable):
         ended = result.result is not None
         if ended:
             job.close()
-        # As text: Tune flattens every dict that it sees.
-        return {"step": json.dumps(asdict(result)), "done": ended}
+        # As text: Tune would flatten a dict.
+        return {"step": json.dumps(result.to_json()), "done": ended}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Close the job before, and take over another piece of work in the same process."""
+        """Close the previous job, and begin another piece of work in the same process."""
         self.cleanup()
         self.setup(new_config)
         return True
@@ -89,12 +89,13 @@ class Worker(tune.Trainable):
         self._interrupted = True
         if not self._stepping:
             sys.exit(1)
-        if self._job is None:  # it is being started, which may take minutes; nothing to save yet
+        if self._job is None:  # the job is starting, which may take minutes: nothing to save yet
             raise InterruptedJobError
         self._job.interrupt()
 
 
-def _look_out_for(file: Path) -> None:
-    while not file.exists():
-        time.sleep(_LOOK_OUT_S)
+def _wait_for_stop(stop_file: Path) -> None:
+    """Send SIGTERM to this process once the stop file is there."""
+    while not stop_file.exists():
+        time.sleep(_STOP_FILE_INTERVAL_S)
     os.kill(os.getpid(), signal.SIGTERM)

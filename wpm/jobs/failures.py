@@ -13,7 +13,7 @@ _CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError that
 
 
 def describe_failure(error: Exception) -> str:
-    """Say in one line what ended a training: the error, and the line of code that raised it."""
+    """Describe what ended a training: the error, and the line of code that raised it."""
     message = " ".join(str(error).split())
     if len(message) > _REASON_LENGTH:
         message = message[:_REASON_LENGTH] + " ..."

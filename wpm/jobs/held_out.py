@@ -19,13 +19,13 @@ from wpm.splits import class_disjoint_splits
 def open_test_images(
     source: DataSource, protocol: Protocol, place: StudyPlace, reason: str
 ) -> Pixels:
-    """Open the images of the test classes, and leave a line in the study's records first.
+    """Open the images of the test classes, after a line in the study's records says so.
 
     Args:
         source: where the images are.
         protocol: sets folds and image size.
-        place: the study on whose behalf.
-        reason: what for, for the record.
+        place: the study whose model is tested.
+        reason: why they are opened, for that line.
 
     Returns:
         Decoded images of the test half of the classes.

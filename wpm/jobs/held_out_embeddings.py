@@ -1,9 +1,7 @@
 """Embeddings and thumbnails of the test images, made with the models of a tested run."""
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +18,7 @@ from wpm.jobs.job import choose_device
 from wpm.model.embedding import EVALUATION_BATCH, concatenate_embeddings
 from wpm.precision import float32_products
 from wpm.protocols import Protocol
-from wpm.records import StudyPlace
+from wpm.records import ScoredRun, StudyPlace
 from wpm.records.embedded_images import EmbeddedImages
 from wpm.retrieval import retrieval_scores
 from wpm.training.evaluate import embed_images
@@ -34,7 +32,7 @@ def embed_test_images(
     source: DataSource,
     protocol: Protocol,
     folder: Path,
-    result: Mapping[str, Any],
+    result: ScoredRun,
 ) -> EmbeddedImages:
     """Embed the test images with the models of a tested run.
 
@@ -42,14 +40,13 @@ def embed_test_images(
         place: the study; a line in its records says that test images were opened.
         source: where the images are.
         protocol: of the study.
-        folder: of the run.
-        result: the run's result.json.
+        folder: the run's records.
+        result: the run's scores, which the embeddings must give again.
 
     Raises:
         UserError: a model is missing, or the images are not those that the run was tested on.
     """
-    # Results of before --skip-unreadable say nothing of it.
-    source = dataclasses.replace(source, skip_unreadable=bool(result.get("left_out")))
+    source = dataclasses.replace(source, skip_unreadable=bool(result.left_out))
     pixels = open_test_images(source, protocol, place, reason=f"embeddings of {folder}")
     device = choose_device()
     models = load_models(folder, protocol, pixels.channels, device)
@@ -60,11 +57,11 @@ def embed_test_images(
             [embed_images(model, batches, everything) for model in models]
         )
     score = retrieval_scores(embeddings, pixels.labels.to(device)).map_at_r
-    tested = result["concatenated"]["map_at_r"]
-    if len(pixels) != result["test_images"] or abs(score - tested) > _TOLERANCE:
+    tested = result.concatenated["map_at_r"]
+    if len(pixels) != result.test_images or abs(score - tested) > _TOLERANCE:
         raise UserError(
             f"the {len(pixels)} test images of {source.dataset} give MAP@R {score:.4f}, but "
-            f"{folder} was tested on {result['test_images']} with {tested:.4f}; give the "
+            f"{folder} was tested on {result.test_images} with {tested:.4f}; give the "
             "--data-root and --work-root that it was tested with"
         )
     return EmbeddedImages(

@@ -1,23 +1,48 @@
-"""The interface of a job: one piece of work on one worker, done in resumable steps."""
+"""The interface of a job: one piece of work on one worker, done in steps that can be resumed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
+
+from wpm.records import Outcome, ScoredRun
+from wpm.reports import Report
+
+# The types of a result by the name that they have on the way from worker to driver.
+_RESULTS: Mapping[str, type[Outcome] | type[ScoredRun]] = {
+    "training": Outcome,
+    "test": ScoredRun,
+}
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step brought.
+    """Result of one `Job.step`.
 
     Attributes:
-        reports: validations since the start, all of them: whoever lost some can catch up.
-        result: how the work ended, None while it goes on.
+        reports: all validation reports so far, so that a driver that missed some can catch up.
+        result: how the work ended; None while it continues.
     """
 
-    reports: list[dict[str, Any]]
-    result: Mapping[str, Any] | None
+    reports: Sequence[Report] = ()
+    result: Outcome | ScoredRun | None = None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Read what `to_json` returned on a worker."""
+        reports = tuple(Report.from_json(report) for report in content["reports"])
+        kind = content["kind"]
+        return cls(reports, None if kind is None else _RESULTS[kind].from_json(content["result"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        kinds = (name for name, kind in _RESULTS.items() if isinstance(self.result, kind))
+        return {
+            "reports": [report.to_json() for report in self.reports],
+            "kind": next(kinds, None),
+            "result": None if self.result is None else self.result.to_json(),
+        }
 
 
 class InterruptedJobError(Exception):
@@ -28,17 +53,17 @@ class Job(Protocol):
     """Work in steps."""
 
     def step(self) -> StepResult:
-        """Go on until there is something to report.
+        """Work until there is something to report.
 
         Raises:
             InterruptedJobError: `interrupt` was called, and the work is saved.
         """
 
     def interrupt(self) -> None:
-        """Make a step that is under way end soon; called by a signal's handler in its midst."""
+        """Make the running step end soon; a signal's handler calls this in the middle of it."""
 
     def close(self) -> None:
-        """Let go of what the work holds."""
+        """Release what the work holds: locks, and open files."""
 
 
 def choose_device() -> torch.device:

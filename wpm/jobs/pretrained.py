@@ -19,9 +19,9 @@ def score_pretrained(
     """Score the untrained trunk on the test classes.
 
     Args:
-        protocol: trunk, image sizes, and the sizes of the table's two halves.
+        protocol: names the trunk, the image sizes, and the embedding sizes of both views.
         weights: file of the trunk's weights, or "random".
-        trainval: images that PCA is fitted on, and no others.
+        trainval: the only images that PCA is fitted on.
         test: images that are scored.
         device: where the trunk runs.
 
@@ -30,7 +30,7 @@ def score_pretrained(
         separated and a concatenated embedding.
 
     Raises:
-        UserError: the trunk has fewer features, or there are fewer images, than PCA is to keep.
+        UserError: PCA is to keep more dimensions than there are images or trunk features.
     """
     dims = (protocol.embedding_dim, protocol.embedding_dim * protocol.folds)
     model = build_model(protocol, trainval.channels, seed=0, weights=weights)
@@ -62,14 +62,14 @@ def reduce_features(fitted_on: Tensor, features: Tensor, dim: int) -> Tensor:
     """Project features on the principal components of others.
 
     Args:
-        fitted_on: (M, F) float, what mean and components are computed from.
+        fitted_on: (M, F) float; mean and components are computed from them.
         features: (N, F) float.
         dim: components to keep, at most min(M, F).
 
     Returns:
         (N, dim) unit-norm float32: centred, projected without whitening, then normalised.
     """
-    from sklearn.decomposition import PCA  # slow to import, and for this row only
+    from sklearn.decomposition import PCA  # slow to import, and only this row needs it
 
     pca = PCA(n_components=dim, svd_solver="full").fit(fitted_on.double().numpy())
     projected = torch.from_numpy(pca.transform(features.double().numpy()))

@@ -1,4 +1,4 @@
-"""The final test: the only place where images of test classes are opened."""
+"""The job that tests a final run on held-out images."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -10,13 +10,12 @@ import torch
 from wpm.data.batches import BatchMaker
 from wpm.data.index import DataSource
 from wpm.data.pixels import Pixels
-from wpm.files import write_json
 from wpm.jobs.held_out import load_models, open_test_images
 from wpm.jobs.job import InterruptedJobError, StepResult, choose_device
 from wpm.jobs.pretrained import score_pretrained
 from wpm.precision import float32_products
 from wpm.protocols import Protocol, protocol_from_json
-from wpm.records import COMPLETE, StudyPlace, provenance, timestamp
+from wpm.records import ScoredRun, StudyPlace, provenance, timestamp, write_run_result
 from wpm.retrieval import RetrievalScores
 from wpm.rows import Row
 from wpm.training.evaluate import score_models
@@ -26,11 +25,15 @@ class ScoringJob:
     """Tests one run: the folds' models of one seed, alone and concatenated."""
 
     def __init__(self, payload: Mapping[str, Any]) -> None:
-        """Take over what `scoring_payload` wrote."""
+        """Prepare a test; nothing is opened before `step`.
+
+        Args:
+            payload: what `wpm.jobs.payloads.scoring_payload` returned.
+        """
         self._payload = payload
 
     def step(self) -> StepResult:
-        """Test, write the scores, end."""
+        """Test the run and write its scores: the only step."""
         payload = self._payload
         folder = Path(payload["folder"])
         protocol = protocol_from_json(payload["protocol"])
@@ -46,23 +49,22 @@ class ScoringJob:
         pixels = open_test_images(source, protocol, place, reason=f"test of {folder}")
         with float32_products(protocol.precision):
             separated, concatenated = self._score(place, protocol, pixels)
-        result = {
-            "state": COMPLETE,
-            "seed": payload["seed"],
-            "separated": asdict(separated),
-            "concatenated": asdict(concatenated),
-            "channels": pixels.channels,
-            "test_images": len(pixels),
-            "test_classes": len(set(pixels.labels.tolist())),
-            "left_out": pixels.left_out,
-            "provenance": provenance(),
-            "ended": timestamp(),
-        }
-        write_json(folder / "result.json", result)
-        return StepResult([], result)
+        result = ScoredRun(
+            seed=payload["seed"],
+            separated=asdict(separated),
+            concatenated=asdict(concatenated),
+            channels=pixels.channels,
+            test_images=len(pixels),
+            test_classes=len(set(pixels.labels.tolist())),
+            left_out=pixels.left_out,
+            provenance=provenance(),
+            ended=timestamp(),
+        )
+        write_run_result(folder, result)
+        return StepResult(result=result)
 
     def interrupt(self) -> None:
-        """End the step at once: a test keeps nothing, and is done again."""
+        """End the step at once: a test saves nothing on the way, and is repeated later."""
         raise InterruptedJobError
 
     def _score(
@@ -78,41 +80,4 @@ class ScoringJob:
         return score_models(models, batches, torch.arange(len(pixels)), pixels.labels)
 
     def close(self) -> None:
-        """Hold nothing."""
-
-
-def scoring_payload(
-    place: StudyPlace,
-    source: DataSource,
-    protocol: Protocol,
-    folder: Path,
-    seed: int,
-    *,
-    pixels: Path,
-    weights: str,
-) -> dict[str, Any]:
-    """Describe the test of one run in plain JSON types.
-
-    Args:
-        place: the study.
-        source: where the images are.
-        protocol: of the study.
-        folder: of the run.
-        seed: of the run.
-        pixels: cache of trainval images, which the row without training fits its PCA on.
-        weights: file of the trunk's weights, or "random"; for that row as well.
-    """
-    return {
-        "kind": "test",
-        "folder": str(folder),
-        "seed": seed,
-        "study": [place.dataset, place.protocol, str(place.row)],
-        "run_root": str(place.run_root),
-        "dataset": source.dataset,
-        "data_root": None if source.data_root is None else str(source.data_root),
-        "work_root": str(source.work_root),
-        "skip_unreadable": source.skip_unreadable,
-        "protocol": asdict(protocol),
-        "pixels": str(pixels),
-        "weights": weights,
-    }
+        """Do nothing: a test holds no lock and no open file."""

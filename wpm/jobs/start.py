@@ -21,9 +21,8 @@ def _start_training(payload: Mapping[str, Any]) -> Job:
 
 
 def _start_test(payload: Mapping[str, Any]) -> Job:
-    from wpm.jobs.scoring_job import (
-        ScoringJob,  # here: a search never imports what opens test images
-    )
+    # Imported here: a search never loads the code that can open test images.
+    from wpm.jobs.scoring_job import ScoringJob
 
     return ScoringJob(payload)
 

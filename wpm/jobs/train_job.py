@@ -1,5 +1,6 @@
-"""Work that a worker does, a step at a time: train a configuration, resumable after any kill."""
+"""The job that trains a configuration; it can be resumed after any kill."""
 
+import dataclasses
 import logging
 import platform
 import time
@@ -16,36 +17,37 @@ from wpm.errors import DamagedFileError, FormatError, StorageError, UserError, s
 from wpm.files import hold_lock
 from wpm.jobs.failures import describe_failure
 from wpm.jobs.job import InterruptedJobError, StepResult, choose_device
-from wpm.records import COMPLETE, FAILED, TrainingFolder, model_file, provenance, summarise
+from wpm.records import Outcome, TrainingFolder, TrialState, model_file
 from wpm.records.curves import CurveFile
 from wpm.records.training_log import log_training
+from wpm.reports import Report
 from wpm.training.config import TrainingConfig
-from wpm.training.reports import Report
 from wpm.training.training import Training
 
 # A worker that outlived its launch ends within one step; its successor waits that long for it.
 _ORPHAN_WAIT_S = 300.0
-# Longer epochs are saved in their middle: a checkpoint of the published protocol has about 700 MB.
+# Longer epochs are saved in the middle too, but not every few steps: a checkpoint of the published
+# protocol has about 700 MB.
 _UNSAVED_S = 600.0
 _log = logging.getLogger(__name__)
 
 
 class TrainJob:
-    """Trains one configuration in its folder, and goes on from its checkpoint if there is one."""
+    """Trains one configuration in its folder, from its checkpoint on if there is one."""
 
     def __init__(
         self,
         folder: Path,
-        pixels: Path,
+        pixel_cache: Path,
         config: TrainingConfig,
         export: bool,
         gpus: float = 0.0,
     ) -> None:
-        """Take possession of the folder.
+        """Lock the folder.
 
         Args:
-            folder: of the training; holds trial.json already.
-            pixels: cache of trainval images.
+            folder: records of the training; trial.json is there already.
+            pixel_cache: folder of the decoded trainval images.
             config: what to train.
             export: whether to keep the best models' weights.
             gpus: GPUs, or the share of one, that the work was given; for the record.
@@ -53,40 +55,41 @@ class TrainJob:
         Raises:
             UserError: another process trains here, or something on disk is damaged.
         """
-        if not (folder / "trial.json").exists():  # else the lock's folder would be made here
+        # Checked first: the lock would create the folder on a node that does not see the disk.
+        if not (folder / "trial.json").exists():
             raise UserError(
                 f"{folder}: not visible on {platform.node()}; mount the run folder there, at the "
                 "same path"
             )
         self._folder = TrainingFolder(folder)
-        self._pixels, self._config, self._export = pixels, config, export
+        self._pixel_cache, self._config, self._export = pixel_cache, config, export
         self._gpus = gpus
         self._training: Training | None = None
-        self._reports: list[dict[str, Any]] = []
+        self._reports: tuple[Report, ...] = ()
         self._saved_at = time.monotonic()
         self._saved_position: tuple[int, int] | None = None
         self._interrupted = False
-        self._held = ExitStack()
-        self._held.enter_context(
+        self._stack = ExitStack()
+        self._stack.enter_context(
             hold_lock(folder / "lock", wait_s=_ORPHAN_WAIT_S, what=f"training {folder}")
         )
-        self._held.enter_context(log_training(folder))
+        self._stack.enter_context(log_training(folder))
         self._curves = CurveFile(folder)
-        self._held.callback(self._curves.close)
+        self._stack.callback(self._curves.close)
 
     def step(self) -> StepResult:
         """Train to the next validation; the first step after a resume only reports the history.
 
         A checkpoint is written after every epoch, in the middle of long ones, and when interrupted.
-        What goes wrong ends the training as failed, by name.
+        An error in the training itself ends it as FAILED, with the error in its record.
 
         Raises:
-            UserError: of the disk, not of the configuration: something on it cannot be read or
-                written, is damaged, or was written by another version. The training has not
-                ended, and goes on when that is mended.
-            InterruptedJobError: interrupted; another job in the same folder goes on.
+            UserError: of the disk, not of the configuration: a file cannot be read or written, is
+                damaged, or was written by another version. The training has not ended, and can
+                be resumed once that is fixed.
+            InterruptedJobError: interrupted; another job in the same folder resumes the training.
         """
-        result: Mapping[str, Any] | None = self._folder.finish_result()
+        result = self._folder.finish_result()
         if result is None:
             try:
                 result = self._advance()
@@ -96,19 +99,19 @@ class TrainJob:
                 raise storage_error(Path(error.filename or self._folder.folder), error) from error
             except Exception as error:
                 self._folder.write_log(traceback.format_exc())
-                result = self._end(FAILED, reason=describe_failure(error))
+                result = self._end(TrialState.FAILED, reason=describe_failure(error))
         return StepResult(self._reports, result)
 
     def interrupt(self) -> None:
         """Save after the current optimiser step, or validation, and end the step."""
         self._interrupted = True
 
-    def _advance(self) -> Mapping[str, Any] | None:
+    def _advance(self) -> Outcome | None:
         if self._training is None:
-            self._training = Training(self._config, Pixels(self._pixels), choose_device())
+            self._training = Training(self._config, Pixels(self._pixel_cache), choose_device())
             self._reports, state = self._folder.read_progress()
             self._curves.restart(self._reports)
-            _log.info("%s on %s", "started" if state is None else "goes on", platform.node())
+            _log.info("%s on %s", "started" if state is None else "resumed", platform.node())
             if state is not None:
                 self._load(self._training, state)
                 self._saved_position = self._training.position
@@ -116,18 +119,18 @@ class TrainJob:
                     return None
         training = self._training
         while not training.finished:
-            if self._interrupted:  # and saved, in the last turn
+            if self._interrupted:  # the loop has saved before it came here again
                 raise InterruptedJobError
             epoch = training.epoch
             report = training.run_epoch(self._must_save)
             if report is not None:
-                self._reports = [*self._reports, {**report.to_json(), "gpus": self._gpus}]
+                self._reports = (*self._reports, dataclasses.replace(report, gpus=self._gpus))
             self._save(training)
             if training.epoch > epoch:
-                self._tell(training.epoch, report)
+                self._log_epoch(training.epoch, report)
             if report is not None and not training.finished:
                 return None
-        return self._end(COMPLETE, reason="", **self._keep_models(training))
+        return self._end(TrialState.COMPLETE, models=self._keep_models(training))
 
     def _load(self, training: Training, state: Mapping[str, Any]) -> None:
         try:
@@ -136,8 +139,8 @@ class TrainJob:
             writer = state.get("wpm", "another version")
             raise self._folder.unusable_checkpoint(writer, error) from error
 
-    def _keep_models(self, training: Training) -> dict[str, Any]:
-        """Write the best models, if they are wanted; return what the result says of them."""
+    def _keep_models(self, training: Training) -> dict[str, str]:
+        """Write the best models if they are to be kept; return their checksums by file name."""
         if not self._export:
             return {}
         digests = {}
@@ -145,7 +148,7 @@ class TrainJob:
             data = save({k: v.contiguous() for k, v in fold.best_model.items()})
             name = model_file(fold.position)
             digests[name] = self._folder.write_model(name, data)
-        return {"models": digests}
+        return digests
 
     def _must_save(self) -> bool:
         return self._interrupted or time.monotonic() - self._saved_at > _UNSAVED_S
@@ -156,7 +159,7 @@ class TrainJob:
             self._saved_position = training.position
         self._saved_at = time.monotonic()
 
-    def _tell(self, epoch: int, report: Report | None) -> None:
+    def _log_epoch(self, epoch: int, report: Report | None) -> None:
         """Log an epoch, and draw it where it ended with a validation."""
         if report is None:
             _log.info("epoch %d: trained", epoch)
@@ -169,36 +172,15 @@ class TrainJob:
         )
         _log.info("epoch %d: best MAP@R %.4f; %s", epoch, report.best_map_at_r, folds)
 
-    def _end(self, state: str, reason: str, **more: Any) -> Mapping[str, Any]:
-        result = {**summarise(state, reason, self._reports), **more}
+    def _end(
+        self, state: TrialState, reason: str = "", models: Mapping[str, str] | None = None
+    ) -> Outcome:
+        result = Outcome.from_reports(state, self._reports, reason, models)
         self._folder.write_result(result)
-        _log.log(logging.ERROR if state == FAILED else logging.INFO, "%s %s", state, reason)
+        level = logging.ERROR if state is TrialState.FAILED else logging.INFO
+        _log.log(level, "%s %s", state, reason)
         return result
 
     def close(self) -> None:
-        """Let the folder go."""
-        self._held.close()
-
-
-def training_payload(
-    folder: Path, pixels: Path, config: TrainingConfig, *, export: bool
-) -> dict[str, Any]:
-    """Describe a training in plain JSON types, for a worker anywhere."""
-    return {
-        "kind": "train",
-        "folder": str(folder),
-        "pixels": str(pixels),
-        "config": config.to_json(),
-        "export": export,
-    }
-
-
-def identify(number: int, config: TrainingConfig, **more: Any) -> dict[str, Any]:
-    """Return the content of trial.json."""
-    return {
-        "number": number,
-        "parameters": dict(config.parameters),
-        "config": config.to_json(),
-        "provenance": provenance(),
-        **more,
-    }
+        """Release the folder."""
+        self._stack.close()

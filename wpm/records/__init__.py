@@ -1,9 +1,21 @@
 """Configurations, reports and results in; the run folder, and checked records of it, out."""
 
+from wpm.records.best import best_tested, chosen_order, validation_order
 from wpm.records.costs import device_hours, gpu_seconds, worker_seconds
-from wpm.records.finals import FinalRecord, best_tested, note_test_access, read_finals
+from wpm.records.finals import (
+    Chosen,
+    FinalRecord,
+    finals_folder,
+    note_test_access,
+    read_finals,
+    read_run_result,
+    write_final,
+    write_run_result,
+)
 from wpm.records.layout import FORMAT, StudyPlace, check_format, configuration_key
+from wpm.records.outcomes import FailedRun, Outcome, ScoredRun
 from wpm.records.provenance import provenance, timestamp
+from wpm.records.states import TrialState
 from wpm.records.studies import (
     find_studies,
     is_running,
@@ -14,31 +26,25 @@ from wpm.records.studies import (
     trial_numbers,
     write_study,
 )
-from wpm.records.trainings import (
-    COMPLETE,
-    FAILED,
-    PRUNED,
-    RUNNING,
-    TrainingFolder,
-    TrainingRecord,
-    model_file,
-    summarise,
-)
+from wpm.records.trainings import TrainingFolder, TrainingRecord, model_file
 
 __all__ = [
-    "COMPLETE",
-    "FAILED",
     "FORMAT",
-    "PRUNED",
-    "RUNNING",
+    "Chosen",
+    "FailedRun",
     "FinalRecord",
+    "Outcome",
+    "ScoredRun",
     "StudyPlace",
     "TrainingFolder",
     "TrainingRecord",
+    "TrialState",
     "best_tested",
     "check_format",
+    "chosen_order",
     "configuration_key",
     "device_hours",
+    "finals_folder",
     "find_studies",
     "gpu_seconds",
     "is_running",
@@ -47,12 +53,15 @@ __all__ = [
     "provenance",
     "read_all_reports",
     "read_finals",
+    "read_run_result",
     "read_study",
     "read_trials",
     "remove_empty_study",
-    "summarise",
     "timestamp",
     "trial_numbers",
+    "validation_order",
     "worker_seconds",
+    "write_final",
+    "write_run_result",
     "write_study",
 ]

@@ -1,29 +1,27 @@
 """Seconds and GPU seconds that trainings used, from their reports."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from wpm.records.outcomes import Outcome
+from wpm.reports import Report
 
 
-def worker_seconds(reports: Sequence[Mapping[str, Any]]) -> float:
+def worker_seconds(reports: Sequence[Report]) -> float:
     """Return the seconds that a training's worker has used, by its last report."""
-    folds = reports[-1]["folds"] if reports else []
-    return float(sum(fold["training_seconds"] + fold["validation_seconds"] for fold in folds))
+    folds = reports[-1].folds if reports else ()
+    return sum((fold.worker_seconds for fold in folds), 0.0)
 
 
-def gpu_seconds(reports: list[dict[str, Any]]) -> float:
-    """Return the same, of a GPU: each in proportion to the share of one that it had."""
-    share: float = reports[-1].get("gpus", 0.0) if reports else 0.0
-    return worker_seconds(reports) * share
+def gpu_seconds(reports: Sequence[Report]) -> float:
+    """Return the GPU seconds that a training has used: its seconds times its share of a GPU."""
+    return worker_seconds(reports) * reports[-1].gpus if reports else 0.0
 
 
-def device_hours(outcome: Mapping[str, Any]) -> float:
+def device_hours(outcome: Outcome) -> float:
     """Return the hours of a device that a training took, validation included.
 
-    A worker's device is its GPU; where the record holds the share of a GPU that it had ("gpus"),
-    the hours count in that proportion. A worker without a GPU counts as one device.
-
-    Args:
-        outcome: result.json of a training, or the same keys from its reports.
+    A worker's device is its GPU; where the record holds the share of a GPU that it had, the hours
+    count in that proportion. A worker without a GPU counts as one device.
     """
-    seconds: float = outcome["training_seconds"] + outcome["validation_seconds"]
-    return seconds / 3600 * (outcome.get("gpus") or 1.0)
+    seconds = outcome.training_seconds + outcome.validation_seconds
+    return seconds / 3600 * (outcome.gpus or 1.0)

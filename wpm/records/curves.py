@@ -7,16 +7,16 @@ goes on, so that nothing is in it twice; a validation is then appended as it com
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
 from wpm.records.costs import worker_seconds
+from wpm.reports import Report
 
 # Charts, one line a fold in each.
 SCALARS = ("loss", "map_at_r", "best_map_at_r", "precision_at_1", "r_precision",
@@ -34,7 +34,7 @@ class CurveFile:
         self._writer: RecordWriter | None = None
         self._started = 0.0
 
-    def restart(self, reports: Sequence[Mapping[str, Any]]) -> None:
+    def restart(self, reports: Sequence[Report]) -> None:
         """Write all reports so far into a new file, and delete those of earlier processes.
 
         Args:
@@ -59,7 +59,7 @@ class CurveFile:
         except OSError as error:
             self._give_up(error)
 
-    def add(self, report: Mapping[str, Any]) -> None:
+    def add(self, report: Report) -> None:
         """Append what a validation found."""
         if self._writer is None:
             return
@@ -84,12 +84,12 @@ class CurveFile:
         assert self._writer is not None
         self._writer.write(event.SerializeToString())
 
-    def _event_of(self, report: Mapping[str, Any]) -> Event:
-        values = [Summary.Value(tag=MEAN, simple_value=report["best_map_at_r"])]
+    def _event_of(self, report: Report) -> Event:
+        values = [Summary.Value(tag=MEAN, simple_value=report.best_map_at_r)]
         values += [
-            Summary.Value(tag=f"{name}/fold-{fold['fold']}", simple_value=fold[name])
-            for fold in report["folds"]
+            Summary.Value(tag=f"{name}/fold-{fold.fold}", simple_value=getattr(fold, name))
+            for fold in report.folds
             for name in SCALARS
         ]
         when = self._started + worker_seconds([report])
-        return Event(wall_time=when, step=report["epoch"], summary=Summary(value=values))
+        return Event(wall_time=when, step=report.epoch, summary=Summary(value=values))

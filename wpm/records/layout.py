@@ -1,9 +1,28 @@
-"""Where the records of a study lie in the run folder, and their format."""
+"""Where the records of a study lie in the run folder, and their format.
+
+    runs/<dataset>/<protocol>/<row>/
+        study.json               what was searched: space, protocol, data, budget, provenance
+        study.journal            Optuna's storage: the search's only memory
+        study.lock               held by the one launch that runs the study
+        trials/0007/trial.json   one configuration, written before it starts
+                    reports.json history so far, and which checkpoint belongs to it
+                    checkpoint-12.pt
+                    result.json  how it ended
+                    train.log, events.out.tfevents.*  for people: never read back
+        finals/<configuration>/  one of the best configurations, trained again
+            final.json           which trial it came from
+            seed-1000/fold-0/    the same files as of a trial, and model-fold-0.safetensors
+            seed-1000/result.json test scores
+        test_access.jsonl        a line for every time that test images were opened
+
+docs/records.md describes every file.
+"""
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +89,22 @@ def check_format(content: Mapping[str, Any], path: Path) -> None:
             f"{path}: written by wpm {writer} in record format {content.get('format')}, this is "
             f"wpm {__version__} with format {FORMAT}; use that version, or another --run-root"
         )
+
+
+@contextmanager
+def refuse_unexpected(path: Path) -> Iterator[None]:
+    """Name the file whose content cannot be read: it is intact, but a key or value is not known.
+
+    Raises:
+        FormatError: names the file and what is missing.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FormatError(
+            f"{path}: its content is not as expected ({type(error).__name__}: {error}); read it "
+            "with the version that wrote it"
+        ) from error
 
 
 def configuration_key(parameters: Mapping[str, float]) -> str:

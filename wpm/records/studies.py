@@ -11,6 +11,7 @@ from wpm.files import is_locked, read_json, write_json
 from wpm.protocols import Protocol
 from wpm.records.layout import FORMAT, NAME_PATTERN, StudyPlace, check_format, sorted_folders
 from wpm.records.trainings import TrainingFolder, TrainingRecord
+from wpm.reports import Report
 from wpm.rows import Row
 
 _PROTOCOL_DEFAULTS = {f.name: f.default for f in fields(Protocol) if f.default is not MISSING}
@@ -88,7 +89,7 @@ def read_trials(
     return records, problems
 
 
-def read_all_reports(place: StudyPlace) -> dict[str, list[dict[str, Any]]]:
+def read_all_reports(place: StudyPlace) -> dict[str, tuple[Report, ...]]:
     """Return the reports of all trainings of a study, search and final runs, by folder.
 
     Raises:
@@ -96,7 +97,7 @@ def read_all_reports(place: StudyPlace) -> dict[str, list[dict[str, Any]]]:
     """
     folders = [*place.folder.glob("trials/*"), *place.folder.glob("finals/*/*/fold-*")]
     return {
-        str(folder): read_json(folder / "reports.json")["reports"]
+        str(folder): TrainingFolder(folder).read_reports()
         for folder in folders
         if (folder / "reports.json").exists()
     }

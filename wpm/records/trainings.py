@@ -1,60 +1,58 @@
-"""The run folder: the one writer and the one reader of what was run and what came out.
-
-Layout (docs/records.md sets it out):
-
-    runs/<dataset>/<protocol>/<row>/
-        study.json               what was searched: space, protocol, data, budget, provenance
-        study.journal            Optuna's storage: the search's only memory
-        study.lock               held by the one launch that runs the study
-        trials/0007/trial.json   one configuration, written before it starts
-                    reports.json history so far, and which checkpoint belongs to it
-                    checkpoint-12.pt
-                    result.json  how it ended
-                    train.log, events.out.tfevents.*  for people: never read back
-        finals/<configuration>/  the best configuration, trained again
-            final.json           which trial it came from, seeds
-            seed-1000/fold-0/    the same four files a training, and model.safetensors
-            seed-1000/result.json test scores
-        test_access.jsonl        a line for every time that test images were opened
-"""
+"""Read and write the folder of one training: a trial of a search, or one fold of a final run."""
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wpm import __version__
 from wpm.errors import DamagedFileError, storage_error
 from wpm.files import read_json, write_bytes, write_json
-from wpm.records.layout import FORMAT, check_format
-from wpm.records.provenance import timestamp
-
-RUNNING, COMPLETE, PRUNED, FAILED = "running", "complete", "pruned", "failed"
+from wpm.records.layout import FORMAT, check_format, refuse_unexpected
+from wpm.records.outcomes import Outcome
+from wpm.records.states import TrialState
+from wpm.reports import Report
 
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What is on disk about one training: a trial, or one fold of a final run.
+    """What is on disk about one training.
 
     Attributes:
         folder: where it was read.
         identity: trial.json: number, parameters, configuration, provenance.
-        reports: history so far, one dict a validation.
-        result: result.json, or None while it has not ended.
+        reports: history so far; empty where the reader did not ask for it.
+        result: how it ended, or None while it has not ended.
     """
 
     folder: Path
     identity: Mapping[str, Any]
-    reports: list[dict[str, Any]] = field(default_factory=list)
-    result: Mapping[str, Any] | None = None
+    reports: Sequence[Report] = ()
+    result: Outcome | None = None
 
     @property
-    def state(self) -> str:
-        """How it ended, or that it has not."""
-        return RUNNING if self.result is None else str(self.result["state"])
+    def number(self) -> int:
+        """Number of the trial, or position of the fold."""
+        return int(self.identity["number"])
+
+    @property
+    def parameters(self) -> Mapping[str, float]:
+        """The configuration's parameters by name."""
+        parameters: Mapping[str, float] = self.identity["parameters"]
+        return parameters
+
+    @property
+    def state(self) -> TrialState:
+        """How it ended, or that it has not ended."""
+        return TrialState.RUNNING if self.result is None else self.result.state
+
+    @property
+    def outcome(self) -> Outcome:
+        """How it ended; while it runs, what its reports say so far."""
+        return self.result or Outcome.from_reports(TrialState.RUNNING, self.reports)
 
 
 class TrainingFolder:
@@ -64,7 +62,7 @@ class TrainingFolder:
         self.folder = folder
 
     def write_identity(self, identity: Mapping[str, Any]) -> None:
-        """Say what is trained here, before it starts."""
+        """Write what is trained here; called before it starts."""
         write_json(self.folder / "trial.json", {"format": FORMAT, **identity})
 
     def read_identity(self) -> dict[str, Any]:
@@ -78,19 +76,19 @@ class TrainingFolder:
         check_format(identity, path)
         return identity
 
-    def write_progress(self, reports: list[dict[str, Any]], state: Mapping[str, Any]) -> None:
+    def write_progress(self, reports: Sequence[Report], state: Mapping[str, Any]) -> None:
         """Save a checkpoint and the history that belongs to it, as one step.
 
-        The history names its checkpoint, and is replaced after that is in place: killed between
-        the two, the old pair is still whole. So two different states need two names: do not save
-        the same position twice.
+        The history names its checkpoint, and is replaced only after the checkpoint is in place. A
+        process that is killed between the two leaves the old pair intact. So every state needs a
+        name of its own: do not save the same position twice.
 
         Args:
             reports: all reports so far.
-            state: what goes on depends on: tensors and plain values, and its position: `epoch`,
-                and `iteration` in the middle of one.
+            state: what the next step depends on: tensors and plain values, and the position:
+                `epoch`, and `iteration` in the middle of an epoch.
         """
-        import torch  # here: readers of records need no torch, and start faster without
+        import torch  # here: readers of records need no torch, and start faster without it
 
         buffer = io.BytesIO()
         torch.save({**state, "wpm": __version__}, buffer)
@@ -104,15 +102,15 @@ class TrainingFolder:
             {
                 "format": FORMAT,
                 "wpm": __version__,
-                "reports": reports,
+                "reports": [report.to_json() for report in reports],
                 "epoch": state["epoch"],
                 "checkpoint": checkpoint,
             },
         )
         self._drop_checkpoints(keep=name)
 
-    def read_progress(self) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-        """Return the history and the checkpoint that belongs to it; ([], None) at the start.
+    def read_progress(self) -> tuple[tuple[Report, ...], dict[str, Any] | None]:
+        """Return the history and the checkpoint that belongs to it; ((), None) at the start.
 
         Raises:
             DamagedFileError: either does not match its checksum.
@@ -130,7 +128,7 @@ class TrainingFolder:
         return reports, state
 
     def unusable_checkpoint(self, writer: str, error: Exception) -> DamagedFileError:
-        """Return what tells that a checkpoint, whole as it is, cannot be gone on with."""
+        """Return the error for a checkpoint that is intact but does not fit this version."""
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return DamagedFileError(
             f"{self.folder}: its checkpoint, written by wpm {writer}, does not fit wpm "
@@ -147,16 +145,17 @@ class TrainingFolder:
         """
         self._read_checked()
 
-    def _read_checked(self) -> tuple[list[dict[str, Any]], bytes | None]:
+    def _read_checked(self) -> tuple[tuple[Report, ...], bytes | None]:
         """Return the history and the bytes of the checkpoint that belongs to it."""
         path = self.folder / "reports.json"
         if not path.exists():
-            return [], None
+            return (), None
         progress = read_json(path)
         check_format({"format": FORMAT, **progress}, path)  # the first versions wrote none here
+        reports = parse_reports(progress, path)
         checkpoint = progress["checkpoint"]
         if checkpoint is None:
-            return progress["reports"], None
+            return reports, None
         file = self.folder / checkpoint["file"]
         data = _read_bytes(file) if file.exists() else b""
         if hashlib.sha256(data).hexdigest() != checkpoint["sha256"]:
@@ -164,7 +163,16 @@ class TrainingFolder:
                 f"{file}: checkpoint is damaged or missing; delete {path} to train this "
                 "configuration again from the start"
             )
-        return progress["reports"], data
+        return reports, data
+
+    def read_reports(self) -> tuple[Report, ...]:
+        """Return the history, without a look at the checkpoint; empty before the first save.
+
+        Raises:
+            UserError: it is damaged, or another version wrote it.
+        """
+        path = self.folder / "reports.json"
+        return parse_reports(read_json(path), path) if path.exists() else ()
 
     def write_model(self, name: str, data: bytes) -> str:
         """Keep a model's weights; return their checksum, for the result."""
@@ -180,31 +188,33 @@ class TrainingFolder:
         """
         path = self.folder / name
         data = _read_bytes(path)
-        wanted = (self.read_result() or {}).get("models", {}).get(name)
-        if wanted not in (None, hashlib.sha256(data).hexdigest()):  # None: of the first versions
+        result = self.read_result()
+        expected = result.models.get(name) if result else None
+        # The first versions wrote no checksum of models.
+        if expected not in (None, hashlib.sha256(data).hexdigest()):
             raise DamagedFileError(
                 f"{path}: model is damaged; restore it from a backup, or delete the folder to "
                 "train it again with --best-only"
             )
         return data
 
-    def write_result(self, result: Mapping[str, Any]) -> None:
-        """Say how the training ended; its checkpoint is no longer needed."""
-        write_json(self.folder / "result.json", dict(result))
+    def write_result(self, result: Outcome) -> None:
+        """Write how the training ended; its checkpoint is no longer needed and is deleted."""
+        write_json(self.folder / "result.json", result.to_json())
         path = self.folder / "reports.json"
         if path.exists():
             write_json(path, {**read_json(path), "checkpoint": None})
         self._drop_checkpoints(keep=None)
 
-    def finish_result(self) -> dict[str, Any] | None:
-        """Return how the training ended, after finishing what a killed `write_result` had not."""
+    def finish_result(self) -> Outcome | None:
+        """Return how the training ended; complete first what a killed `write_result` had not."""
         result = self.read_result()
         if result is not None and any(self.folder.glob("*checkpoint-*")):
             self.write_result(result)
         return result
 
     def drop_models(self) -> None:
-        """Delete the best models' weights: they lost, or their run failed."""
+        """Delete the best models' weights: another configuration is better, or the run failed."""
         for path in self.folder.glob("model-fold-*.safetensors"):
             path.unlink(missing_ok=True)
 
@@ -212,11 +222,18 @@ class TrainingFolder:
         """Keep a traceback beside the records."""
         write_bytes(self.folder / "error.log", text.encode())
 
-    def read_result(self) -> dict[str, Any] | None:
-        """Return how the training ended, None if it has not."""
+    def read_result(self) -> Outcome | None:
+        """Return how the training ended, None if it has not ended.
+
+        Raises:
+            UserError: result.json is damaged, or another version wrote it.
+        """
         path = self.folder / "result.json"
-        result: dict[str, Any] | None = read_json(path) if path.exists() else None
-        return result
+        if not path.exists():
+            return None
+        content = read_json(path)
+        with refuse_unexpected(path):
+            return Outcome.from_json(content)
 
     def read(self, *, with_reports: bool = True) -> TrainingRecord:
         """Read everything but the checkpoint.
@@ -224,19 +241,26 @@ class TrainingFolder:
         Raises:
             UserError: no such training, or a damaged file.
         """
-        reports_path = self.folder / "reports.json"
-        reports = (
-            read_json(reports_path)["reports"] if with_reports and reports_path.exists() else []
-        )
+        reports = self.read_reports() if with_reports else ()
         return TrainingRecord(self.folder, self.read_identity(), reports, self.read_result())
 
     def _drop_checkpoints(self, keep: str | None) -> None:
-        # The hidden ones are halves that a killed process left: whoever writes holds the lock.
+        # Whoever writes holds the lock, so the hidden files are halves that a killed process left.
         for pattern in ("checkpoint-*.pt", ".checkpoint-*"):
             for path in self.folder.glob(pattern):
                 if path.name != keep:
-                    with suppress(OSError):  # the next to come removes it
+                    with suppress(OSError):  # the next save removes it
                         path.unlink(missing_ok=True)
+
+
+def parse_reports(progress: Mapping[str, Any], path: Path) -> tuple[Report, ...]:
+    """Return the history in the content of reports.json.
+
+    Raises:
+        FormatError: names the file, and the key that is missing.
+    """
+    with refuse_unexpected(path):
+        return tuple(Report.from_json(report) for report in progress["reports"])
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -249,26 +273,3 @@ def _read_bytes(path: Path) -> bytes:
 def model_file(fold: int) -> str:
     """Name the file of a fold's best model."""
     return f"model-fold-{fold}.safetensors"
-
-
-def summarise(state: str, reason: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the content of result.json: how a training ended.
-
-    Args:
-        state: one of `wpm.records`'s.
-        reason: why, where it failed or was stopped.
-        reports: all its reports.
-    """
-    last = reports[-1] if reports else {"epoch": 0, "best_map_at_r": None, "folds": []}
-    return {
-        "state": state,
-        "reason": reason,
-        "score": last["best_map_at_r"],
-        "epochs": last["epoch"],
-        "fold_scores": [fold["best_map_at_r"] for fold in last["folds"]],
-        "best_epochs": [fold["best_epoch"] for fold in last["folds"]],
-        "training_seconds": sum(fold["training_seconds"] for fold in last["folds"]),
-        "validation_seconds": sum(fold["validation_seconds"] for fold in last["folds"]),
-        "gpus": last.get("gpus", 0.0),
-        "ended": timestamp(),
-    }

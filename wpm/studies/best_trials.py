@@ -5,13 +5,13 @@ from pathlib import Path
 from wpm.errors import UserError
 from wpm.protocols import Protocol, protocol_from_json
 from wpm.records import (
-    COMPLETE,
-    RUNNING,
     StudyPlace,
     TrainingRecord,
+    TrialState,
     configuration_key,
     read_study,
     read_trials,
+    validation_order,
 )
 
 
@@ -22,7 +22,7 @@ def choose_best_trials(
 
     Args:
         place: the study.
-        count: how many; fewer where fewer are complete.
+        count: how many; fewer are returned where fewer are complete.
         allow_unfinished: take the best so far of a study whose budget is not used up.
 
     Raises:
@@ -34,27 +34,29 @@ def choose_best_trials(
     records, problems = read_trials(place)
     if problems:
         raise UserError(problems[0])
-    ended = sum(record.state != RUNNING for record in records)
+    ended = sum(record.state is not TrialState.RUNNING for record in records)
     if ended < study["trials"] and not allow_unfinished:
         raise UserError(
             f"study {place.name} is unfinished: {ended} of {study['trials']} trials ended; "
             "finish it with the same command without --best-only, or add --allow-unfinished"
         )
-    complete = [record for record in records if record.state == COMPLETE]
+    complete = [record for record in records if record.state is TrialState.COMPLETE]
     if not complete:
         raise UserError(
             f"study {place.name} has no complete trial among its {len(records)}; see --status, and "
             "search with more --trials"
         )
-    ranked = sorted(complete, key=_score_of, reverse=True)
+    ranked = sorted(complete, key=lambda r: validation_order(r.outcome.score, r.number))
     first: dict[str, TrainingRecord] = {}
     for record in ranked:
-        first.setdefault(configuration_key(record.identity["parameters"]), record)
+        first.setdefault(configuration_key(record.parameters), record)
     return list(first.values())[:count]
 
 
-def check_same_study(place: StudyPlace, protocol: Protocol, pixels: Path, weights: str) -> None:
-    """Refuse to retrain under another protocol, on other images or weights, than the search.
+def check_same_study(
+    place: StudyPlace, protocol: Protocol, pixel_cache: Path, weights: str
+) -> None:
+    """Refuse final runs under another protocol, or on other images or weights, than the search.
 
     Raises:
         UserError: they differ.
@@ -67,18 +69,14 @@ def check_same_study(place: StudyPlace, protocol: Protocol, pixels: Path, weight
             f"study {place.name} was searched under other settings of protocol {protocol.name}; "
             "search again with another --run-root"
         )
-    if identity["images"]["pixels"] != pixels.name:
+    if identity["images"]["pixels"] != pixel_cache.name:
         raise UserError(
             f"study {place.name} was searched on other images ({identity['images']['pixels']}, now "
-            f"{pixels.name}); give the same --data-root, or search again with another --run-root"
+            f"{pixel_cache.name}); give the same --data-root, or search again with another "
+            "--run-root"
         )
     if identity["weights"] != Path(weights).name:
         raise UserError(
             f"study {place.name} started from weights {identity['weights']}, now "
             f"{Path(weights).name}; give the same --weights"
         )
-
-
-def _score_of(record: TrainingRecord) -> float:
-    assert record.result is not None
-    return float(record.result["score"])

@@ -1,17 +1,17 @@
-"""What a launch may use; when it is used up, work ends after its checkpoint and is left for later.
+"""The budgets of a launch; when one is used up, work ends after its checkpoint, to be resumed.
 
-A launch's own limits stop it as Ctrl-C does. A study's limit ends its work and lets the others go
-on.
+When a limit of the launch is reached, the launch stops as it does on Ctrl-C. When a limit of a
+study is reached, only the work of that study is suspended, and the other studies continue.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from wpm.jobs.job import StepResult
-from wpm.jobs.work import Work, WorkSource
+from wpm.jobs.work import Decision, ForwardingSource, Work, WorkSource
 from wpm.records import gpu_seconds
+from wpm.reports import Report
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,16 @@ class Budget:
     study_gpu_hours: float | None = None
 
 
-class MeteredWork:
-    """A `wpm.jobs.work.WorkSource` that passes everything on, and adds up what the work takes."""
+def _no_limit() -> str:
+    return ""
+
+
+def _ignore_stop(study: str, reason: str) -> None:
+    """Do nothing: the default where nobody is to be notified."""
+
+
+class MeteredWork(ForwardingSource):
+    """A work source that adds up what the work of another source takes, and keeps to a budget."""
 
     def __init__(
         self,
@@ -40,64 +48,63 @@ class MeteredWork:
         budget: Budget,
         spent_seconds: Mapping[str, Mapping[str, float]],
         *,
-        announce: Callable[[str, str], None] = lambda study, reason: None,
+        announce: Callable[[str, str], None] = _ignore_stop,
     ) -> None:
-        """Start the clock; a study that has spent its hours already is handed out no more.
+        """Start the clock; a study whose hours are used up already gets no more work.
 
         Args:
-            source: of the work.
-            budget: limits.
-            spent_seconds: GPU seconds of earlier launches, by study and folder of a training.
-            announce: told the name of a study whose hours are spent, and how many they were.
+            source: hands out the work.
+            budget: its limits.
+            spent_seconds: GPU seconds of earlier launches, by study and by a training's folder.
+            announce: called with the name of a study whose hours are used up, and the limit.
         """
-        self._source, self._budget = source, budget
-        self._announce = announce
-        self._disk_over: Callable[[], str] = str
+        super().__init__(source)
+        self._budget, self._announce = budget, announce
+        self._disk_limit: Callable[[], str] = _no_limit
         self._seconds = {study: dict(seconds) for study, seconds in spent_seconds.items()}
         self._started = time.monotonic()
         self._begun: dict[str, float] = {}  # when each study's first work was handed out
-        self._retired: set[str] = set()
-        self._leaving: set[str] = set()  # keys of work that ends because its study's hours did
-        self.running = 0  # pieces of work that are handed out
+        self._stopped_studies: set[str] = set()
+        self.running = 0  # pieces of work that are handed out and have not ended
         for study in self._seconds:
-            self._retire_if_spent(study)
+            self._stop_if_spent(study)
 
-    def cap_disk(self, over: Callable[[], str]) -> None:
-        """Ask, with every look at the other limits, why no more may be written; empty: it may."""
-        self._disk_over = over
+    def cap_disk(self, limit_reached: Callable[[], str]) -> None:
+        """Add a check that returns why writing must stop, or "" while it may continue."""
+        self._disk_limit = limit_reached
 
     @property
-    def retired(self) -> frozenset[str]:
-        """Names of the studies whose hours are spent."""
-        return frozenset(self._retired)
+    def stopped_studies(self) -> frozenset[str]:
+        """Names of the studies whose hours are used up."""
+        return frozenset(self._stopped_studies)
 
-    def over(self) -> str:
-        """Return which limit of the launch is reached, in words; empty while there is none."""
+    def limit_reached(self) -> str:
+        """Return in words which limit of the launch is reached; "" while none is."""
         hours = (time.monotonic() - self._started) / 3600
         if self._budget.hours is not None and hours >= self._budget.hours:
             return f"{self._budget.hours:g} hours (--max-hours)"
         used = sum(sum(seconds.values()) for seconds in self._seconds.values()) / 3600
         if self._budget.gpu_hours is not None and used >= self._budget.gpu_hours:
             return f"{used:.2f} of {self._budget.gpu_hours:g} GPU-hours (--max-gpu-hours)"
-        return self._disk_over()
+        return self._disk_limit()
 
-    def _meter(self, work: Work, reports: list[dict[str, Any]]) -> None:
+    def _meter(self, work: Work, reports: Sequence[Report]) -> None:
         if reports:
             seconds = self._seconds.setdefault(work.study, {})
             seconds[str(work.payload["folder"])] = gpu_seconds(reports)
-            self._retire_if_spent(work.study)
+            self._stop_if_spent(work.study)
 
-    def _retire_if_spent(self, study: str) -> None:
-        if study in self._retired:
+    def _stop_if_spent(self, study: str) -> None:
+        if study in self._stopped_studies:
             return
-        reason = self._study_over(study)
+        reason = self._study_limit_reached(study)
         if reason:
-            self._retired.add(study)
-            self._source.retire(study)
+            self._stopped_studies.add(study)
+            self._source.stop_study(study)
             self._announce(study, reason)
 
-    def _study_over(self, study: str) -> str:
-        """Return which limit of a study is reached, in words; empty while there is none."""
+    def _study_limit_reached(self, study: str) -> str:
+        """Return in words which limit of a study is reached; "" while none is."""
         now = time.monotonic()
         hours, limit = (now - self._begun.get(study, now)) / 3600, self._budget.study_hours
         if limit is not None and hours >= limit:
@@ -109,63 +116,40 @@ class MeteredWork:
         return ""
 
     def next_work(self) -> Work | None:
-        """Return the source's next work, none once a limit is reached."""
-        for study in self._begun:  # a clock runs out between two reports, too
-            self._retire_if_spent(study)
-        work = None if self.over() else self._source.next_work()
+        """Return the source's next work, None once a limit is reached."""
+        for study in self._begun:  # hours on the clock pass between two reports, too
+            self._stop_if_spent(study)
+        work = None if self.limit_reached() else self._source.next_work()
         if work is not None:
             self.running += 1
             self._begun.setdefault(work.study, time.monotonic())
         return work
 
-    @property
-    def exhausted(self) -> bool:
-        """Whether the source is."""
-        return self._source.exhausted
-
-    @property
-    def remaining(self) -> int:
-        """What remains of the source."""
-        return self._source.remaining
-
-    def on_step(self, work: Work, step: StepResult) -> bool:
-        """Meter, and pass on; work of a study whose hours are spent ends in any case."""
+    def on_step(self, work: Work, step: StepResult) -> Decision:
+        """Add up the step; suspend the work if its study's hours are used up."""
         self._meter(work, step.reports)
-        if self._source.on_step(work, step):
-            return True
-        if work.study in self._retired:
-            self._leaving.add(work.key)
-        return work.key in self._leaving
+        decision = self._source.on_step(work, step)
+        if decision is Decision.CONTINUE and work.study in self._stopped_studies:
+            return Decision.SUSPEND
+        return decision
 
     def on_stopped(self, work: Work, step: StepResult) -> None:
-        """Pass on who ended the work: the source, or the end of its study's hours."""
+        """Count the work as ended, and notify the source."""
         self.running -= 1
-        if work.key in self._leaving:
-            self._leaving.discard(work.key)
-            self._source.on_suspended(work)
-        else:
-            self._source.on_stopped(work, step)
+        super().on_stopped(work, step)
 
     def on_ended(self, work: Work, step: StepResult) -> None:
-        """Meter, and pass on."""
+        """Add up the last step, count the work as ended, and notify the source."""
         self.running -= 1
         self._meter(work, step.reports)
-        self._source.on_ended(work, step)
+        super().on_ended(work, step)
 
     def on_crashed(self, work: Work, reason: str) -> None:
-        """Pass on."""
+        """Count the work as ended, and notify the source."""
         self.running -= 1
-        self._source.on_crashed(work, reason)
+        super().on_crashed(work, reason)
 
     def on_suspended(self, work: Work) -> None:
-        """Pass on."""
+        """Count the work as ended, and notify the source."""
         self.running -= 1
-        self._source.on_suspended(work)
-
-    def retire(self, study: str) -> None:
-        """Pass on."""
-        self._source.retire(study)
-
-    def describe(self) -> str:
-        """Return the source's progress."""
-        return self._source.describe()
+        super().on_suspended(work)

@@ -1,4 +1,4 @@
-"""How much a run folder takes on disk, measured often and cheaply, and a cap on it."""
+"""Measure often and cheaply how much a run folder takes on disk, and keep it below a cap."""
 
 import os
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 GIB = 2**30
-_BLOCK = 512  # bytes of `st_blocks`, whatever the disk's own blocks are
+_BLOCK = 512  # bytes; the unit of `st_blocks`, whatever the size of the disk's own blocks
 INTERVAL_S = 5.0
 _SHARE = 0.05  # of the driver's time that measuring may take
 
@@ -21,9 +21,9 @@ class FolderSize:
         self.largest_checkpoint = 0  # bytes, of all that were ever seen
 
     def measure(self) -> int:
-        """Return what lies there, in bytes as the disk counts them.
+        """Return the size of the folder, in bytes that are allocated on the disk.
 
-        Files that go while they are counted do not count.
+        Files that are deleted during the measurement do not count.
         """
         self.checkpoints = 0
         return self._measure(str(self._folder))
@@ -37,7 +37,7 @@ class FolderSize:
                 for entry in entries:
                     names.append(entry.name)
                     total += self._size_of(entry)
-        except OSError:  # gone, or not ours to read
+        except OSError:  # deleted meanwhile, or another user's
             return total
         trial = os.path.basename(os.path.dirname(folder)) == "trials"  # noqa: PTH119, PTH120
         if trial and "result.json" in names and not any(map(_is_checkpoint, names)):
@@ -62,18 +62,19 @@ def _is_checkpoint(name: str) -> bool:
 
 
 class DiskCap:
-    """Says when a run folder has no room for what the running work will write."""
+    """Tells when a run folder may no longer have room for what the running work will write."""
 
     def __init__(
         self, folder: Path, cap_bytes: float, checkpoint_bytes: int, running: Callable[[], int]
     ) -> None:
-        """Know nothing of the folder yet.
+        """Prepare to measure; the first call of `limit_reached` does.
 
         Args:
-            folder: all records.
-            cap_bytes: of the whole folder.
-            checkpoint_bytes: of one training, estimated; a larger one that is seen replaces it.
-            running: tells how many trainings are under way.
+            folder: the run folder.
+            cap_bytes: limit for the complete folder.
+            checkpoint_bytes: estimated size of a checkpoint; a larger one that is found on disk
+                replaces it.
+            running: returns how many trainings are running.
         """
         self._size = FolderSize(folder)
         self._cap_bytes, self._checkpoint_bytes = cap_bytes, checkpoint_bytes
@@ -81,11 +82,10 @@ class DiskCap:
         self._due_at = 0.0
         self._used = 0
 
-    def over(self) -> str:
-        """Return that the cap would be passed, in words; empty while it would not.
+    def limit_reached(self) -> str:
+        """Return in words that the cap would be exceeded; "" while it would not.
 
-        A training replaces its checkpoint by writing the next one beside it: for a moment it has
-        two.
+        A training writes its next checkpoint before it deletes the last: for a moment it has two.
         """
         now = time.monotonic()
         if now >= self._due_at:

@@ -1,205 +1,164 @@
-"""Final runs: each study's best configuration, trained again with new seeds and tested."""
+"""Final runs: each study's best configurations, trained again with new seeds and tested."""
 
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wpm.data.index import DataSource
-from wpm.files import hold_lock, read_json, write_json
+from wpm.files import hold_lock
 from wpm.formatting import format_eta
 from wpm.jobs.job import StepResult
-from wpm.jobs.scoring_job import scoring_payload
-from wpm.jobs.train_job import identify, training_payload
-from wpm.jobs.work import Work
-from wpm.protocols import Protocol
+from wpm.jobs.payloads import identify, scoring_payload, training_payload
+from wpm.jobs.work import Decision, Work
 from wpm.records import (
-    COMPLETE,
-    FAILED,
-    FORMAT,
+    FailedRun,
+    Outcome,
+    ScoredRun,
     StudyPlace,
     TrainingFolder,
+    TrialState,
     best_tested,
-    check_format,
-    configuration_key,
-    provenance,
     read_finals,
+    read_run_result,
+    write_final,
+    write_run_result,
 )
-from wpm.studies.study_end import STUDY_FAILED, STUDY_FINISHED, StudyEnd
+from wpm.studies.final_plan import FinalPlan
+from wpm.studies.study_end import STUDY_FAILED, STUDY_FINISHED, StudyEnd, ignore_study_end
 from wpm.training.config import TrainingConfig
-
-FIRST_SEED = 1000  # apart from the seeds of searches, so that no final run repeats a trial
-
-
-@dataclass(frozen=True)
-class RetrainPlan:
-    """One configuration to train again.
-
-    Attributes:
-        place: the study.
-        protocol: of the study.
-        parameters: of the configuration.
-        chosen: where the configuration comes from, for the record.
-        source: where the images are.
-        pixels: cache of trainval images.
-        runs: number of seeds.
-        weights: file of the trunk's weights, or "random".
-    """
-
-    place: StudyPlace
-    protocol: Protocol
-    parameters: Mapping[str, float]
-    chosen: Mapping[str, Any]
-    source: DataSource
-    pixels: Path
-    runs: int
-    weights: str = "random"
-
-    @property
-    def folder(self) -> Path:
-        """Folder of this configuration's final runs."""
-        return self.place.folder / "finals" / configuration_key(self.parameters)
-
-    def seed_folder(self, run: int) -> Path:
-        """Folder of one run."""
-        return self.folder / f"seed-{FIRST_SEED + run}"
 
 
 def drop_losing_models(place: StudyPlace) -> None:
     """Delete the weights of searched configurations that are not the best tested one.
 
-    Only those of runs that have ended; weights of published configurations stay.
+    Only weights of runs that have ended are deleted; those of published configurations stay.
     """
     finals, _ = read_finals(place)
     best = best_tested(finals)
     for final in finals:
-        if final is best or final.content["chosen"]["score"] is None:
+        if final is best or final.chosen.score is None:
             continue
         for result in final.folder.glob("seed-*/result.json"):
             for fold in result.parent.glob("fold-*"):
                 TrainingFolder(fold).drop_models()
 
 
-class RetrainWork:
-    """A work source that trains seeds x folds, and tests a seed once its folds are trained."""
+class FinalRunsWork:
+    """A `WorkSource` that trains seeds x folds, and tests a seed once its folds are trained."""
 
     def __init__(
         self,
-        plans: Sequence[RetrainPlan],
+        plans: Sequence[FinalPlan],
         announce: Callable[[str], None],
-        on_study_end: Callable[[StudyEnd], None] = lambda end: None,
+        on_study_end: Callable[[StudyEnd], None] = ignore_study_end,
     ) -> None:
-        """Lock the studies and find what is left to do.
+        """Lock the studies and find which trainings and tests have not ended.
 
         Args:
             plans: configurations to train.
-            announce: told a line whenever a run is tested or fails.
-            on_study_end: told when all runs of a study have ended.
+            announce: called with a line whenever a run is tested or fails.
+            on_study_end: called when all runs of a study have ended.
 
         Raises:
             UserError: another launch holds one of the studies, or a record is damaged or of
                 another format.
         """
-        self._announce, self._hear_study_end = announce, on_study_end
-        self._retired: set[str] = set()
-        self._left = 0  # pieces of retired studies
-        self._open_runs: dict[str, set[tuple[Path, int]]] = {}  # by study: those to end
-        self._running: dict[str, tuple[RetrainPlan, int, int | None]] = {}
-        self._trainings: deque[tuple[RetrainPlan, int, int]] = deque()
-        self._tests: deque[tuple[RetrainPlan, int]] = deque()
-        self._waiting: dict[tuple[Path, int], set[int]] = {}
-        self._started_at, self._ends = time.monotonic(), 0
-        self._held = ExitStack()
+        self._announce, self._on_study_end = announce, on_study_end
+        self._stopped_studies: set[str] = set()
+        self._suspended = 0  # trainings and tests that a later launch does
+        self._open_runs: dict[str, set[tuple[Path, int]]] = {}  # by study: those that have to end
+        self._running: dict[str, tuple[FinalPlan, int, int | None]] = {}
+        self._trainings: deque[tuple[FinalPlan, int, int]] = deque()
+        self._tests: deque[tuple[FinalPlan, int]] = deque()
+        self._untrained: dict[tuple[Path, int], set[int]] = {}  # folds that a test waits for
+        self._started_at, self._ended = time.monotonic(), 0
+        self._stack = ExitStack()
         try:
             for place in dict.fromkeys(plan.place for plan in plans):
                 what = f"study {place.name}"
-                self._held.enter_context(hold_lock(place.lock, wait_s=0, what=what))
+                self._stack.enter_context(hold_lock(place.lock, wait_s=0, what=what))
             for plan in plans:
-                self._write_final(plan)
+                write_final(plan.place, plan.parameters, plan.chosen)
             for run in range(max((plan.runs for plan in plans), default=0)):
                 for plan in plans:
                     if run < plan.runs:
                         self._enqueue(plan, run)
         except BaseException:
-            self._held.close()
+            self._stack.close()
             raise
 
-    def __enter__(self) -> "RetrainWork":
+    def __enter__(self) -> "FinalRunsWork":
         return self
 
     def __exit__(self, *_: object) -> None:
         """Release the studies."""
-        self._held.close()
+        self._stack.close()
 
-    def _write_final(self, plan: RetrainPlan) -> None:
-        path = plan.folder / "final.json"
-        if path.exists():
-            check_format(read_json(path), path)
-        else:
-            content = {
-                "format": FORMAT,
-                "parameters": dict(plan.parameters),
-                "chosen": dict(plan.chosen),
-                "row": str(plan.place.row),
-                "provenance": provenance(),
-            }
-            write_json(path, content)
-
-    def _enqueue(self, plan: RetrainPlan, run: int) -> None:
-        if TrainingFolder(plan.seed_folder(run)).read_result() is not None:
+    def _enqueue(self, plan: FinalPlan, run: int) -> None:
+        if read_run_result(plan.run_folder(run)) is not None:
             return
         folds = range(plan.protocol.folds if plan.place.row.is_trained else 0)
-        missing = {k for k in folds if self._fold_state(plan, run, k) != COMPLETE}
-        if any(self._fold_state(plan, run, k) == FAILED for k in folds):
+        states = {fold: self._fold_state(plan, run, fold) for fold in folds}
+        if TrialState.FAILED in states.values():
             self._record_failure(plan, run, "a fold failed in an earlier launch")
             return
+        untrained = {fold for fold, state in states.items() if state is not TrialState.COMPLETE}
         self._open_runs.setdefault(plan.place.name, set()).add((plan.folder, run))
-        if missing:
-            self._waiting[plan.folder, run] = missing
-            self._trainings.extend((plan, run, k) for k in sorted(missing))
+        if untrained:
+            self._untrained[plan.folder, run] = untrained
+            self._trainings.extend((plan, run, fold) for fold in sorted(untrained))
         else:
             self._tests.append((plan, run))
 
     @staticmethod
-    def _fold_state(plan: RetrainPlan, run: int, fold: int) -> str | None:
-        result = TrainingFolder(plan.seed_folder(run) / f"fold-{fold}").finish_result()
-        return None if result is None else str(result["state"])
+    def _fold_state(plan: FinalPlan, run: int, fold: int) -> TrialState | None:
+        result = TrainingFolder(plan.fold_folder(run, fold)).finish_result()
+        return None if result is None else result.state
 
     def next_work(self) -> Work | None:
         """Return a test that can run, else the next fold to train."""
         if self._tests:
             plan, run = self._tests.popleft()
-            folder, seed = plan.seed_folder(run), FIRST_SEED + run
-            payload = scoring_payload(
-                plan.place,
-                plan.source,
-                plan.protocol,
-                folder,
-                seed,
-                pixels=plan.pixels,
-                weights=plan.weights,
-            )
-            return self._hand_out(plan, run, None, payload)
+            return self._hand_out(plan, run, None, self._test_payload(plan, run))
         while self._trainings:
             plan, run, fold = self._trainings.popleft()
-            if (plan.folder, run) not in self._waiting:
+            if (plan.folder, run) not in self._untrained:
                 continue  # another fold of this run failed meanwhile
-            seed = FIRST_SEED + run
-            config = TrainingConfig(
-                plan.place.row, plan.protocol, plan.parameters, seed, (fold,), plan.weights
-            )
-            folder = plan.seed_folder(run) / f"fold-{fold}"
-            if not (folder / "trial.json").exists():
-                TrainingFolder(folder).write_identity(identify(fold, config))
-            payload = training_payload(folder, plan.pixels, config, export=True)
-            return self._hand_out(plan, run, fold, payload)
+            return self._hand_out(plan, run, fold, self._training_payload(plan, run, fold))
         return None
 
+    @staticmethod
+    def _test_payload(plan: FinalPlan, run: int) -> Mapping[str, Any]:
+        return scoring_payload(
+            plan.place,
+            plan.source,
+            plan.protocol,
+            plan.run_folder(run),
+            plan.seed_of(run),
+            pixel_cache=plan.pixel_cache,
+            weights=plan.weights,
+        )
+
+    @staticmethod
+    def _training_payload(plan: FinalPlan, run: int, fold: int) -> Mapping[str, Any]:
+        """Describe the training of a fold, and write its trial.json if there is none."""
+        config = TrainingConfig(
+            plan.place.row,
+            plan.protocol,
+            plan.parameters,
+            plan.seed_of(run),
+            (fold,),
+            plan.weights,
+        )
+        folder = plan.fold_folder(run, fold)
+        if not (folder / "trial.json").exists():
+            TrainingFolder(folder).write_identity(identify(fold, config))
+        return training_payload(folder, plan.pixel_cache, config, export=True)
+
     def _hand_out(
-        self, plan: RetrainPlan, run: int, fold: int | None, payload: Mapping[str, Any]
+        self, plan: FinalPlan, run: int, fold: int | None, payload: Mapping[str, Any]
     ) -> Work:
         key = f"{plan.folder}/{run}/{fold}"
         self._running[key] = (plan, run, fold)
@@ -207,100 +166,108 @@ class RetrainWork:
 
     @property
     def exhausted(self) -> bool:
-        """Whether nothing is left to hand out, now or after a running fold."""
+        """Whether nothing can be handed out, now or after a running fold."""
         return not (self._trainings or self._tests or self._running)
 
-    def on_step(self, work: Work, step: StepResult) -> bool:
-        """A final run is never stopped early: its patience decides."""
-        return False
+    def on_step(self, work: Work, step: StepResult) -> Decision:
+        """Continue: a final run is never stopped early, its patience decides."""
+        return Decision.CONTINUE
 
     def on_stopped(self, work: Work, step: StepResult) -> None:
         """Never called: `on_step` stops nothing."""
 
     def on_suspended(self, work: Work) -> None:
-        """A later launch goes on with it."""
+        """Leave the training as it is; a later launch resumes it."""
         del self._running[work.key]
-        self._left += 1
+        self._suspended += 1
 
-    def retire(self, study: str) -> None:
+    def stop_study(self, study: str) -> None:
         """Train and test no more of a study."""
-        self._retired.add(study)
+        self._stopped_studies.add(study)
         for queue in (self._trainings, self._tests):
             kept = [piece for piece in queue if piece[0].place.name != study]
-            self._left += len(queue) - len(kept)
+            self._suspended += len(queue) - len(kept)
             queue.clear()
             queue.extend(kept)  # type: ignore[arg-type]
 
     def on_ended(self, work: Work, step: StepResult) -> None:
-        """A fold was trained, or a run tested."""
+        """Handle that a fold was trained, or a run tested."""
         plan, run, fold = self._running.pop(work.key)
-        self._ends += 1
-        assert step.result is not None
+        self._ended += 1
+        result = step.result
         if fold is None:
-            concatenated = step.result["concatenated"]["map_at_r"]
-            separated = step.result["separated"]["map_at_r"]
-            self._announce(
-                f"{plan.place.name} run {run + 1}/{plan.runs} tested: MAP@R concatenated "
-                f"{concatenated:.4f}, separated {separated:.4f}"
-            )
-            drop_losing_models(plan.place)
-            self._close_run(plan, run)
-        elif step.result["state"] == COMPLETE:
-            waiting = self._waiting.get((plan.folder, run))
-            if waiting is None:  # another fold of this run failed meanwhile
-                TrainingFolder(plan.seed_folder(run) / f"fold-{fold}").drop_models()
-                return
-            waiting.discard(fold)
-            if not waiting:
-                del self._waiting[plan.folder, run]
-                if plan.place.name in self._retired:
-                    self._left += 1
-                else:
-                    self._tests.append((plan, run))
+            assert isinstance(result, ScoredRun)
+            self._handle_test(plan, run, result)
+            return
+        assert isinstance(result, Outcome)
+        if result.state is TrialState.COMPLETE:
+            self._handle_trained(plan, run, fold)
         else:
-            self._record_failure(plan, run, f"fold {fold}: {step.result['reason']}")
+            self._record_failure(plan, run, f"fold {fold}: {result.reason}")
+
+    def _handle_test(self, plan: FinalPlan, run: int, result: ScoredRun) -> None:
+        self._announce(
+            f"{plan.place.name} run {run + 1}/{plan.runs} tested: MAP@R concatenated "
+            f"{result.concatenated['map_at_r']:.4f}, separated {result.separated['map_at_r']:.4f}"
+        )
+        drop_losing_models(plan.place)
+        self._close_run(plan, run)
+
+    def _handle_trained(self, plan: FinalPlan, run: int, fold: int) -> None:
+        untrained = self._untrained.get((plan.folder, run))
+        if untrained is None:  # another fold of this run failed meanwhile
+            TrainingFolder(plan.fold_folder(run, fold)).drop_models()
+            return
+        untrained.discard(fold)
+        if not untrained:
+            del self._untrained[plan.folder, run]
+            if plan.place.name in self._stopped_studies:
+                self._suspended += 1
+            else:
+                self._tests.append((plan, run))
 
     def on_crashed(self, work: Work, reason: str) -> None:
-        """A fold's or test's process died too often."""
+        """Record that the process of a fold or a test crashed too often."""
         plan, run, fold = self._running.pop(work.key)
         self._record_failure(plan, run, f"{'test' if fold is None else f'fold {fold}'}: {reason}")
 
-    def _record_failure(self, plan: RetrainPlan, run: int, reason: str) -> None:
-        self._waiting.pop((plan.folder, run), None)
-        for fold in plan.seed_folder(run).glob("fold-*"):
+    def _record_failure(self, plan: FinalPlan, run: int, reason: str) -> None:
+        self._untrained.pop((plan.folder, run), None)
+        for fold in plan.run_folder(run).glob("fold-*"):
             TrainingFolder(fold).drop_models()
-        result = {"state": FAILED, "seed": FIRST_SEED + run, "reason": reason}
-        write_json(plan.seed_folder(run) / "result.json", result)
+        write_run_result(plan.run_folder(run), FailedRun(plan.seed_of(run), reason))
         self._announce(f"{plan.place.name} run {run + 1}/{plan.runs} failed: {reason}")
         self._close_run(plan, run)
 
-    def _close_run(self, plan: RetrainPlan, run: int) -> None:
-        """Tell when the last run of a study has ended."""
+    def _close_run(self, plan: FinalPlan, run: int) -> None:
+        """Notify once, when the last run of a study has ended."""
         name = plan.place.name
         still_open = self._open_runs.get(name, set())
         if (plan.folder, run) not in still_open:
             return
         still_open.discard((plan.folder, run))
         if not still_open:
-            best = best_tested(read_finals(plan.place)[0])
-            if best is None:
-                self._hear_study_end(StudyEnd(name, STUDY_FAILED, "no final run was tested"))
-                return
-            scores = [r["concatenated"]["map_at_r"] for r in best.with_state(COMPLETE)]
-            mean = sum(scores) / len(scores)
-            told = f"final runs: {len(scores)} tested, mean test MAP@R concatenated {mean:.4f}"
-            chosen = best.content["chosen"]
-            end = StudyEnd(name, STUDY_FINISHED, told, chosen["score"], chosen["trial"])
-            self._hear_study_end(end)
+            self._on_study_end(_describe_end(plan.place))
 
     @property
     def remaining(self) -> int:
-        """Pieces of work that have not ended yet."""
+        """Trainings and tests that have not ended yet."""
         handed_out_or_not = len(self._trainings) + len(self._tests) + len(self._running)
-        return handed_out_or_not + len(self._waiting) + self._left
+        return handed_out_or_not + len(self._untrained) + self._suspended
 
     def describe(self) -> str:
         """Return the progress in one line."""
         running = len(self._running)
-        eta = format_eta(self._started_at, self._ends, self.remaining)
+        eta = format_eta(self._started_at, self._ended, self.remaining)
         return f"final runs: {self.remaining} trainings and tests to go ({running} running) | {eta}"
+
+
+def _describe_end(place: StudyPlace) -> StudyEnd:
+    """Sum up the final runs of a study, all of which have ended."""
+    best = best_tested(read_finals(place)[0])
+    if best is None:
+        return StudyEnd(place.name, STUDY_FAILED, "no final run was tested")
+    scores = [run.concatenated["map_at_r"] for run in best.tested]
+    mean = sum(scores) / len(scores)
+    message = f"final runs: {len(scores)} tested, mean test MAP@R concatenated {mean:.4f}"
+    return StudyEnd(place.name, STUDY_FINISHED, message, best.chosen.score, best.chosen.trial)

@@ -1,4 +1,4 @@
-"""The file behind a study: Optuna's own journal, every line numbered and with a checksum."""
+"""The file behind a study: Optuna's own journal, with a number and a checksum on every line."""
 
 import contextlib
 import json
@@ -13,26 +13,23 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from wpm.errors import DamagedFileError, storage_error
 
-# What Optuna's replay of a line that lacks a checksum raises when the line is damaged.
+# Raised while Optuna replays a damaged line that has no checksum.
 _NOT_REPLAYED = (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError)
 
 
 def open_journal(path: Path) -> JournalStorage:
     """Open a study's journal, or begin one, and verify every line of it.
 
-    The caller holds the study's lock: nobody else writes.
-
-    Args:
-        path: the file.
+    The caller holds the study's lock, so that nobody else writes.
 
     Raises:
         DamagedFileError: a line was changed, lost, repeated or moved.
         StorageError: the file cannot be read or written.
     """
     try:
-        # We hold the study's lock, so a lock on the journal is a dead writer's.
+        # We hold the study's lock, so a lock on the journal belongs to a process that crashed.
         path.with_name(path.name + ".lock").unlink(missing_ok=True)
-        _mend_last_line(path)
+        _fix_last_line(path)
         return JournalStorage(CheckedJournal(path))
     except OSError as error:
         raise storage_error(path, error) from error
@@ -46,14 +43,17 @@ def check_end(
     recorded: Iterable[int],
     parameters_of: Callable[[int], Mapping[str, float]],
 ) -> None:
-    """Refuse a journal that has lost whole lines at its end: they leave no gap in the numbers.
+    """Refuse a journal that has lost complete lines at its end: they leave no gap in the numbers.
+
+    A trial's record is written after the journal has its parameters, so the journal must know the
+    parameters of every recorded trial. What later lines said is in the records too, and is
+    restored from there.
 
     Args:
-        path: the file.
-        storage: what it holds.
+        path: the file, for messages.
+        storage: what Optuna has read from it.
         recorded: numbers of the trials that have a record.
-        parameters_of: returns the parameters in a trial's record; it was written once the study
-            knew them. Later lines are not missed: the records hold what they said.
+        parameters_of: returns the parameters in a trial's record.
 
     Raises:
         DamagedFileError: the journal knows less than the records.
@@ -70,22 +70,19 @@ def check_end(
 
 
 class CheckedJournal(BaseJournalBackend):
-    """Optuna's journal file with two more keys in every entry: its line and a CRC-32.
+    """Optuna's journal file with two more keys in every entry: its line number and a CRC-32.
 
-    The checksum is of the line's bytes up to it. Optuna looks up the keys that it knows, so that
-    it, and optuna-dashboard, read the file as well. Lines without the two keys are accepted at
-    the start only: studies from before have them. Every line is verified once, when it is new.
+    The checksum covers the bytes of the line up to it. Optuna ignores keys that it does not know,
+    so Optuna itself and optuna-dashboard can read the file. Lines without the two keys are accepted
+    only at the start of the file: studies of earlier versions have them. Every line is verified
+    once, when it is read for the first time.
     """
 
     def __init__(self, path: Path) -> None:
-        """Begin to read.
-
-        Args:
-            path: the file; made where there is none.
-        """
+        """Open the file, and create it if there is none."""
         self._path = path
         self._file = JournalFileBackend(str(path))
-        self._starts = [0]  # of every line that was read, and of the next
+        self._starts = [0]  # position of every line that was read, and of the next one
         self._signed = False  # whether a line with a checksum was read
 
     def read_logs(self, log_number_from: int) -> Sequence[dict[str, Any]]:
@@ -98,7 +95,7 @@ class CheckedJournal(BaseJournalBackend):
         try:
             with self._path.open("rb") as file:
                 file.seek(self._starts[log_number_from])
-                *lines, _ = file.read().split(b"\n")  # the last has not ended yet
+                *lines, _ = file.read().split(b"\n")  # the last one is not complete yet
         except OSError as error:
             raise storage_error(self._path, error, "read") from error
         return [self._read_line(line, n) for n, line in enumerate(lines, log_number_from + 1)]
@@ -115,7 +112,7 @@ class CheckedJournal(BaseJournalBackend):
         return entry
 
     def _explain(self, line: bytes, number: int) -> str:
-        """Say what is wrong with a line that is not signed as it should; empty if nothing is."""
+        """Describe what is wrong with a line that is not signed as expected; "" if nothing is."""
         try:
             entry = json.loads(line)
         except ValueError:
@@ -139,32 +136,34 @@ class CheckedJournal(BaseJournalBackend):
         try:
             size = self._path.stat().st_size
             self._file.append_logs(signed)
-        except (OSError, RuntimeError) as error:  # the latter of a lock that cannot be removed
+        # Optuna raises RuntimeError when it cannot remove its lock file.
+        except (OSError, RuntimeError) as error:
             if size is not None:
-                with contextlib.suppress(OSError):  # else the next launch cuts off what is torn
+                # If this fails too, the next launch cuts off the incomplete line.
+                with contextlib.suppress(OSError):
                     os.truncate(self._path, size)
             raise storage_error(self._path, error) from error
 
 
 def _sign(entry: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Add its line and its checksum to an entry, as the last keys."""
+    """Add the line number and the checksum to an entry, as its last keys."""
     numbered = {**entry, "line": number}
-    text = json.dumps(numbered, separators=(",", ":"))  # as Optuna writes it
+    text = json.dumps(numbered, separators=(",", ":"))  # exactly as Optuna will write it
     return {**numbered, "crc32": zlib.crc32(text[:-1].encode())}
 
 
 def _is_signed(line: bytes, number: int) -> bool:
-    """Whether a line, without its end, is what `_sign` made of an entry with that number."""
+    """Whether a line, without its line break, is what `_sign` made of the entry of that number."""
     body, _, rest = line.rpartition(b',"crc32":')
     return body.endswith(b',"line":%d' % number) and rest == b"%d}" % zlib.crc32(body)
 
 
-def _mend_last_line(path: Path) -> None:
-    """Cut off the half line that a writer leaves when it is killed while appending.
+def _fix_last_line(path: Path) -> None:
+    """Cut off the incomplete line that a writer leaves when it is killed while appending.
 
-    Optuna would append to it, and could read neither line again. The write was never
-    acknowledged, so nothing that anybody relied on is lost. A whole entry stays: of that, only
-    the end of the line is missing or damaged.
+    Optuna would append to it, and could then read neither line. The write was never acknowledged,
+    so nothing is lost that anybody relied on. A complete entry stays: only its line break is
+    missing or damaged, and is written again.
     """
     if not path.exists():
         return

@@ -15,28 +15,28 @@ from wpm.studies.samplers import DEFAULT_SAMPLER
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """What a study searches, and with which budget.
+    """What a study searches, and with which trial budget.
 
     Attributes:
-        place: where its records go.
-        space: what is searched.
-        protocol: what all rows share.
-        images: what the data set's images are, so that others are noticed.
-        pixels: cache of trainval images.
-        trials: how many trials in all, however they end.
+        place: where its records are written.
+        space: which parameters are searched, and in which ranges.
+        protocol: the settings that all rows share.
+        images: identifies the images, so that a launch on others is refused.
+        pixel_cache: folder of the decoded trainval images.
+        trials: the budget: how many trials in all, however they end.
         seed: of the sampler and of every trial's training.
-        first_points: parameter values to try first; missing ones are sampled.
+        first_points: parameter values of the first trials; missing parameters are sampled.
         early_stopping: whether ASHA stops trials.
         weights: file of the trunk's weights, or "random".
-        sampler: what chooses configurations, one of `SAMPLER_NAMES`.
-        left_out: path and reason of images that could not be read, for the record.
+        sampler: name of the sampler, one of `SAMPLER_NAMES`.
+        left_out: path and reason of every image that could not be read, for the record.
     """
 
     place: StudyPlace
     space: SearchSpace
     protocol: Protocol
     images: Mapping[str, Any]
-    pixels: Path
+    pixel_cache: Path
     trials: int
     seed: int
     first_points: tuple[Mapping[str, float], ...] = ()
@@ -46,7 +46,7 @@ class StudyPlan:
     left_out: Sequence[tuple[str, str]] = ()
 
     def identity(self) -> dict[str, Any]:
-        """Return what must not change under a study, in JSON types."""
+        """Return everything that must stay the same while a study exists, in JSON types."""
         return json.loads(  # type: ignore[no-any-return]
             json.dumps(
                 {
@@ -57,7 +57,7 @@ class StudyPlan:
                     "images": dict(self.images),
                     "seed": self.seed,
                     "early_stopping": self.early_stopping,
-                    # By name: the same file may lie elsewhere on another day.
+                    # By name only: the same file may be in another folder next time.
                     "weights": Path(self.weights).name,
                     "sampler": self.sampler,
                 }
@@ -66,11 +66,11 @@ class StudyPlan:
 
 
 def record_plan(plan: StudyPlan, trials: int) -> None:
-    """Write study.json, or check that it says the same.
+    """Write study.json, or check that the study there has the same identity.
 
     Args:
-        plan: the study's.
-        trials: budget to record; a smaller one than before changes nothing, 0 is no search.
+        plan: the study to run.
+        trials: budget to record; a smaller one than before changes nothing. 0: no search.
 
     Raises:
         UserError: the plan differs from the study's, or its files are damaged.

@@ -20,7 +20,7 @@ from wpm.errors import UserError
 from wpm.protocols import Protocol
 
 DEFAULT_SAMPLER = "tpe"
-# Each is given a seed.
+# Each function takes a seed.
 _SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe": lambda seed: TPESampler(seed=seed),
     "gp": lambda seed: GPSampler(seed=seed, warn_independent_sampling=False),
@@ -31,12 +31,12 @@ _SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: RandomSampler(seed=seed),
 }
 SAMPLER_NAMES = tuple(_SAMPLERS)
-# What a sampler imports when it is first used, and Optuna does not install.
+# Packages that a sampler imports when it is first used, and that Optuna does not install.
 _SAMPLER_PACKAGES = {"cmaes": "cmaes"}
 
 
 def build_pruner(protocol: Protocol, *, early_stopping: bool) -> BasePruner:
-    """Return what decides whether a trial is stopped."""
+    """Return the pruner, which decides whether a trial is stopped."""
     if not early_stopping:
         return NopPruner()
     return SuccessiveHalvingPruner(
@@ -45,12 +45,12 @@ def build_pruner(protocol: Protocol, *, early_stopping: bool) -> BasePruner:
 
 
 def build_sampler(name: str, seed: int, trials: int) -> BaseSampler:
-    """Return what chooses configurations.
+    """Return the sampler, which chooses configurations.
 
     Args:
         name: one of `SAMPLER_NAMES`.
         seed: of the study.
-        trials: that the study holds already.
+        trials: number of trials that the study has already.
 
     Raises:
         UserError: unknown name, or a package that it needs is missing.
@@ -63,8 +63,9 @@ def build_sampler(name: str, seed: int, trials: int) -> BaseSampler:
             f"sampler {name} needs the package {package}: python -m pip install {package}, or "
             f"choose another of {', '.join(_SAMPLERS)}"
         )
-    if name != "qmc":  # of its one sequence the study counts how much is used
-        # A seed of its own for every launch: the same one would propose the same points again.
+    # A new seed for every launch: with the same one it would propose the same points again. "qmc"
+    # keeps its seed: it continues one sequence, and the study knows how much of it is used.
+    if name != "qmc":
         seed = int(np.random.SeedSequence((seed, trials)).generate_state(1)[0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)

@@ -1,20 +1,19 @@
-"""Several studies as one source of work: orphans first, then whoever has started least."""
+"""Several studies as one source of work: orphans first, then the study that has started least."""
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from wpm.errors import UserError
 from wpm.formatting import format_eta
 from wpm.jobs.job import StepResult
-from wpm.jobs.work import Work
-from wpm.records import COMPLETE, FAILED, PRUNED
+from wpm.jobs.work import Decision, Work
+from wpm.records import Outcome, TrialState
 from wpm.records.training_log import last_lines
+from wpm.reports import LOW_MEMORY
 from wpm.studies.study import Study
-from wpm.studies.study_end import STUDY_FAILED, STUDY_FINISHED, StudyEnd
-from wpm.training.mined_step import LOW_MEMORY
+from wpm.studies.study_end import STUDY_FAILED, STUDY_FINISHED, StudyEnd, ignore_study_end
 
-# So many failures before anything succeeds are not bad luck: a wrong path, a broken loss.
+# So many failures before any success are not bad luck: a wrong path, or a bug in a loss.
 MAX_FIRST_FAILURES = 3
 
 
@@ -25,19 +24,19 @@ class SearchWork:
         self,
         studies: Sequence[Study],
         announce: Callable[[str], None],
-        on_study_end: Callable[[StudyEnd], None] = lambda end: None,
+        on_study_end: Callable[[StudyEnd], None] = ignore_study_end,
     ) -> None:
-        """Take studies over; the caller closes them.
+        """Begin with studies that are open; the caller closes them.
 
         Args:
             studies: open studies.
-            announce: told a line whenever a trial ends.
-            on_study_end: told when all trials of a study have ended, or it failed.
+            announce: called with a line whenever a trial ends.
+            on_study_end: called when all trials of a study have ended, or the study failed.
         """
         self._studies = list(studies)
-        self._announce, self._hear_study_end = announce, on_study_end
+        self._announce, self._on_study_end = announce, on_study_end
         self._begun = False
-        self._retired: set[str] = set()
+        self._stopped_studies: set[str] = set()
         self._unfinished = {study.plan.place.name for study in studies if not study.exhausted}
         self._running: dict[str, tuple[Study, int]] = {}
         self._ended = {study.plan.place.name: 0 for study in studies}
@@ -48,7 +47,7 @@ class SearchWork:
     def next_work(self) -> Work | None:
         """Return the next trial of the study that is furthest behind."""
         if not self._begun:
-            for study in self._studies:  # also of those whose turn may never come
+            for study in self._studies:  # also those whose turn may never come
                 study.record_budget()
             self._begun = True
         for study in sorted(self._open_studies(), key=lambda s: (not s.has_orphans, s.started)):
@@ -59,55 +58,55 @@ class SearchWork:
                 key = f"{name}/{number}"
                 self._running[key] = (study, number)
                 return Work(key, name, payload)
-            # Its last orphans may have ended before they were adopted.
-            self._hear_if_finished(study)
+            # Its last orphans may have turned out to have ended when they were to be adopted.
+            self._notify_if_finished(study)
         return None
 
     def _open_studies(self) -> list[Study]:
-        return [study for study in self._studies if study.plan.place.name not in self._retired]
+        return [s for s in self._studies if s.plan.place.name not in self._stopped_studies]
 
     @property
     def exhausted(self) -> bool:
         """Whether every study's budget is handed out."""
         return all(study.exhausted for study in self._open_studies())
 
-    def on_step(self, work: Work, step: StepResult) -> bool:
-        """Report to the study; it says whether to stop."""
+    def on_step(self, work: Work, step: StepResult) -> Decision:
+        """Report to the study, whose successive halving decides whether the trial continues."""
         study, number = self._running[work.key]
         return study.report(number, step.reports)
 
     def on_stopped(self, work: Work, step: StepResult) -> None:
-        """Successive halving stopped the trial."""
+        """Record that successive halving stopped the trial."""
         study, number = self._running.pop(work.key)
-        study.tell_stopped(number, step.reports)
-        last = step.reports[-1]
-        self._hear_end(study, number, PRUNED, last["best_map_at_r"], f"at epoch {last['epoch']}")
+        outcome = study.record_stopped(number, step.reports)
+        self._handle_end(study, number, outcome, f"at epoch {outcome.epochs}")
 
     def on_ended(self, work: Work, step: StepResult) -> None:
-        """The trial ran to its end, or failed by name."""
+        """Record that the trial ran to its end, or failed with an error."""
         study, number = self._running.pop(work.key)
-        assert step.result is not None
-        study.record_ended(number, step.result, step.reports)
-        result = step.result
-        detail = result["reason"] or f"{result['epochs']} epochs"
-        if any(f.get("step_mode") == LOW_MEMORY for r in step.reports[-1:] for f in r["folds"]):
+        outcome = step.result
+        assert isinstance(outcome, Outcome)
+        study.record_ended(number, outcome, step.reports)
+        detail = outcome.reason or f"{outcome.epochs} epochs"
+        last = step.reports[-1].folds if step.reports else ()
+        if any(fold.step_mode == LOW_MEMORY for fold in last):
             detail += ", in low-memory steps: the fast ones did not fit"
-        self._hear_end(study, number, result["state"], result["score"], detail)
+        self._handle_end(study, number, outcome, detail)
 
     def on_crashed(self, work: Work, reason: str) -> None:
-        """The trial's process died too often."""
+        """Record that the trial's process crashed too often."""
         study, number = self._running.pop(work.key)
-        study.tell_lost(number, reason)
-        self._hear_end(study, number, FAILED, None, reason)
+        outcome = study.record_crashed(number, reason)
+        self._handle_end(study, number, outcome, outcome.reason or reason)
 
     def on_suspended(self, work: Work) -> None:
-        """The trial stays as it is, for the next launch to adopt."""
+        """Leave the trial as it is; the next launch adopts it."""
         study, number = self._running.pop(work.key)
-        study.leave(number)
+        study.suspend(number)
 
-    def retire(self, study: str) -> None:
+    def stop_study(self, study: str) -> None:
         """Start no more trials of a study."""
-        self._retired.add(study)
+        self._stopped_studies.add(study)
 
     def describe(self) -> str:
         """Return the progress of all studies in one line."""
@@ -117,48 +116,53 @@ class SearchWork:
             running = sum(1 for s, _ in self._running.values() if s is study)
             best = f" best {self._best[name]:.3f}" if name in self._best else ""
             parts.append(f"{row} {study.ended}/{study.plan.trials} (+{running}){best}")
-        return " | ".join([*parts, format_eta(self._started_at, self._ends, self.remaining)])
+        ended = sum(self._ended.values())
+        return " | ".join([*parts, format_eta(self._started_at, ended, self.remaining)])
 
     @property
     def remaining(self) -> int:
-        """Trials that have not ended yet, those of retired studies and orphans among them."""
+        """Trials that have not ended yet, those of stopped studies and orphans among them."""
         return sum(max(study.plan.trials, study.started) - study.ended for study in self._studies)
 
-    @property
-    def _ends(self) -> int:
-        """Trials that ended in this launch."""
-        return sum(self._ended.values())
-
-    def _hear_end(self, study: Study, number: int, state: str, score: Any, detail: str) -> None:
-        name = study.plan.place.name
+    def _handle_end(self, study: Study, number: int, outcome: Outcome, detail: str) -> None:
+        name, state, score = study.plan.place.name, outcome.state, outcome.score
         self._ended[name] += 1
         shown = "" if score is None else f"  MAP@R {score:.4f}"
-        word = "stopped" if state == PRUNED else state
-        self._announce(f"{name} trial {number:>3} {word:<8}{shown}  {detail}")
-        if state == COMPLETE:
+        self._announce(f"{name} trial {number:>3} {state.for_people:<8}{shown}  {detail}")
+        if state is TrialState.COMPLETE and score is not None:
             self._best[name] = max(score, self._best.get(name, score))
-        if state == FAILED:
-            for line in last_lines(study.plan.place.trial_folder(number)):
-                self._announce(f"    | {line}")
-            self._first_failures[name].append(detail)
-            if self._ended[name] == len(self._first_failures[name]) == MAX_FIRST_FAILURES:
-                why = f"the first {MAX_FIRST_FAILURES} trials of this launch all failed"
-                self._hear_study_end(StudyEnd(name, STUDY_FAILED, f"{why}, the last: {detail}"))
-                raise UserError(
-                    f"study {name}: {why}, the last: {detail}; "
-                    f"see error.log under {study.plan.place.folder}"
-                )
-        self._hear_if_finished(study)
+        if state is TrialState.FAILED:
+            self._handle_failure(study, number, detail)
+        self._notify_if_finished(study)
 
-    def _hear_if_finished(self, study: Study) -> None:
-        """Tell once, when the last trial of a study has ended."""
+    def _handle_failure(self, study: Study, number: int, detail: str) -> None:
+        """Show the trial's log; end the launch if every trial so far has failed.
+
+        Raises:
+            UserError: the first trials of the study in this launch all failed.
+        """
         name = study.plan.place.name
-        if name in self._unfinished and study.ended >= max(study.plan.trials, study.started):
-            self._unfinished.discard(name)
-            if study.best is None:
-                why = f"none of its {study.ended} trials is complete"
-                self._hear_study_end(StudyEnd(name, STUDY_FAILED, why))
-                return
-            number, score = study.best
-            told = f"{study.ended} trials, the best is {number} with validation MAP@R {score:.4f}"
-            self._hear_study_end(StudyEnd(name, STUDY_FINISHED, told, score, number))
+        for line in last_lines(study.plan.place.trial_folder(number)):
+            self._announce(f"    | {line}")
+        self._first_failures[name].append(detail)
+        if self._ended[name] == len(self._first_failures[name]) == MAX_FIRST_FAILURES:
+            why = f"the first {MAX_FIRST_FAILURES} trials of this launch all failed"
+            self._on_study_end(StudyEnd(name, STUDY_FAILED, f"{why}, the last: {detail}"))
+            raise UserError(
+                f"study {name}: {why}, the last: {detail}; "
+                f"see error.log under {study.plan.place.folder}"
+            )
+
+    def _notify_if_finished(self, study: Study) -> None:
+        """Notify once, when the last trial of a study has ended."""
+        name = study.plan.place.name
+        if name not in self._unfinished or study.ended < max(study.plan.trials, study.started):
+            return
+        self._unfinished.discard(name)
+        if study.best is None:
+            why = f"none of its {study.ended} trials is complete"
+            self._on_study_end(StudyEnd(name, STUDY_FAILED, why))
+            return
+        number, score = study.best
+        message = f"{study.ended} trials, the best is {number} with validation MAP@R {score:.4f}"
+        self._on_study_end(StudyEnd(name, STUDY_FINISHED, message, score, number))

@@ -1,50 +1,53 @@
-"""One search: an Optuna study that remembers everything, asked and told by whoever runs trials."""
+"""One search: an Optuna study that remembers everything, with records beside it."""
 
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.trial import Trial, TrialState
+from optuna.trial import Trial
+from optuna.trial import TrialState as OptunaState
 
 from wpm.errors import UserError
 from wpm.files import hold_lock
-from wpm.jobs.train_job import identify, training_payload
+from wpm.jobs.payloads import identify, training_payload
+from wpm.jobs.work import Decision
 from wpm.records import (
-    COMPLETE,
-    FAILED,
-    PRUNED,
+    Outcome,
     TrainingFolder,
+    TrialState,
     read_study,
     remove_empty_study,
-    summarise,
     trial_numbers,
+    validation_order,
 )
+from wpm.reports import Report
 from wpm.spaces import Range
 from wpm.studies.journal import check_end, open_journal
 from wpm.studies.plan import StudyPlan, record_plan
 from wpm.studies.samplers import build_pruner, build_sampler
 from wpm.training.config import TrainingConfig
 
-_STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, FAILED: TrialState.FAIL}
+_STATES = {
+    TrialState.COMPLETE: OptunaState.COMPLETE,
+    TrialState.PRUNED: OptunaState.PRUNED,
+    TrialState.FAILED: OptunaState.FAIL,
+}
 _log = logging.getLogger(__name__)
 
 
 class Study:
     """Runs one study's bookkeeping; hold it open while its trials run.
 
-    The Optuna study is the only memory: trials that a killed launch left RUNNING are adopted, the
-    rungs of successive halving are kept by Optuna's pruner inside the study.
+    The Optuna study is the only memory. Trials that a killed launch left RUNNING are adopted, and
+    Optuna's pruner keeps the rungs of successive halving inside the study.
     """
 
     def __init__(self, plan: StudyPlan) -> None:
-        """Lock the study, check that it is the same as before, adopt its orphans.
-
-        Args:
-            plan: what to search.
+        """Lock the study, check that its plan is the same as before, find its orphans.
 
         Raises:
             UserError: another launch holds the study, the plan differs from the study's, or its
@@ -52,9 +55,9 @@ class Study:
         """
         self.plan = plan
         self._running: dict[int, Trial] = {}
-        self._held = ExitStack()
+        self._stack = ExitStack()
         place = plan.place
-        self._held.enter_context(hold_lock(place.lock, wait_s=0, what=f"study {place.name}"))
+        self._stack.enter_context(hold_lock(place.lock, wait_s=0, what=f"study {place.name}"))
         try:
             before = read_study(place)
             self._is_new = before is None
@@ -62,15 +65,15 @@ class Study:
             self._study = self._open_study()
             self._orphans = deque(self._find_orphans())
         except BaseException:
-            self._held.close()
+            self._stack.close()
             raise
 
     def __enter__(self) -> "Study":
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
-        """Release the study; one that a refused launch has begun without a trial is removed."""
-        with self._held:
+        """Release the study; remove a new one if the launch was refused before its first trial."""
+        with self._stack:
             if kind is not None and issubclass(kind, UserError) and self._is_new:
                 remove_empty_study(self.plan.place)
 
@@ -78,7 +81,7 @@ class Study:
     def started(self) -> int:
         """Trials that were started, ended or not."""
         return len(
-            self._study.get_trials(deepcopy=False, states=(*_STATES.values(), TrialState.RUNNING))
+            self._study.get_trials(deepcopy=False, states=(*_STATES.values(), OptunaState.RUNNING))
         )
 
     @property
@@ -89,9 +92,9 @@ class Study:
     @property
     def best(self) -> tuple[int, float] | None:
         """Number and score of the best complete trial."""
-        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        complete = self._study.get_trials(deepcopy=False, states=(OptunaState.COMPLETE,))
         scores = [(trial.number, float(trial.values[0])) for trial in complete]
-        return max(scores, key=lambda scored: scored[1], default=None)
+        return min(scores, key=lambda trial: validation_order(trial[1], trial[0]), default=None)
 
     @property
     def exhausted(self) -> bool:
@@ -100,18 +103,21 @@ class Study:
 
     @property
     def has_orphans(self) -> bool:
-        """Whether trials of an interrupted launch wait to go on."""
+        """Whether trials of an interrupted launch wait to be adopted."""
         return bool(self._orphans)
 
     def record_budget(self) -> None:
-        """Write how many trials are wanted. Not sooner than work starts: it may be refused."""
+        """Record the trial budget.
+
+        Called with the first trial: a launch that is refused before must not change it.
+        """
         record_plan(self.plan, self.plan.trials)
 
     def ask(self) -> tuple[int, dict[str, Any]] | None:
         """Hand out the next trial: an orphan, else a new one.
 
         Returns:
-            Its number and the work to do, or None when the budget is handed out.
+            Its number and the payload of its work, or None when the budget is handed out.
         """
         while self._orphans:
             trial = self._orphans.popleft()
@@ -119,77 +125,76 @@ class Study:
             ended = folder.finish_result()
             if ended is None:
                 return self._start(trial)
-            # It ended, and its launch was killed before it could tell the study.
+            # It ended, and its launch was killed before it could tell the Optuna study.
             self._running[trial.number] = trial
             self.record_ended(trial.number, ended, folder.read().reports)
         if self.exhausted:
             return None
         return self._start(self._study.ask())
 
-    def report(self, number: int, reports: list[dict[str, Any]]) -> bool:
-        """Pass on what a trial reported; values that the study knows are skipped.
+    def report(self, number: int, reports: Sequence[Report]) -> Decision:
+        """Report what a trial found so far; values that the Optuna study knows are skipped.
 
         Args:
             number: the trial.
             reports: all its reports so far.
 
         Returns:
-            Whether to stop the trial.
+            STOP if successive halving stops the trial.
         """
         trial = self._running[number]
         for report in self._unknown(trial, reports):
-            trial.report(report["best_map_at_r"], step=report["epoch"])
+            trial.report(report.best_map_at_r, step=report.epoch)
             if trial.should_prune():
-                return True
-        return False
+                return Decision.STOP
+        return Decision.CONTINUE
 
-    def _unknown(self, trial: Trial, reports: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the reports that the study does not know: a killed launch may have lost some."""
+    def _unknown(self, trial: Trial, reports: Sequence[Report]) -> list[Report]:
+        """Return the reports that Optuna does not know: a killed launch may have lost some."""
         known = self._study._storage.get_trial(trial._trial_id).intermediate_values
-        return [report for report in reports if report["epoch"] not in known]
+        return [report for report in reports if report.epoch not in known]
 
-    def leave(self, number: int) -> None:
-        """Forget that a trial runs; the study keeps it so, and the next launch adopts it."""
+    def suspend(self, number: int) -> None:
+        """Forget that a trial runs; Optuna keeps it as RUNNING, and the next launch adopts it."""
         del self._running[number]
 
-    def tell_stopped(self, number: int, reports: list[dict[str, Any]]) -> None:
-        """Record that a trial was stopped by successive halving."""
-        epoch = reports[-1]["epoch"]
-        self._write_and_tell(number, PRUNED, f"stopped at epoch {epoch}", reports)
+    def record_stopped(self, number: int, reports: Sequence[Report]) -> Outcome:
+        """Record that successive halving stopped a trial; return what was recorded."""
+        reason = f"stopped at epoch {reports[-1].epoch}"
+        return self._record_end(number, TrialState.PRUNED, reason, reports)
 
-    def tell_lost(self, number: int, reason: str) -> None:
-        """Record that a trial's worker died too often."""
+    def record_crashed(self, number: int, reason: str) -> Outcome:
+        """Record that a trial's worker crashed too often; return what was recorded."""
         folder = TrainingFolder(self.plan.place.trial_folder(number))
         record = folder.read()
-        if record.result is not None:  # it died after it ended
+        if record.result is not None:  # the worker crashed after the trial had ended
             self.record_ended(number, record.result, record.reports)
-        else:
-            self._write_and_tell(number, FAILED, reason, record.reports)
+            return record.result
+        return self._record_end(number, TrialState.FAILED, reason, record.reports)
 
-    def record_ended(
-        self, number: int, result: Mapping[str, Any], reports: list[dict[str, Any]]
-    ) -> None:
-        """Record that a trial ended by itself, as its result.json says."""
+    def record_ended(self, number: int, result: Outcome, reports: Sequence[Report]) -> None:
+        """Record in the Optuna study that a trial ended by itself, as its result.json says."""
         trial = self._running[number]
         for report in self._unknown(trial, reports):
-            trial.report(report["best_map_at_r"], step=report["epoch"])
-        self._tell(number, result)
+            trial.report(report.best_map_at_r, step=report.epoch)
+        self._tell_optuna(number, result)
 
-    def _write_and_tell(
-        self, number: int, state: str, reason: str, reports: list[dict[str, Any]]
-    ) -> None:
-        result = summarise(state, reason, reports)
-        # The record first: adopting a trial with a result tells it, the other order would lose it.
+    def _record_end(
+        self, number: int, state: TrialState, reason: str, reports: Sequence[Report]
+    ) -> Outcome:
+        result = Outcome.from_reports(state, reports, reason)
+        # The record is first: if this process is killed in between, the trial is adopted with its
+        # result. In the other order the result would be lost.
         TrainingFolder(self.plan.place.trial_folder(number)).write_result(result)
-        self._tell(number, result)
+        self._tell_optuna(number, result)
+        return result
 
-    def _tell(self, number: int, result: Mapping[str, Any]) -> None:
+    def _tell_optuna(self, number: int, result: Outcome) -> None:
         trial = self._running.pop(number)
-        state = _STATES[result["state"]]
-        if result["reason"]:
-            trial.set_user_attr("reason", result["reason"])
-        value = result["score"] if state == TrialState.COMPLETE else None
-        self._study.tell(trial, value, state)
+        if result.reason:
+            trial.set_user_attr("reason", result.reason)
+        value = result.score if result.state is TrialState.COMPLETE else None
+        self._study.tell(trial, value, _STATES[result.state])
 
     def _start(self, trial: Trial) -> tuple[int, dict[str, Any]]:
         plan = self.plan
@@ -206,7 +211,7 @@ class Study:
         if not (folder / "trial.json").exists():
             TrainingFolder(folder).write_identity(identify(trial.number, config))
         self._running[trial.number] = trial
-        return trial.number, training_payload(folder, plan.pixels, config, export=False)
+        return trial.number, training_payload(folder, plan.pixel_cache, config, export=False)
 
     def _open_study(self) -> optuna.Study:
         plan, place = self.plan, self.plan.place
@@ -228,17 +233,18 @@ class Study:
         return study
 
     def _recorded_parameters(self, number: int) -> dict[str, float]:
-        """Return what a trial's record says of the parameters that are searched."""
+        """Return the searched parameters in a trial's record."""
         identity = TrainingFolder(self.plan.place.trial_folder(number)).read_identity()
         searched = self.plan.space.searched
         return {n: value for n, value in identity["parameters"].items() if n in searched}
 
     def _find_orphans(self) -> list[Trial]:
-        """Return trials that were running when their launch died, as objects to go on with."""
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        """Return the trials that were running when their launch ended, ready to be resumed."""
+        running = self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,))
         for trial in running:
             TrainingFolder(self.plan.place.trial_folder(trial.number)).check_progress()
-        # Optuna has no public way to continue a trial; `Trial` is pinned by the lock file.
+        # Optuna has no public way to resume a trial, so this builds a `Trial` by its constructor,
+        # which requirements.txt pins with the version.
         return [Trial(self._study, trial._trial_id) for trial in running]
 
 

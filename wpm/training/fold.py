@@ -25,6 +25,7 @@ from wpm.losses import build_loss
 from wpm.miners import find_miner
 from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
 from wpm.model.views import ViewSettings
+from wpm.reports import FoldReport
 from wpm.retrieval import retrieval_scores
 from wpm.rows import Row
 from wpm.splits import Fold
@@ -33,7 +34,6 @@ from wpm.training.evaluate import embed_images
 from wpm.training.mined_step import MinedStep
 from wpm.training.optimizers import build_optimizers
 from wpm.training.plain_step import PlainStep
-from wpm.training.reports import FoldReport
 
 
 class DivergedError(Exception):

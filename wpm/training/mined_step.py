@@ -16,9 +16,7 @@ from torch import Tensor, nn
 
 from wpm.model.embedding import EmbeddingModel
 from wpm.model.views import ViewMasks, ViewSettings
-
-# How a step gets its gradient, as reports and checkpoints record it ("plain": without mining).
-PLAIN, FAST, LOW_MEMORY = "plain", "fast", "low_memory"
+from wpm.reports import FAST, LOW_MEMORY
 
 
 class MinedStep:

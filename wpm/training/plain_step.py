@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from wpm.model.embedding import EmbeddingModel
-from wpm.training.mined_step import PLAIN
+from wpm.reports import PLAIN
 
 
 class PlainStep:

@@ -8,10 +8,10 @@ import torch
 from wpm.data.pixels import Pixels
 from wpm.errors import UserError
 from wpm.precision import float32_products
+from wpm.reports import Report
 from wpm.splits import Fold, class_disjoint_splits
 from wpm.training.config import TrainingConfig
 from wpm.training.fold import FoldTraining, never_pause
-from wpm.training.reports import Report
 
 
 class Training:

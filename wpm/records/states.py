@@ -1,0 +1,35 @@
+"""The life of a trial."""
+
+from enum import StrEnum
+
+
+class TrialState(StrEnum):
+    """Where a trial of a search, a fold of a final run, or a final run is in its life.
+
+    The life of a trial, with the calls of `wpm.jobs.work.WorkSource` that move it on::
+
+        next_work --> RUNNING --on_ended----------> COMPLETE   trained to its end
+                       |  ^   --on_ended----------> FAILED     an error, named in its record
+                       |  |   --on_crashed--------> FAILED     its process died too often
+                       |  |   --on_stopped--------> PRUNED     successive halving stopped it
+                       |  |
+          on_suspended |  | next_work of a later launch adopts it
+                       v  |
+                    suspended
+
+    A suspended trial has a checkpoint and no result, so its record still says RUNNING: so does
+    that of a trial whose launch was killed. Both are orphans, which the next launch adopts and
+    resumes before it starts new trials. COMPLETE, PRUNED and FAILED are final.
+
+    The values are what stands in result.json. PRUNED is Optuna's word; people read "stopped".
+    """
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"
+    FAILED = "failed"
+
+    @property
+    def for_people(self) -> str:
+        """The state in the words of the search."""
+        return "stopped" if self is TrialState.PRUNED else self.value
