@@ -1,6 +1,6 @@
-"""What the page shows of all studies together: what was run, the table, the comparisons."""
+"""What the page shows about all studies together: results, comparisons, what was run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -26,23 +26,23 @@ from analysis.text.validation import lay_out_agreements
 from wpm.errors import UserError
 from wpm.records import TrialState
 
-_VIEW, _METRIC = "concatenated", "map_at_r"  # of the headline
-_CLEAR = 0.05  # p-value below which a difference is called one
+_VIEW, _METRIC = "concatenated", "map_at_r"  # the score of the headline
+_CLEAR = 0.05  # a difference with a smaller p-value is called clear
 
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """What the overview keeps of a study's section, which is dropped once it is laid out.
+    """What the overview needs of a study. The section itself is dropped once it is laid out.
 
     Attributes:
-        row: the study's row.
-        anchor: of its section.
-        started: its first trial; None if no record says.
-        ended: its last trial.
-        versions: code and libraries that began it.
-        machine: that began it.
-        checks: the boundary check of its best trial.
-        skill: of the forest behind the importances, None without them.
+        row: the study's search and final runs.
+        anchor: name of the study's section in links.
+        started: start of the first trial; None if no record has it.
+        ended: end of the last trial; None if no record has it.
+        versions: versions of the code and the libraries that started the study.
+        machine: the machine that started the study.
+        checks: boundary check of the best trial.
+        skill: how well the forest behind the importances predicts; None if there are none.
     """
 
     row: RowRecord
@@ -57,14 +57,7 @@ class StudyFacts:
 
 @dataclass(frozen=True)
 class TableSection:
-    """A heading with sentences, tables and figures below it.
-
-    Attributes:
-        heading: of the part.
-        lines: sentences.
-        tables: below them.
-        figures: below the tables, beside one another where there is room.
-    """
+    """A heading with sentences, then tables, then figures below it."""
 
     heading: str
     lines: Sequence[str] = ()
@@ -73,7 +66,7 @@ class TableSection:
 
 
 def collect_facts(row: RowRecord, section: StudySection) -> StudyFacts:
-    """Keep of a section what the overview needs."""
+    """Return what the overview needs of a section."""
     row_importance = section.row_importance
     search, provenance = row_importance.search, row_importance.search.provenance
     libraries = provenance.get("libraries") or {}
@@ -94,24 +87,27 @@ def collect_facts(row: RowRecord, section: StudySection) -> StudyFacts:
 
 
 def describe_run(facts: Sequence[StudyFacts]) -> list[tuple[str, str]]:
-    """Say what was run, when, with which budget and versions, as names and values."""
+    """Say what was run, when, with which budgets and versions, as pairs of name and value."""
     rows = [fact.row for fact in facts]
     begins = [fact.started for fact in facts if fact.started]
     ends = [fact.ended for fact in facts if fact.ended]
-    wanted = sorted({row.wanted for row in rows})
-    runs = sorted({len(row.finals.tested) for row in rows if row.finals})
-    search, final = (sum(getattr(r, f"{kind}_hours") for r in rows) for kind in ("search", "final"))
+    budgets = ", ".join(map(str, sorted({row.wanted for row in rows})))
+    counts = [len(row.finals.tested) for row in rows if row.finals]
+    final_runs = f"{sum(counts)} tested"
+    if counts:
+        final_runs += f", for each row: {', '.join(map(str, sorted(set(counts))))}"
+    search_hours = format_hours(sum(row.search_hours for row in rows))
+    final_hours = format_hours(sum(row.final_hours for row in rows))
     return [
         ("data sets", _join(row.place.dataset for row in rows)),
         ("protocols", _join(row.place.protocol for row in rows)),
         ("trunks", _join(str(row.identity["protocol"].get("trunk", "?")) for row in rows)),
         ("studies", str(len(rows))),
         ("trials", f"{sum(len(r.ended) for r in rows)} ended of {sum(r.wanted for r in rows)}, "
-                   f"budget a study: {_join(map(str, wanted))}"),
-        ("final runs", f"{sum(len(r.finals.tested) for r in rows if r.finals)} tested"
-                       + f", a row: {_join(map(str, runs))}" * bool(runs)),
-        ("cost", f"{format_hours(search)} device-hours of search, {format_hours(final)} of final "
-                 f"runs, {sum(row.epochs for row in rows)} epochs"),
+                   f"budget of each study: {budgets}"),
+        ("final runs", final_runs),
+        ("cost", f"{search_hours} device-hours of search, {final_hours} of final runs, "
+                 f"{sum(row.epochs for row in rows)} epochs of search"),
         ("when", f"{min(begins):%Y-%m-%d %H:%M} to {max(ends):%Y-%m-%d %H:%M} UTC"
                  if begins and ends else "the records do not say"),
         ("versions", " | ".join(dict.fromkeys(fact.versions for fact in facts))),
@@ -119,12 +115,12 @@ def describe_run(facts: Sequence[StudyFacts]) -> list[tuple[str, str]]:
     ]  # fmt: skip
 
 
-def _join(names: object) -> str:
-    return ", ".join(sorted(set(names)))  # type: ignore[call-overload]
+def _join(names: Iterable[str]) -> str:
+    return ", ".join(sorted(set(names)))
 
 
 def compare_twins(rows: Sequence[RowRecord]) -> list[Comparison]:
-    """Compare every plain row with its `+wpm` twin; none where there are no twins."""
+    """Compare every plain row with its `+wpm` twin; return nothing if there are no twins."""
     try:
         pairs = choose_twins(rows)
     except UserError:
@@ -133,34 +129,34 @@ def compare_twins(rows: Sequence[RowRecord]) -> list[Comparison]:
 
 
 def headline(comparisons: Sequence[Comparison]) -> TableSection:
-    """Say what within-pair mining is worth: sentences, the table, the figure."""
+    """Say what within-pair mining gains: in sentences, in a table and in a figure."""
     name = "What within-pair mining is worth"
     if not comparisons:
         return TableSection(name, ["No row has its +wpm twin among the selected studies."])
     figure = runs_figures.differences(comparisons)
     return TableSection(
         name,
-        [tell_difference(comparison) for comparison in comparisons],
+        [describe_difference(comparison) for comparison in comparisons],
         [lay_out_finals(comparisons)],
         [figure] if figure else [],
     )
 
 
 def progress(comparisons: Sequence[Comparison]) -> list[TableSection]:
-    """Return what the searches of both rows had found after so many device-hours."""
+    """Return for each pair of twins what their searches had found by device-hours."""
     figures = [search_figures.progress_by_hours(comparison) for comparison in comparisons]
     shown = [figure for figure in figures if figure]
     return [TableSection("What a device-hour of search found", figures=shown)] if shown else []
 
 
-def tell_difference(comparison: Comparison) -> str:
-    """Say in a sentence what the final runs of two rows tell, and what makes it unfair."""
+def describe_difference(comparison: Comparison) -> str:
+    """Say in a sentence how the final runs of two rows differ, and what is unequal."""
     difference, p = comparison.difference, comparison.t_p
     if difference is None:
         return f"{comparison.name}: no final runs with a common seed, nothing to compare."
     sentence = f"{comparison.name}: {format_points(difference.mean)} points of test MAP@R"
     if difference.low is None or difference.high is None or p is None:
-        sentence += "; one pair of runs, or no spread: no interval."
+        sentence += "; no interval: there is one pair of runs, or no spread."
     else:
         low, high = format_points(difference.low), format_points(difference.high)
         verdict = "no clear difference"
@@ -176,7 +172,7 @@ def tell_difference(comparison: Comparison) -> str:
 
 
 def results(rows: Sequence[RowRecord]) -> list[TableSection]:
-    """Return the results table and the figures of the final runs, by data set and protocol."""
+    """Return the results table and the figures of the final runs of each data set and protocol."""
     parts = []
     for block in make_blocks(rows, PUBLISHED):
         where = f"{block.dataset}, protocol {block.protocol}"
@@ -206,14 +202,14 @@ def validity(rows: Sequence[RowRecord]) -> list[TableSection]:
 
 
 def lay_out_searches(facts: Sequence[StudyFacts]) -> NotedTable:
-    """Return what tells whether each search was good enough."""
+    """Return a table that shows whether each search was good enough."""
     columns = ["study", "trials", "failed", "best MAP@R %", "found at trial", "of the last half",
                "parameters at an edge", "forest explains"]  # fmt: skip
     notes = [
         "of the last half: points that the second half of the trials is expected to have added, "
-        "in random order; a large number says that more trials would help",
-        "forest explains: share of the variance of held-out trials; little means that the "
-        "parameters hardly mattered, or that there are too few trials to see it",
+        "in random order; a large number means that more trials would help",
+        "forest explains: share of the variance of held-out trials; a small share means that the "
+        "parameters hardly mattered, or that there are too few trials to show it",
     ]
     return NotedTable("Were the searches good enough?", columns, list(map(_search_cells, facts)),
                       notes)  # fmt: skip

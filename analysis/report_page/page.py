@@ -1,4 +1,4 @@
-"""The page: sections laid out by templates, plotly.js and the data inside, one file."""
+"""Lay out the page: one HTML file that contains its sections, its data and plotly.js."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     import jinja2
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_MOST_OPEN = 8  # studies; of more the sections are closed until somebody opens them
+_MOST_OPEN = 8  # with more studies than this, their sections start closed
 
 _T = TypeVar("_T")
 
 
 @dataclass
 class Collected:
-    """What is known of the studies that have been read, for what stands above them.
+    """What has been read of the studies so far.
 
     Attributes:
-        facts: of the readable ones.
-        sections: laid out.
-        problems: what is damaged or missing, a line each.
+        facts: what the overview shows of each readable study.
+        sections: the HTML of each readable study.
+        problems: one line for each damaged or missing record.
     """
 
     facts: list[StudyFacts] = field(default_factory=list)
@@ -46,16 +46,16 @@ def build_page(
 ) -> tuple[str, list[str]]:
     """Lay out the report.
 
-    Studies are read one after the other, and only what the page shows of one is kept.
+    Studies are read one after the other, and only what the page shows of each stays in memory.
 
     Args:
-        places: the studies, at least one.
-        embeddings: what `analysis.embed` wrote; need not be there.
-        missing: what was asked for and is not there, a line each.
-        selection: the command's flags, for the page's head.
+        places: at least one study.
+        embeddings: folder that `analysis.embed` wrote; it need not exist.
+        missing: one line for each name that was asked for and has no study.
+        selection: the command that writes this page, for its head.
 
     Returns:
-        The page, and a line for each damaged or missing record.
+        The page, and one line for each damaged or missing record.
 
     Raises:
         UserError: none of the studies can be read.
@@ -110,12 +110,12 @@ def _lay_out_page(collected: Collected, selection: str) -> str:
 
 
 def _attempt(make: Callable[[], list[_T]], problems: list[str]) -> list[_T]:
-    """Make parts of the overview; records that lack something leave them out, by name."""
+    """Make parts of the overview; leave them out, with a line, if the records do not allow them."""
     try:
         return make()
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         problems.append(
-            "a part of the overview is left out, records are not as expected "
+            "a part of the overview is left out: the records are not as expected "
             f"({type(error).__name__}: {error})"
         )
         return []
@@ -136,7 +136,7 @@ def _environment() -> "jinja2.Environment":
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,  # names and reasons come from records
+        autoescape=True,  # names and reasons come from records, and may contain HTML
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -146,7 +146,7 @@ def _environment() -> "jinja2.Environment":
 
 
 def figure_json(figure: Figure) -> str:
-    """Return what page.js draws, as JSON that may stand inside a script element."""
+    """Return what page.js draws, as JSON that is safe inside a script element."""
     layout = {**figure.layout, "height": figure.height}
     text = json.dumps(
         {"data": figure.data, "layout": layout}, separators=(",", ":"), allow_nan=False

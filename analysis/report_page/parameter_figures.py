@@ -1,4 +1,4 @@
-"""Figures of the parameters that were searched."""
+"""Figures of the searched parameters."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -29,11 +29,11 @@ from analysis.studies.parameter_importance import Importance
 from analysis.studies.score_surface import Surface
 from wpm.records import TrialState
 
-_TOP_SHARE = 0.1  # of the complete trials, drawn in front in parallel coordinates
+_TOP_SHARE = 0.1  # share of the complete trials that parallel coordinates draw in front
 
 
 def slices(search: Search, published: Mapping[str, float]) -> list[Figure]:
-    """Return a plot a parameter: scores against its values, the published value marked."""
+    """Return a plot for each parameter: scores against its values, with the published value."""
     return [
         _slice(search, name, bounds, published.get(name))
         for name, bounds in search.searched.items()
@@ -50,7 +50,7 @@ def _slice(search: Search, name: str, bounds: Mapping[str, Any], published: floa
     if search.best and name in search.best.outcome.parameters:
         data.append(_points("best", [search.best], name, BEST))
     shapes = [vertical(bounds[edge], EDGE_LINE) for edge in ("low", "high")]
-    caption = f"Searched from {bounds['low']:g} to {bounds['high']:g}, {bounds['scale']}."
+    caption = f"Searched from {bounds['low']:g} to {bounds['high']:g} ({bounds['scale']} scale)."
     annotations = []
     if published is not None:
         shapes.append(vertical(published, PUBLISHED_LINE))
@@ -68,7 +68,7 @@ def _slice(search: Search, name: str, bounds: Mapping[str, Any], published: floa
 
 
 def _with_values(trials: Sequence[TrialHistory], names: Sequence[str]) -> list[TrialHistory]:
-    """Return the trials with a score and values of some parameters."""
+    """Return the trials that have a score and a value of each parameter."""
     return [
         trial
         for trial in trials
@@ -90,23 +90,23 @@ def _points(
 
 
 def _span(bounds: Mapping[str, Any]) -> dict[str, Any]:
-    """Return type and range of an axis: what was searched, and a little beside it."""
+    """Return the type and the range of an axis: the searched range, and a little on both sides."""
     low, high = bounds["low"], bounds["high"]
     if bounds["scale"] != "log":
         space = 0.04 * (high - low)
         return {"type": "linear", "range": [low - space, high + space]}
     low, high = math.log10(low), math.log10(high)
     space = 0.04 * (high - low)
-    # Labels at 1, 2 and 5 of every decade, of many decades at 1 only.
+    # Put labels at 1, 2 and 5 of every decade; if there are many decades, only at 1.
     tick = "D2" if high - low < 3 else 1
     return {"type": "log", "range": [low - space, high + space], "dtick": tick}
 
 
 def parallel_coordinates(search: Search, published: Mapping[str, float]) -> Figure | None:
-    """Return every trial as a line over its parameters, each from edge to edge, and its score.
+    """Return every trial as a line over its parameters and its score.
 
-    Drawn as plain lines: plotly's own parallel coordinates are pictures without text, coloured
-    only, and a browser draws no more than a few of them on a page.
+    These are plain lines, because plotly's own parallel coordinates are pictures without text that
+    differ by colour only, and a browser can draw only a few of them on a page.
     """
     names = list(search.searched)
     complete = _with_values(search.in_state(TrialState.COMPLETE), names)
@@ -145,8 +145,8 @@ def parallel_coordinates(search: Search, published: Mapping[str, float]) -> Figu
         "margin": {"l": 20, "r": 30},
     }  # fmt: skip
     caption = (
-        "A line a trial, over its parameters and its score; every axis runs from edge to edge of "
-        "what was searched, logarithmic where the search was."
+        "Each line is a trial, drawn over its parameters and its score. Every axis covers the "
+        "searched range, on a logarithmic scale if the search used one."
     )
     return Figure("Parallel coordinates", caption, data, layout, height=420)
 
@@ -184,7 +184,7 @@ def _published_crossing(
     published: Mapping[str, float], bounds: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     heights = [
-        _height(published[name], edges) if name in published else None  # a gap
+        _height(published[name], edges) if name in published else None  # None leaves a gap
         for name, edges in bounds.items()
     ]
     return {
@@ -195,7 +195,7 @@ def _published_crossing(
 
 
 def _height(value: float, bounds: Mapping[str, Any]) -> float:
-    """Return where a value lies between the edges: 0 at the low one, 1 at the high one."""
+    """Return where a value lies between the edges: 0 at the low edge, 1 at the high one."""
     low, high = bounds["low"], bounds["high"]
     if bounds["scale"] == "log":
         value, low, high = math.log(value), math.log(low), math.log(high)
@@ -203,7 +203,7 @@ def _height(value: float, bounds: Mapping[str, Any]) -> float:
 
 
 def importance(estimates: Importance) -> Figure:
-    """Return both estimates of every parameter, their disagreement as the line between them."""
+    """Return both estimates for every parameter, joined by a line that shows their difference."""
     names = list(estimates.fanova)[::-1]
     both = {"fANOVA": estimates.fanova, "permutation": estimates.permutation}
     gaps: dict[str, list[Any]] = {"x": [], "y": []}
@@ -232,14 +232,16 @@ def importance(estimates: Importance) -> Figure:
         "xaxis": axis("share of importance, %", rangemode="tozero"),
         "yaxis": {"type": "category"},
     }
-    caption = "Two estimates of how much each parameter mattered; the line is their disagreement."
+    caption = (
+        "Two estimates of how much each parameter mattered; the line shows how much they differ."
+    )
     return Figure("Importance", caption, data, layout, height=150 + 38 * len(names))
 
 
 def contour(
     search: Search, surface: Surface, target: str, published: Mapping[str, float]
 ) -> Figure:
-    """Return the predicted score over two parameters, with the trials on it."""
+    """Return the predicted score over two parameters, with the trials drawn on it."""
     x_name, y_name = surface.parameters
     trials = _with_values(
         search.in_state(TrialState.COMPLETE, TrialState.PRUNED), surface.parameters
@@ -274,7 +276,7 @@ def contour(
     }
     caption = (
         f"The {target}, as a random forest predicts it over the two most important parameters, "
-        "averaged over the others: the darker, the better. Far from any trial it is a guess."
+        "averaged over the others; darker is better. Far from any trial it is only a guess."
     )
     return Figure("Two most important parameters", caption, data, layout, height=460)
 

@@ -1,4 +1,4 @@
-"""Figures of the final runs: every run a point, intervals beside them."""
+"""Figures of the final runs: every run is a point, with intervals beside the points."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,12 +21,12 @@ from analysis.studies.row_results import RowRecord
 from analysis.studies.validation import Point
 from wpm.miners import WITHIN_PAIR
 
-_SPREAD = 0.22  # of a line's height, over which the runs of a row are laid
-_BELOW = 0.32  # of a line's height, by which the mean stands below its runs
+_SPREAD = 0.22  # how far the runs of a row are spread, as a share of the height of a line
+_BELOW = 0.32  # how far the mean lies below its runs, as a share of the height of a line
 
 
 def final_runs(rows: Sequence[RowRecord], view: str) -> Figure | None:
-    """Return every run's test MAP@R, and the mean with its interval below."""
+    """Return the test MAP@R of every run, with the mean and its interval below."""
     tested = [row for row in rows if row.finals and row.finals.tested]
     if not tested:
         return None
@@ -61,7 +61,7 @@ def final_runs(rows: Sequence[RowRecord], view: str) -> Figure | None:
             "range": [len(tested) - 0.4, -0.6], "zeroline": False,
         },
     }  # fmt: skip
-    caption = "Every final run is a point; below them the mean and its 95% interval (Student t)."
+    caption = "Each point is a final run; below them are the mean and its 95% interval (Student t)."
     title = f"Final runs, {view}"
     return Figure(title, caption, data, layout, height=150 + 46 * len(tested))
 
@@ -89,12 +89,12 @@ def _means(tested: Sequence[RowRecord], view: str) -> dict[str, Any]:
 
 
 def _half_width(scores: Sequence[float]) -> float:
-    """Return the half-width of the interval in percent, 0 where one run has none."""
+    """Return the half-width of the interval in percent; 0 for a single run, which has none."""
     return percent(confidence_half_width(scores)) or 0.0
 
 
 def differences(comparisons: Sequence[Comparison]) -> Figure | None:
-    """Return the difference of every pair of rows with its interval, and the pairs of runs."""
+    """Return the mean difference of every two rows, its interval, and all pairs of runs."""
     known = [c for c in comparisons if c.difference is not None]
     if not known:
         return None
@@ -141,11 +141,9 @@ def differences(comparisons: Sequence[Comparison]) -> Figure | None:
         },
         "shapes": [vertical(0, {**EDGE_LINE, "color": BLACK, "dash": "solid"})],
     }  # fmt: skip
-    caption = (
-        "Second row minus first, seed by seed; right of the line within-pair mining is better."
-    )
-    if any(c.second.place.row.miner != WITHIN_PAIR for c in known):
-        caption = "Second row minus first, seed by seed; right of the line the second is better."
+    caption = "Second row minus first, seed by seed; right of the line the second row is better."
+    if all(c.second.place.row.miner == WITHIN_PAIR for c in known):
+        caption = "Second row minus first, seed by seed; right of the line mining is better."
     return Figure("Differences and their intervals", caption, data, layout,
                   height=160 + 46 * len(known))  # fmt: skip
 
@@ -157,7 +155,7 @@ def _name(comparison: Comparison, *, several: bool) -> str:
 
 
 def validation_against_test(points: Sequence[Point], view: str) -> Figure | None:
-    """Return the test score of every configuration against its score in validation."""
+    """Return the test score of every configuration against its validation score."""
     if not points:
         return None
     data = []
@@ -180,7 +178,7 @@ def validation_against_test(points: Sequence[Point], view: str) -> Figure | None
         "yaxis": axis(f"test MAP@R, {view}, %"),
     }
     caption = (
-        "A point a configuration with final runs: mean test score and its 95% interval, against "
-        "the validation score that it was chosen by."
+        "Each point is a configuration with final runs: the mean test score and its 95% interval, "
+        "against the validation score by which it was chosen."
     )
     return Figure("Validation against test", caption, data, layout, height=400)

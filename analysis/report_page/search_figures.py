@@ -1,4 +1,4 @@
-"""Figures of the course of a search."""
+"""Figures of the progress of a search."""
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
@@ -28,7 +28,7 @@ _HOVER = "trial %{customdata}<br>%{y:.2f} %<extra></extra>"
 
 
 def best_so_far(search: Search, published: Sequence[float] | None) -> Figure:
-    """Return every trial's score, the best so far, and the published search beside them."""
+    """Return the score of every trial, the best so far, and the best so far as published."""
     data: list[dict[str, Any]] = []
     for state, look in STATE_STYLES.items():
         trials = [t for t in search.in_state(state) if t.outcome.score is not None]
@@ -54,24 +54,29 @@ def best_so_far(search: Search, published: Sequence[float] | None) -> Figure:
     if published is not None:
         line = _line("published search", range(1, len(published) + 1), published)
         data.append({**line, "line": {**line["line"], **PUBLISHED_LINE}})
-    failed = len(search.in_state(TrialState.FAILED))
-    caption = (
-        "Points: the best validation MAP@R of every trial, mean over the folds; line: the best "
-        "complete trial so far."
-        + " Stopped trials had fewer epochs." * bool(search.in_state(TrialState.PRUNED))
-        + f" {failed} failed trials have no score." * bool(failed)
-        + (
-            " Long dashes: the best so far of the published search of this row."
-            if published is not None
-            else " No search of this row was published on this data set and protocol."
-        )
-    )
+    caption = _describe_best_so_far(search, has_published=published is not None)
     layout = {"xaxis": axis("trials started", rangemode="tozero"), "yaxis": axis(MAP_AT_R)}
     return Figure("Best so far", caption, data, layout)
 
 
+def _describe_best_so_far(search: Search, *, has_published: bool) -> str:
+    sentences = [
+        "Points: the best validation MAP@R of every trial, mean over the folds; line: the best "
+        "complete trial so far."
+    ]
+    if search.in_state(TrialState.PRUNED):
+        sentences.append("Stopped trials had fewer epochs.")
+    if failed := len(search.in_state(TrialState.FAILED)):
+        sentences.append(f"{failed} failed trials have no score.")
+    if has_published:
+        sentences.append("Long dashes: the best so far of the published search of this row.")
+    else:
+        sentences.append("No search of this row was published on this data set and protocol.")
+    return " ".join(sentences)
+
+
 def progress_by_hours(comparison: Comparison) -> Figure | None:
-    """Return the best so far of two searches against the device-hours that they had spent."""
+    """Return the best so far of two searches, against the device-hours spent."""
     data: list[dict[str, Any]] = []
     for row, curve, colour, dash in zip(
         (comparison.first, comparison.second), comparison.curves, (BLUE, ORANGE), ("solid", "dash"),
@@ -88,8 +93,8 @@ def progress_by_hours(comparison: Comparison) -> Figure | None:
         return None
     layout = {"xaxis": axis("device-hours", rangemode="tozero"), "yaxis": axis(MAP_AT_R)}
     caption = (
-        "Best validation MAP@R to choose from, against the device-hours of all trials up to then, "
-        "failed and stopped ones included."
+        "Best validation MAP@R of a complete trial so far, against the device-hours of all trials "
+        "until then, including failed and stopped ones."
     )
     return Figure(comparison.name, caption, data, layout, height=320)
 
@@ -97,7 +102,7 @@ def progress_by_hours(comparison: Comparison) -> Figure | None:
 def _line(
     name: str, x: Sequence[float], fractions: Sequence[float], **style: Any
 ) -> dict[str, Any]:
-    """Return a stair of percent."""
+    """Return a line of steps, in percent."""
     return {
         "type": "scatter", "mode": "lines", "name": name, "x": list(x),
         "y": [percent(value) for value in fractions], "line": {"shape": "hv", **style},
@@ -126,7 +131,7 @@ def learning_curves(search: Search) -> Figure | None:
         "shapes": [vertical(epoch, EDGE_LINE) for epoch in rungs],
         "annotations": [beside(epoch, f"rung {epoch}", top=False) for epoch in rungs],
     }
-    caption = "Mean over the folds of each fold's best validation MAP@R so far, a line a trial."
+    caption = "Each line is a trial: the mean over folds of their best validation MAP@R so far."
     if rungs:
         caption += " Dotted: epochs at which successive halving compares trials."
     return Figure("Learning curves", caption, data, layout, height=420)
@@ -152,7 +157,7 @@ def _curves(name: str, trials: Sequence[TrialHistory], line: dict[str, Any]) -> 
 
 
 def _corners(curve: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:
-    """Leave out what lies within a level stretch: the line is the same, the page lighter."""
+    """Leave out points within a level stretch: the line stays the same, the page gets smaller."""
     for i, (epoch, score) in enumerate(curve):
         inner = 0 < i < len(curve) - 1
         if not (inner and curve[i - 1][1] == score == curve[i + 1][1]):
@@ -175,7 +180,7 @@ def _rungs(search: Search) -> list[int]:
 def timeline(search: Search) -> Figure | None:
     """Return when every trial ran, by outcome.
 
-    Our own: Optuna's takes the records' UTC for the reader's time zone.
+    Optuna's own timeline would show the UTC times of the records as local times.
     """
     starts = [t.started for t in search.trials if t.started]
     if not starts:
@@ -209,8 +214,8 @@ def timeline(search: Search) -> Figure | None:
         "barmode": "overlay",
     }
     caption = (
-        "When every trial ran, from when it was handed out to its end. A trial that an interrupted "
-        "launch left behind goes on in the next one: its bar covers the pause."
+        "When every trial ran, from its start to its end. A trial that an interrupted launch "
+        "suspended resumes in the next launch; its bar covers the pause."
     )
     height = min(700, max(260, 140 + 7 * len(search.trials)))
     return Figure("Timeline", caption, data, layout, height=height)

@@ -1,4 +1,4 @@
-"""What the page shows of one study."""
+"""What the page shows about one study."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -31,14 +31,14 @@ class StudySection:
 
     Attributes:
         row_importance: the search, the importance of its parameters, and the boundary check.
-        summary: its outcome in a line.
-        course: figures of how the search went.
-        slices: a figure a parameter.
+        summary: how the search ended, in one line.
+        course: figures of the progress of the search.
+        slices: one figure for each parameter.
         parameters: figures of all parameters together.
-        importance: both estimates, or why there are none.
-        checks: the boundary check.
-        trials: all trials, ranked.
-        failures: those that failed, with reasons.
+        importance: table of both estimates, or why there are none.
+        checks: table of the boundary check.
+        trials: table of all trials, ranked.
+        failures: table of the failed trials, with the reasons.
         gallery: what the best models retrieve; None without embeddings.
     """
 
@@ -55,7 +55,7 @@ class StudySection:
 
     @property
     def place(self) -> StudyPlace:
-        """The study."""
+        """The study that the section is about."""
         return self.row_importance.search.place
 
     @property
@@ -70,14 +70,13 @@ def anchor_of(place: StudyPlace) -> str:
 
 
 def read_section(place: StudyPlace, embeddings: Path) -> tuple[StudySection, list[str]]:
-    """Read a study and draw everything that the page shows of it.
+    """Read a study and draw everything that the page shows about it.
 
     Args:
-        place: the study.
-        embeddings: what `analysis.embed` wrote; need not be there.
+        embeddings: folder that `analysis.embed` wrote; it need not exist.
 
     Returns:
-        The section, and a line for each damaged record.
+        The section, and one line for each damaged record.
 
     Raises:
         UserError: study.json is damaged.
@@ -117,7 +116,7 @@ def read_section(place: StudyPlace, embeddings: Path) -> tuple[StudySection, lis
 
 
 def _without_name(noted: NotedTable, place: StudyPlace) -> NotedTable:
-    """Shorten a heading: within its section a study need not be named."""
+    """Remove the study's name from a heading: its section has the name already."""
     heading = noted.heading.removeprefix(f"{place.name}: ")
     return replace(noted, heading=heading[:1].upper() + heading[1:])
 
@@ -136,7 +135,7 @@ def find_published(place: StudyPlace) -> Mapping[str, float]:
 
 
 def _explain(row: RowImportance, published: Mapping[str, float]) -> list[Figure]:
-    """Return the importance, and the surface over the two parameters that matter most."""
+    """Return figures of the importance, and of the score over the two most important parameters."""
     if row.importance is None:
         return []
     first, second = list(row.importance.fanova)[:2]
@@ -149,7 +148,7 @@ def _explain(row: RowImportance, published: Mapping[str, float]) -> list[Figure]
 
 
 def summarise(search: Search) -> str:
-    """Say in a line how the trials ended, what they cost, and which is best."""
+    """Say in one line how the trials ended, what they cost, and which one is best."""
     states = Counter(trial.outcome.state for trial in search.trials)
     ended = len(search.trials) - states[TrialState.RUNNING]
     order = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED, TrialState.RUNNING)
@@ -166,7 +165,7 @@ def summarise(search: Search) -> str:
 
 
 def lay_out_trials(search: Search) -> NotedTable:
-    """Return all trials, ranked, with their parameters."""
+    """Return the table of all trials, ranked, with their parameters."""
     trials = rank_trials([trial.outcome for trial in search.trials])
     parameters = parameter_names(trials)
     names = [*_TRIAL_COLUMNS, *parameters, "edge_distance", "edge"]
@@ -178,14 +177,16 @@ def lay_out_trials(search: Search) -> NotedTable:
         ]
         for trial in trials
     ]
-    notes = ["to edge: distance of the nearest parameter from an edge of its range, in % of it"]
+    notes = [
+        "to edge: distance of the nearest parameter from an edge of its range, in % of the range"
+    ]
     return NotedTable(
         "All trials, ranked", [column.heading for column in columns], rows, notes, "no trials yet"
     )
 
 
 def lay_out_failures(search: Search) -> NotedTable:
-    """Return the trials that failed, with reasons."""
+    """Return the table of the failed trials, with the reasons."""
     failed = [trial.outcome for trial in search.in_state(TrialState.FAILED)]
     rows = [[t.number, t.epochs, format_hours(t.hours), t.reason] for t in failed]
     columns = ["trial", "epochs", COLUMNS["device_hours"].heading, "reason"]

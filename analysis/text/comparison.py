@@ -1,4 +1,4 @@
-"""Comparisons of rows as text, Markdown and CSV."""
+"""Lay out comparisons of rows as text, Markdown and CSV."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,15 +23,15 @@ _PAIR_COLUMNS = ("first", "second", "view", "metric", "pairs", "difference", "lo
                  "flip_p", "smallest_flip_p", "t_p_holm", "flip_p_holm")  # fmt: skip
 _ROW_COLUMNS = ("runs", "mean", "half_width", "trials_ended", "trials_wanted", "epochs",
                 "search_device_hours", "final_device_hours", "best_validation")  # fmt: skip
-_SHOWN_SHARES = (0.25, 0.5, 0.75, 1.0)  # of the device-hours of the cheaper search
+_SHOWN_SHARES = (0.25, 0.5, 0.75, 1.0)  # shares of the device-hours of the cheaper search
 
 
 def format_comparisons(comparisons: Sequence[Comparison], style: str) -> str:
-    """Lay comparisons out: one table of the final runs, then the searches of each pair.
+    """Lay out one table of the final runs, then the searches of each pair.
 
     Args:
-        comparisons: at least one, of one view and metric.
-        style: text or markdown.
+        comparisons: at least one, all of the same view and metric.
+        style: "text" or "markdown".
 
     Returns:
         Text without a final newline.
@@ -43,10 +43,10 @@ def format_comparisons(comparisons: Sequence[Comparison], style: str) -> str:
 
 
 def lay_out_finals(comparisons: Sequence[Comparison]) -> NotedTable:
-    """Return the table of what the final runs say.
+    """Return the table of the final runs.
 
     Args:
-        comparisons: at least one, of one view and metric.
+        comparisons: at least one, all of the same view and metric.
     """
     one = comparisons[0]
     several = len(comparisons) > 1
@@ -96,22 +96,24 @@ def _final_cells(comparison: Comparison) -> list[Any]:
 
 
 def _scores(comparison: Comparison, row: RowRecord) -> list[float]:
-    """Return the scores of all tested runs, those without a partner as well."""
+    """Return the scores of all tested runs, including those without a partner."""
     return row.finals.scores(comparison.view, comparison.metric) if row.finals else []
 
 
 def _describe_tests(comparisons: Sequence[Comparison]) -> list[str]:
     if not any(comparison.difference for comparison in comparisons):
         return []
-    lines = ["difference: second minus first, in points; runs paired by seed, one score a run"]
+    lines = [
+        "difference: second minus first, in points; runs are paired by seed, one score for each run"
+    ]
     if len(comparisons) > 1:
         lines.append(f"p-values are corrected over {len(comparisons)} pairs, intervals are not")
     for pairs in sorted({len(c.difference.values) for c in comparisons if c.difference}):
         smallest = 2.0 ** (1 - pairs)
         lines.append(f"with {pairs} pairs the sign-flip test gives no p below {smallest:.3g}")
     lines.append(
-        "detectable: true difference that the uncorrected t-test finds in 4 of 5 such comparisons, "
-        "if runs vary as these do"
+        "detectable: the true difference that the uncorrected t-test would find in 4 of 5 such "
+        "comparisons, if their runs vary as these do"
     )
     return lines
 
@@ -123,7 +125,7 @@ def _format_search(comparison: Comparison, style: str) -> list[str]:
         [_budget_cells(row) for row in comparison.rows],
         style,
     )
-    note = "one search a row: how far another one would come out elsewhere is not known"
+    note = "each row was searched once: how much another search would differ is not known"
     sections = [
         with_notes(f"{_place(comparison)}: searches, by validation", budget, [note], style),
     ]
@@ -133,7 +135,7 @@ def _format_search(comparison: Comparison, style: str) -> list[str]:
         [n, *(cell for curve in comparison.curves for cell in _at_count(curve, n))] for n in counts
     ]
     if rows:
-        heading = "best validation MAP@R % after so many trials, and expected in random order"
+        heading = "best validation MAP@R % by number of trials, and expected in random order"
         sections.append(
             with_notes(heading, format_table(["trials", *columns], rows, style), [], style)
         )
@@ -143,7 +145,7 @@ def _format_search(comparison: Comparison, style: str) -> list[str]:
         for h in hours
     ]
     if spent:
-        heading = "best validation MAP@R % after so many device-hours"
+        heading = "best validation MAP@R % by device-hours"
         sections.append(
             with_notes(heading, format_table(["device-h", *names], spent, style), [], style)
         )
@@ -185,7 +187,7 @@ def _format_p(p: float | None) -> str:
 
 
 def format_pairs_csv(comparisons: Sequence[Comparison]) -> str:
-    """Return a line a pair of rows; scores are fractions."""
+    """Return one line for each pair of rows; scores are fractions."""
     columns = [
         *_PAIR_COLUMNS,
         *(f"{which}_{name}" for which in ("first", "second") for name in _ROW_COLUMNS),
@@ -219,7 +221,7 @@ def _pair_values(comparison: Comparison) -> list[Any]:
 
 
 def format_curves_csv(comparisons: Sequence[Comparison]) -> str:
-    """Return a line a trial of every search; scores are fractions."""
+    """Return one line for each trial of every search; scores are fractions."""
     curves = {
         row.place.name: curve
         for comparison in comparisons

@@ -1,11 +1,10 @@
-"""The results table as LaTeX: data sets side by side, what was published below each row."""
+"""The results table as LaTeX: data sets side by side, published numbers below each row."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-LATEX = "latex"  # a style that not every script can print
-
+LATEX = "latex"  # only the results table has this format
 
 _LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -17,19 +16,17 @@ _LATEX_SPECIAL = {
     "--": "-{}-",  # two hyphens, not a dash
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
-
-
 _LATEX_PATTERN = re.compile(r"[\\~^±<>&%$#_{}]|--|(?<![\w.])-(?=[\d.])")
 
 
 @dataclass(frozen=True)
 class Wide:
-    """A cell of a LaTeX table that stands over several columns.
+    """A cell of a LaTeX table that covers several columns.
 
     Attributes:
-        text: LaTeX.
-        columns: that it covers.
-        align: l, c or r.
+        text: LaTeX source.
+        columns: number of columns that the cell covers.
+        align: "l", "c" or "r".
     """
 
     text: str
@@ -37,7 +34,7 @@ class Wide:
     align: str = "c"
 
 
-# Shrunk where it is wider than the line, never enlarged.
+# The table is shrunk if it is wider than the line, but never enlarged.
 _OPENING = r"""\par\medskip{\scriptsize\setlength{\tabcolsep}{3pt}\noindent
 \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"""
 _HINTS = r"""% needs \usepackage{booktabs,graphicx}; two data sets want a landscape page:
@@ -47,12 +44,12 @@ _MISSING = Wide("--", 2)
 
 @dataclass(frozen=True)
 class DatasetColumns:
-    """A data set's part of the table.
+    """The columns of one data set.
 
     Attributes:
-        dataset: its name.
-        views: headings, each over all metrics.
-        metrics: headings of the columns below each view.
+        dataset: heading above all columns of the data set.
+        views: headings below it, each above all metrics.
+        metrics: headings of the single columns below each view.
     """
 
     dataset: str
@@ -62,11 +59,11 @@ class DatasetColumns:
 
 @dataclass(frozen=True)
 class Entry:
-    """A row's numbers on one data set.
+    """The numbers of a row on one data set.
 
     Attributes:
-        cells: ours and the published, as text, a pair a column; an empty text where there is none.
-        mark: of its footnotes.
+        cells: for each column our number and the published one, as text; "" if there is none.
+        mark: mark of the row's footnotes, or "".
     """
 
     cells: Sequence[tuple[str, str]]
@@ -79,18 +76,18 @@ def format_page(
     rows: Sequence[tuple[str, Sequence[Entry]]],
     notes: Sequence[str],
 ) -> str:
-    """Lay a table out, with its notes below it.
+    """Lay out a table with its notes below it.
 
     Args:
-        heading: one line, for the source only.
-        parts: side by side.
-        rows: name and an entry a part; twins one under the other.
-        notes: lines.
+        heading: one line, which is only a comment in the source.
+        parts: data sets, side by side.
+        rows: for each row its name and one entry for each part; a `+wpm` row follows its twin.
+        notes: one line each.
 
     Returns:
-        Text that stands in a document's body, without a final newline.
+        Text for the body of a document, without a final newline.
     """
-    # A number is two columns, so that points and ± stand one below the other; marks have their own.
+    # Each number takes two columns, so that decimal points and ± are aligned. Marks have a column.
     columns = "l" + "".join("r@{}l" * len(part.views) * len(part.metrics) + "l" for part in parts)
     lines: list[Sequence[Wide | str]] = []
     for name, entries in rows:
@@ -101,9 +98,9 @@ def format_page(
             published = [cell for entry in entries for cell in _published_cells(entry)]
             lines.append([r"\quad\itshape published", *published])
     table = format_latex(columns, _headings(parts), lines)
-    said = [rf"{escape_latex(note)}\par" for note in notes]
+    lines_below = [rf"{escape_latex(note)}\par" for note in notes]
     return "\n".join([f"% {heading}", _HINTS, _OPENING, table + r"}\par\smallskip\raggedright",
-                      *said, "}"])  # fmt: skip
+                      *lines_below, "}"])  # fmt: skip
 
 
 def _headings(parts: Sequence[DatasetColumns]) -> list[list[Wide | str]]:
@@ -135,18 +132,18 @@ def _published_cells(entry: Entry) -> list[Wide | str]:
 def format_latex(
     columns: str, headings: Sequence[Sequence[Wide | str]], rows: Sequence[Sequence[Wide | str]]
 ) -> str:
-    """Lay a table out as a LaTeX `tabular` with the rules of package booktabs.
+    """Lay out a table as a LaTeX `tabular` with the rules of package booktabs.
 
     Args:
-        columns: how they are aligned, as `tabular` takes it: l, c, r and @{...}.
-        headings: lines of headings; a rule stands under those that are wide but in the last line.
-        rows: cells, in LaTeX; an empty row is a small gap.
+        columns: alignment of the columns, as `tabular` takes it: l, c, r and @{...}.
+        headings: lines of headings; below each but the last, wide cells are underlined.
+        rows: cells in LaTeX; an empty row makes a small gap.
 
     Returns:
         The environment, without a final newline.
 
     Raises:
-        ValueError: a line has another number of columns than there are.
+        ValueError: a line does not have as many columns as `columns` says.
     """
     count = len(re.sub(r"@\{[^}]*\}", "", columns))
     for line in [*headings, *filter(None, rows)]:
@@ -184,5 +181,5 @@ def _latex_rules(cells: Sequence[Wide | str]) -> str:
 
 
 def escape_latex(text: str) -> str:
-    """Return text that LaTeX prints as it is; a minus before digits becomes a real one."""
+    """Return source that LaTeX prints as the text; a hyphen before digits becomes a minus."""
     return _LATEX_PATTERN.sub(lambda match: _LATEX_SPECIAL.get(match[0], "$-$"), text)

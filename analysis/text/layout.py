@@ -1,4 +1,4 @@
-"""How the scripts write numbers, and a table with what must be said about it."""
+"""Write numbers for people and programs, and tables with notes below them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ def with_notes(heading: str, table: str, notes: Sequence[str], style: str) -> st
 
     Args:
         heading: one line.
-        table: as `wpm.formatting` lays it out.
-        notes: lines.
-        style: text or markdown.
+        table: a table that `wpm.formatting` has laid out.
+        notes: one line each.
+        style: "text" or "markdown".
 
     Returns:
         Text without a final newline.
@@ -28,14 +28,14 @@ def with_notes(heading: str, table: str, notes: Sequence[str], style: str) -> st
 
 @dataclass(frozen=True)
 class NotedTable:
-    """A table with what must be said about it, for a terminal or a page.
+    """A table with its heading and the notes on it, for a terminal or a page.
 
     Attributes:
-        heading: one line.
-        columns: headings.
-        rows: cells, as many a row as there are columns.
+        heading: one line above the table.
+        columns: the headings of the columns.
+        rows: the cells of each row, one for each column.
         notes: lines below the table.
-        empty: what stands there instead of a table without rows.
+        empty: text that replaces a table without rows.
     """
 
     heading: str
@@ -45,7 +45,7 @@ class NotedTable:
     empty: str = ""
 
     def format(self, style: str) -> str:
-        """Lay the table out in one of the styles of `with_notes`."""
+        """Lay the table out as "text" or "markdown"."""
         table = self.empty
         if self.rows or not table:
             table = format_table(self.columns, self.rows, style)
@@ -53,17 +53,17 @@ class NotedTable:
 
 
 def format_percent(fraction: float | None) -> str:
-    """Write a fraction in percent, a dash if there is none."""
+    """Write a fraction in percent; "-" for None."""
     return "-" if fraction is None else f"{100 * fraction:.2f}"
 
 
 def format_points(difference: float) -> str:
     """Write a difference of fractions in percentage points, with its sign."""
-    return f"{round(100 * difference, 2) + 0.0:+.2f}"  # no -0.00
+    return f"{round(100 * difference, 2) + 0.0:+.2f}"  # adding 0.0 turns -0.0 into 0.0
 
 
 def format_mean(scores: Sequence[float], missing: str = "-") -> str:
-    """Write the mean of scores in percent with its 95% interval, which one score does not have."""
+    """Write the mean of scores in percent, with its 95% interval if there are at least two."""
     if not scores:
         return missing
     half_width = confidence_half_width(scores)
@@ -72,10 +72,10 @@ def format_mean(scores: Sequence[float], missing: str = "-") -> str:
 
 
 def format_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Write a table for programs; None is an empty cell."""
+    """Write a table for programs; None becomes an empty cell."""
     return format_table(columns, [["" if v is None else v for v in row] for row in rows], "csv")
 
 
 def format_hours(hours: float) -> str:
-    """Write device-hours for people: more digits where they are few."""
+    """Write device-hours for people, with more digits for small numbers."""
     return f"{hours:.1f}" if hours >= 10 else f"{hours:.3f}"

@@ -13,22 +13,22 @@ from analysis.text.trial_columns import COLUMNS, choose_trials, find_column, par
 from wpm.formatting import format_table
 from wpm.records import TrialState
 
-_TRACE_COUNTS = (1, 5, 10, 20, 50)  # trials after which two searches are compared
+_TRACE_COUNTS = (1, 5, 10, 20, 50)  # numbers of trials at which two searches are compared
 _STUDY_COLUMNS = ("dataset", "protocol", "row")
 _TEXT_COLUMNS = ("rank", "trial", "state", "score", "score_deviation", "epochs", "device_hours")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What to show of rankings.
+    """Which trials and columns of a ranking to show.
 
     Attributes:
-        conditions: that a trial meets.
-        sort: column to order by; None: the ranking.
-        descending: the largest first.
-        columns: to show; empty: the usual ones.
-        top: at most so many trials a ranking; None: all.
-        against: `PUBLISHED` adds a line a study about the published search.
+        conditions: conditions that a trial must meet.
+        sort: column to sort by; None keeps the order of the ranking.
+        descending: sort the largest value first.
+        columns: columns to show; if empty, the usual ones.
+        top: show at most this many trials of each ranking; None shows all.
+        against: `PUBLISHED` adds a line about the published search to each study.
     """
 
     conditions: Sequence[Condition] = ()
@@ -39,12 +39,12 @@ class Choice:
     against: str | None = None
 
     def apply(self, ranking: Ranking) -> list[RankedTrial]:
-        """Return the trials that meet the conditions, in order."""
+        """Return the trials that meet the conditions, in the chosen order."""
         return choose_trials(ranking.trials, self.conditions, self.sort, self.descending)
 
 
 def compare_trace(ranking: Ranking) -> str:
-    """Compare the progress of a study's search with the published one, in a line without style."""
+    """Say in one line of plain text how a search progressed beside the published one."""
     place = ranking.places[0]
     published = read_trace(place.dataset, place.protocol, str(place.row))
     if published is None:
@@ -56,21 +56,21 @@ def compare_trace(ranking: Ranking) -> str:
     theirs = [published[count - 1] if count <= len(published) else None for count in _TRACE_COUNTS]
     budgets = {"trials": ranking.ended}
     departures = list_departures(place.dataset, ranking.identity, budgets)
-    return (
+    line = (
         f"best MAP@R % so far after {' / '.join(map(str, _TRACE_COUNTS))} complete trials: "
         f"ours {' / '.join(map(format_percent, ours))}, "
         f"published {' / '.join(map(format_percent, theirs))}"
-        f"{'; not the published procedure: ' * bool(departures)}{'; '.join(departures)}"
     )
+    if departures:
+        line += f"; not the published procedure: {'; '.join(departures)}"
+    return line
 
 
 def format_rankings(rankings: Sequence[Ranking], style: str, choice: Choice) -> str:
-    """Lay rankings out.
+    """Lay out rankings one below the other.
 
     Args:
-        rankings: to show one under the other.
         style: one of `wpm.formatting.FORMATS`; CSV makes one table of all, without notes.
-        choice: what to show of them.
 
     Returns:
         Text without a final newline.
@@ -98,7 +98,7 @@ def _format_block(ranking: Ranking, style: str, choice: Choice) -> str:
 
 
 def _usual_columns(ranking: Ranking, shown: Sequence[RankedTrial]) -> list[str]:
-    """Return the columns for people: of the study's name, only what varies."""
+    """Return the columns for people; parts of the study's name only if they vary."""
     varying = [
         name
         for name in _STUDY_COLUMNS
@@ -112,7 +112,7 @@ def _show(trial: RankedTrial, name: str, choice: Choice) -> str:
     column = find_column(name)
     value = column.value(trial)
     if name == "reason" and trial.state != TrialState.FAILED and not choice.columns:
-        return ""  # where successive halving stopped a trial is in its epochs
+        return ""  # the column of epochs shows where successive halving stopped the trial
     return "-" if value is None else column.show(value)
 
 

@@ -1,4 +1,4 @@
-"""The columns of a ranking: what they are called, what they hold, how people see it."""
+"""The columns of a ranking: their names, their values, and how people see these."""
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +14,13 @@ _REASON_WIDTH = 100
 
 @dataclass(frozen=True)
 class Column:
-    """A column.
+    """A column of a ranking.
 
     Attributes:
-        heading: for people; programs see the column's name.
-        value: what a trial has in it, None for nothing; scores are fractions.
-        show: a value for people.
-        numeric: whether it can be compared with a number.
+        heading: heading for people; programs see the column's name.
+        value: returns the value of a trial, None if it has none; scores are fractions.
+        show: writes a value for people.
+        numeric: whether a condition can compare the value with a number.
     """
 
     heading: str
@@ -30,7 +30,7 @@ class Column:
 
 
 def _shorten(reason: str) -> str:
-    """Return a reason in one cell of one line; CSV has the whole of it."""
+    """Shorten a reason to one line; CSV has the complete text."""
     return textwrap.shorten(reason, _REASON_WIDTH, placeholder=" ...")
 
 
@@ -59,12 +59,12 @@ COLUMNS: Mapping[str, Column] = {
 
 
 def parameter_names(trials: Sequence[RankedTrial]) -> list[str]:
-    """Return the names of all parameters that the trials have, sorted."""
+    """Return the names of all parameters of the trials, sorted."""
     return sorted({name for trial in trials for name in trial.parameters})
 
 
 def find_column(name: str) -> Column:
-    """Return a column by its name; what is not one of `COLUMNS` is a parameter."""
+    """Return a column by its name; a name that is not in `COLUMNS` is a parameter."""
     return COLUMNS.get(name) or Column(
         name, lambda trial: trial.parameters.get(name), "{:.4g}".format
     )
@@ -79,10 +79,9 @@ def choose_trials(
     """Return the trials that meet all conditions.
 
     Args:
-        trials: in their order.
-        conditions: a trial without the value meets none.
-        sort: a column to order by, trials without a value last; None: the order stays.
-        descending: the largest value first.
+        conditions: a trial without a value for a condition does not meet it.
+        sort: column to sort by, with trials that have no value last; None keeps the order.
+        descending: sort the largest value first.
     """
     chosen = [
         trial
@@ -106,7 +105,7 @@ def check_columns(
     """Refuse names that are neither columns nor parameters of any trial.
 
     Raises:
-        UserError: the first of them, with the names there are.
+        UserError: names the first of them and lists the known names.
     """
     parameters = parameter_names(trials)
     numeric = [name for name, column in COLUMNS.items() if column.numeric]

@@ -12,13 +12,13 @@ from wpm.formatting import format_table
 def format_validations(
     validations: Sequence[Validation], view: str, metric: str, style: str
 ) -> str:
-    """Lay validations out: the correlations, then the configurations.
+    """Lay out the correlations of each data set and protocol, then its configurations.
 
     Args:
         validations: at least one.
-        view: of the test scores.
-        metric: of the test scores.
-        style: text or markdown.
+        view: view of the test scores.
+        metric: metric of the test scores.
+        style: "text" or "markdown".
 
     Returns:
         Text without a final newline.
@@ -37,7 +37,6 @@ def lay_out_agreements(validation: Validation, test: str) -> NotedTable:
     """Return the table of correlations.
 
     Args:
-        validation: of a data set and protocol.
         test: name of the test score, for people.
     """
     columns = [
@@ -68,9 +67,9 @@ def lay_out_agreements(validation: Validation, test: str) -> NotedTable:
             f"makes more): {', '.join(few)}"
         )
     if cells:
-        notes.append("lost by choosing: in points, by the configuration that validation puts first")
+        notes.append("lost by choosing: points lost by taking the one that is best in validation")
     if any(None in (a.spearman.low, a.pearson.low) for a in validation.agreements):
-        notes.append("no interval: three points, all in line, or a score that does not vary")
+        notes.append("no interval: only three points, all on a line, or a score that does not vary")
     return NotedTable(heading, columns, cells, notes, "too few configurations to correlate")
 
 
@@ -104,7 +103,7 @@ def _format_points(validation: Validation, test: str, style: str) -> str:
 
 
 def format_agreements_csv(validations: Sequence[Validation], view: str, metric: str) -> str:
-    """Return a line a correlation."""
+    """Return one line for each correlation."""
     columns = [
         "study", "rows", "validation", "view", "metric", "configurations",
         *(f"{kind}{end}" for kind in ("spearman", "pearson") for end in ("", "_low", "_high")),
@@ -127,7 +126,7 @@ def _values(correlation: Correlation) -> tuple[float | None, ...]:
 
 
 def format_points_csv(validations: Sequence[Validation], view: str, metric: str) -> str:
-    """Return a line a configuration; scores are fractions."""
+    """Return one line for each configuration; scores are fractions."""
     columns = ["study", "row", "trial", "search_validation", "final_validation", "view", "metric",
                "test_mean", "runs"]  # fmt: skip
     rows = [

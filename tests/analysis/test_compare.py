@@ -52,23 +52,23 @@ TEXT = """\
 omniglot/small: test MAP@R of the final runs, concatenated, in percent
 first        second           pairs     first mean    second mean  difference  95% interval     p (t)  p (sign flip)  detectable
 contrastive  contrastive+wpm      3  35.00 ± 12.42  37.00 ± 13.83       +2.00  [-0.48, +4.48]  0.0742         0.2500        3.26
-note: difference: second minus first, in points; runs paired by seed, one score a run
+note: difference: second minus first, in points; runs are paired by seed, one score for each run
 note: with 3 pairs the sign-flip test gives no p below 0.25
-note: detectable: true difference that the uncorrected t-test finds in 4 of 5 such comparisons, if runs vary as these do
+note: detectable: the true difference that the uncorrected t-test would find in 4 of 5 such comparisons, if their runs vary as these do
 
 omniglot/small: searches, by validation
 search           trials  epochs  device-h  best MAP@R %  best trial
 contrastive         4/4      40     4.000         30.00           3
 contrastive+wpm     4/4      40     8.000         30.00           3
-note: one search a row: how far another one would come out elsewhere is not known
+note: each row was searched once: how much another search would differ is not known
 
-best validation MAP@R % after so many trials, and expected in random order
+best validation MAP@R % by number of trials, and expected in random order
 trials  contrastive  contrastive, expected  contrastive+wpm  contrastive+wpm, expected
      1        20.00    15.00 [5.00, 25.00]             0.00        15.00 [5.00, 25.00]
      2        20.00    23.33 [8.33, 30.00]            10.00        23.33 [8.33, 30.00]
      4        30.00   30.00 [10.00, 30.00]            30.00       30.00 [10.00, 30.00]
 
-best validation MAP@R % after so many device-hours
+best validation MAP@R % by device-hours
 device-h  contrastive  contrastive+wpm
    1.000        20.00                -
    2.000        20.00             0.00

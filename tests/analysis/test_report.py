@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from analysis.report import main
-from analysis.report_page.overview import tell_difference
+from analysis.report_page.overview import describe_difference
 from analysis.report_page.page import figure_json
 from analysis.report_page.study_section import find_published
 from analysis.report_page.theme import Figure
@@ -208,7 +208,7 @@ def test_sentence_without_common_seeds_says_so(tmp_path: Path) -> None:
     from analysis.studies.row_results import read_row
 
     plain, mined = (read_row(write_searched(tmp_path, row, 3))[0] for row in ("nca", "nca+wpm"))
-    assert tell_difference(compare_rows(plain, mined)).endswith(
+    assert describe_difference(compare_rows(plain, mined)).endswith(
         "no final runs with a common seed, nothing to compare."
     )
 

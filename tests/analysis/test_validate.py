@@ -55,8 +55,8 @@ triplet   final runs                  4      1.00  -                 1.00  -    
 all rows  search                      5      0.80  [-0.46, 0.99]     0.83  [-0.20, 0.99]              0.00
 all rows  final runs                  4      1.00  -                 1.00  -                          0.00
 note: rows with fewer than 3 configurations (python launch.py --best-only --top 5 makes more): margin 1
-note: lost by choosing: in points, by the configuration that validation puts first
-note: no interval: three points, all in line, or a score that does not vary
+note: lost by choosing: points lost by taking the one that is best in validation
+note: no interval: only three points, all on a line, or a score that does not vary
 
 omniglot/small: configurations, in percent
 row      trial  search  final runs  test MAP@R, concatenated  runs

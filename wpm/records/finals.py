@@ -105,7 +105,7 @@ def write_final(place: StudyPlace, parameters: Mapping[str, float], chosen: Chos
         "format": FORMAT,
         "parameters": dict(parameters),
         "chosen": chosen.to_json(),
-        "row": place.row,
+        "row": str(place.row),
         "provenance": provenance(),
     }
     write_json(path, content)

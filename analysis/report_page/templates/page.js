@@ -1,5 +1,5 @@
 "use strict";
-// Draws figures when they come into view, sorts tables by their headings, prepares for printing.
+// Draw figures when they come into view, sort tables by their headings, and prepare for printing.
 
 const AXIS = { automargin: true, gridcolor: "#e3e3e3", linecolor: "#888", zeroline: false };
 const TEMPLATE = {
@@ -9,8 +9,8 @@ const TEMPLATE = {
     paper_bgcolor: "#fff",
     plot_bgcolor: "#fff",
     hovermode: "closest",
-    showlegend: true, // of a single trace as well: it says how trials ended
-    dragmode: false, // a finger scrolls the page, it does not zoom the plot
+    showlegend: true, // for a single trace too, because the legend says how trials ended
+    dragmode: false, // so that a finger scrolls the page and does not zoom the plot
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", bgcolor: "rgba(255,255,255,0)" },
     xaxis: { ...AXIS, title: { standoff: 8 } },
     yaxis: { ...AXIS, title: { standoff: 8 } },
@@ -23,8 +23,8 @@ const CONFIG = {
   modeBarButtons: [["zoomIn2d", "zoomOut2d", "resetScale2d", "toImage"]],
   toImageButtonOptions: { format: "svg" },
 };
-const PRINTED_WIDTH = 680; // px that fit a portrait page
-const EMPTY = /^(-(\s|$)|$)/; // a dash, or a dash with a published number behind it
+const PRINTED_WIDTH = 680; // pixels that fit on a portrait page
+const EMPTY = /^(-(\s|$)|$)/; // "-", or "-" with a published number behind it
 const NUMBER = /^[<\[(]?\s*[+\-−]?(\d+\.?\d*|\.\d+)(e[+\-]?\d+)?/i;
 
 function draw(figure) {
@@ -57,7 +57,7 @@ function sortBy(table, column, direction) {
   });
   const numeric = rows.every((r) => r.empty || !Number.isNaN(r.number));
   rows.sort((a, b) => {
-    if (a.empty || b.empty) return a.empty - b.empty; // nothing comes last, whatever the direction
+    if (a.empty || b.empty) return a.empty - b.empty; // empty cells come last in both directions
     return direction * (numeric ? a.number - b.number : a.text.localeCompare(b.text));
   });
   rows.forEach((r) => body.append(r.row));
@@ -96,7 +96,7 @@ function openTarget() {
 window.addEventListener("hashchange", openTarget);
 openTarget();
 
-// On paper: what is open, every figure drawn, at a width that fits.
+// Print the open sections, with every figure drawn at a width that fits the page.
 window.addEventListener("beforeprint", () => {
   document.querySelectorAll("figure.plot").forEach((figure) => {
     if (!figure.offsetParent) return;
