@@ -11,7 +11,17 @@ import pytest
 from analysis import compare
 from analysis.studies.comparison import compare_rows, correct_comparisons
 from analysis.studies.row_results import read_row
-from tests.support.stored import PROTOCOL, bytes_under, write_final, write_run, write_search
+from tests.support.stored import (
+    COMPLETE,
+    FAILED,
+    PROTOCOL,
+    PRUNED,
+    RUNNING,
+    bytes_under,
+    write_final,
+    write_run,
+    write_search,
+)
 from wpm.records import StudyPlace
 from wpm.rows import Row
 
@@ -20,8 +30,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def write_pair(root: Path, loss: str = "contrastive", dataset: str = "omniglot") -> None:
     """Write twins of four trials; their runs differ by 1, 2 and 3 points, seed by seed."""
-    plain = write_search(root, loss, "cfpc", dataset=dataset, scores=(0.2, 0.9, 0.1, 0.3))
-    mined = write_search(root, f"{loss}+wpm", "cccc", dataset=dataset, hours=2.0)
+    states = [COMPLETE, FAILED, PRUNED, COMPLETE]
+    plain = write_search(root, loss, states, dataset=dataset, scores=(0.2, 0.9, 0.1, 0.3))
+    mined = write_search(root, f"{loss}+wpm", [COMPLETE] * 4, dataset=dataset, hours=2.0)
     first = write_final(plain, "aa", trial=3, score=0.3)
     second = write_final(mined, "bb", trial=3, score=0.3)
     for i, base in enumerate((0.5, 0.6, 0.55)):
@@ -159,7 +170,7 @@ def test_rows_without_final_runs_show_their_searches(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_search(tmp_path, "triplet")
-    write_search(tmp_path, "margin", "rrrr")
+    write_search(tmp_path, "margin", [RUNNING] * 4)
     assert run(tmp_path, "triplet", "margin", "--allow-unequal") == 0
     out = capsys.readouterr().out
     cells = out.splitlines()[2].split()
@@ -171,8 +182,11 @@ def test_rows_without_final_runs_show_their_searches(
 
 
 UNEQUAL = [
-    ({"wanted": 9}, "unequal search budgets: margin 4/4 trials, triplet 4/9 trials"),
-    ({"states": "ccc"}, "unequal search budgets: margin 4/4 trials, triplet 3/4 trials"),
+    ({"budget": 9}, "unequal search budgets: margin 4/4 trials, triplet 4/9 trials"),
+    (
+        {"states": [COMPLETE] * 3},
+        "unequal search budgets: margin 4/4 trials, triplet 3/4 trials",
+    ),
     ({"early_stopping": False}, "unequal search budgets: margin with early stopping, triplet"),
     (
         {"settings": {**PROTOCOL, "max_epochs": 7}},
@@ -202,7 +216,7 @@ def test_unequal_twins_are_left_out_by_name_and_not_counted(
     run_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_search(run_root, "triplet")
-    write_search(run_root, "triplet+wpm", "cc")
+    write_search(run_root, "triplet+wpm", [COMPLETE] * 2)
     assert run(run_root, "--all-twins") == 0
     out, err = capsys.readouterr()
     assert out == TEXT

@@ -81,7 +81,7 @@ def test_damaged_or_foreign_embeddings_are_named(tested: StudyPlace, tmp_path: P
 
 def test_study_without_models_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_search(tmp_path / "runs", "triplet")
-    write_search(tmp_path / "runs", "pretrained", states="")
+    write_search(tmp_path / "runs", "pretrained", states=[])
     assert embed(tmp_path) == 2
     err = capsys.readouterr().err
     assert "omniglot/small/triplet: no tested final run with a model, nothing to embed" in err

@@ -16,7 +16,7 @@ from analysis.studies.row_results import RowRecord, read_row
 from analysis.studies.score_surface import predict_surface
 from analysis.studies.validation import validate_rows
 from tests.support.searches import RANGES, draw_parameters, write_course, write_searched
-from tests.support.stored import write_final, write_run, write_search
+from tests.support.stored import COMPLETE, FAILED, PRUNED, write_final, write_run, write_search
 from wpm.records import StudyPlace
 from wpm.rows import Row
 
@@ -184,7 +184,18 @@ def test_difference_shows_zero_pairs_and_interval(tmp_path: Path) -> None:
 def test_progress_counts_the_hours_of_every_trial(tmp_path: Path) -> None:
     first, second = (
         read_row(write_search(tmp_path, row, states, hours=hours, scores=(0.2, 0.9, 0.4, 0.3)))[0]
-        for row, states, hours in (("triplet", "cpcf", 2.0), ("triplet+wpm", "fccc", 5.0))
+        for row, states, hours in (
+            (
+                "triplet",
+                [COMPLETE, PRUNED, COMPLETE, FAILED],
+                2.0,
+            ),
+            (
+                "triplet+wpm",
+                [FAILED, COMPLETE, COMPLETE, COMPLETE],
+                5.0,
+            ),
+        )
     )
     figure = search_figures.progress_by_hours(compare_rows(first, second))
     check(figure)
@@ -193,7 +204,7 @@ def test_progress_counts_the_hours_of_every_trial(tmp_path: Path) -> None:
     assert (plain["x"], plain["y"]) == ([2, 4, 6, 8], [20, 20, 40, 40])
     assert (mined["x"], mined["y"]) == ([10, 15, 20], [90, 90, 90])
     assert plain["line"]["dash"] != mined["line"]["dash"]
-    nothing = read_row(write_search(tmp_path, "margin", "ff"))[0]
+    nothing = read_row(write_search(tmp_path, "margin", [FAILED] * 2))[0]
     assert search_figures.progress_by_hours(compare_rows(nothing, nothing)) is None
 
 

@@ -16,7 +16,17 @@ import pytest
 
 from analysis import table
 from analysis.studies.published import read_scores
-from tests.support.stored import PROTOCOL, bytes_under, write_final, write_run, write_search
+from tests.support.stored import (
+    COMPLETE,
+    FAILED,
+    PROTOCOL,
+    PRUNED,
+    RUNNING,
+    bytes_under,
+    write_final,
+    write_run,
+    write_search,
+)
 from wpm.files import read_json, write_json
 from wpm.protocols import find_protocol
 from wpm.records import FORMAT, StudyPlace, TrainingFolder
@@ -37,8 +47,13 @@ def run_root(tmp_path: Path) -> Path:
     write_run(mined, 1000, 0.80, separated=0.50)
     write_run(mined, 1001, None)
     write_run(mined, 1002, 0.82, separated=0.52)
-    write_search(root, "triplet+wpm", "ccr")
-    single = write_final(write_search(root, "triplet", "cccf"), "cc", trial=2, score=0.2)
+    write_search(root, "triplet+wpm", [COMPLETE, COMPLETE, RUNNING])
+    triplet = write_search(
+        root,
+        "triplet",
+        [COMPLETE, COMPLETE, COMPLETE, FAILED],
+    )
+    single = write_final(triplet, "cc", trial=2, score=0.2)
     write_run(single, 1000, 0.98765, separated=0.3)
     return root
 
@@ -184,34 +199,48 @@ def test_configuration_is_chosen_by_validation_not_by_test(
 def test_better_trial_without_final_runs_is_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = write_search(tmp_path, "contrastive", "cccc")  # best is trial 3, found after the finals
+    place = write_search(tmp_path, "contrastive", [COMPLETE] * 4)
+    # The best is trial 3, found after the final runs.
     write_run(write_final(place, "aa", trial=1, score=0.1), 1000, 0.5)
     assert show(tmp_path) == 0
     assert "contrastive: shown is trial 1, but trial 3 is better" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("states", "wanted", "budget"),
+    ("states", "budget", "noted"),
     [
-        ("cccp", 4, None),
-        ("ccc", 4, "3/4"),
-        ("ccc", 3, "3/3"),
-        ("cccp", 5, "4/5"),
-        ("cfpr", 4, "3/4"),
+        (
+            [COMPLETE, COMPLETE, COMPLETE, PRUNED],
+            4,
+            None,
+        ),
+        ([COMPLETE] * 3, 4, "3/4"),
+        ([COMPLETE] * 3, 3, "3/3"),
+        (
+            [COMPLETE, COMPLETE, COMPLETE, PRUNED],
+            5,
+            "4/5",
+        ),
+        ([COMPLETE, FAILED, PRUNED, RUNNING], 4, "3/4"),
     ],
+    ids=["as_its_twin", "one_to_go", "smaller_budget", "larger_budget", "one_runs"],
 )
 def test_twins_with_unequal_budgets_are_noted(
-    states: str, wanted: int, budget: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    states: list[TrialState],
+    budget: int,
+    noted: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_search(tmp_path, "contrastive")
-    write_search(tmp_path, "contrastive+wpm", states, wanted)
-    write_search(tmp_path, "triplet", "c", 1)  # no twin: nothing to compare
+    write_search(tmp_path, "contrastive+wpm", states, budget)
+    write_search(tmp_path, "triplet", [COMPLETE], 1)  # no twin: nothing to compare
     assert show(tmp_path) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if "unequal" in line]
     line = (
-        f"note: [1] unequal search budgets: contrastive 4/4 trials, contrastive+wpm {budget} trials"
+        f"note: [1] unequal search budgets: contrastive 4/4 trials, contrastive+wpm {noted} trials"
     )
-    assert notes == ([] if budget is None else [line])
+    assert notes == ([] if noted is None else [line])
 
 
 def test_early_stopping_of_one_twin_only_is_noted(
@@ -227,7 +256,7 @@ def test_early_stopping_of_one_twin_only_is_noted(
 def test_row_without_training_has_no_fewer_runs_than_it_needs(
     run_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    place = write_search(run_root, "pretrained", "", wanted=0)
+    place = write_search(run_root, "pretrained", [], budget=0)
     folder = place.folder / "finals" / "aa"
     chosen = {"trial": None, "score": None}
     write_json(folder / "final.json", {"format": FORMAT, "chosen": chosen})
@@ -541,7 +570,7 @@ def test_what_was_not_run_as_published_is_said(
     def write(row: str, trials: int, runs: int, chosen: int | None = 2, **changes: Any) -> None:
         settings = {**stock, **changes.pop("settings", {})}
         place = write_search(
-            tmp_path, row, "c" * trials, trials, dataset="cub200", protocol="mlrc",
+            tmp_path, row, [COMPLETE] * trials, trials, dataset="cub200", protocol="mlrc",
             settings=settings, **{**as_published, **changes},
         )  # fmt: skip
         final = write_final(place, "aa", chosen, None if chosen is None else 0.2)

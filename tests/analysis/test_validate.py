@@ -11,7 +11,7 @@ import pytest
 from analysis import validate
 from analysis.studies.row_results import read_row
 from analysis.studies.validation import ALL_ROWS, validate_rows
-from tests.support.stored import bytes_under, write_final, write_run, write_search
+from tests.support.stored import COMPLETE, bytes_under, write_final, write_run, write_search
 from wpm.records import StudyPlace
 from wpm.rows import Row
 
@@ -25,7 +25,7 @@ def run_root(tmp_path: Path) -> Path:
     The search puts trials 3, 2, 1, 0 in this order, the test 2, 3, 0, 1.
     """
     root = tmp_path / "runs"
-    place = write_search(root, "triplet", "cccc", scores=(0.1, 0.2, 0.3, 0.4))
+    place = write_search(root, "triplet", [COMPLETE] * 4, scores=(0.1, 0.2, 0.3, 0.4))
     for trial, test in enumerate((0.5, 0.45, 0.7, 0.6)):
         folder = write_final(place, f"k{trial}", trial, score=0.1 * (trial + 1))
         for seed in (1000, 1001):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.stored import write_search
+from tests.support.stored import COMPLETE, PRUNED, write_search
 from tests.support.trials import fold_report, outcome
 from wpm.cli.forecast import Forecast, forecast_finals, forecast_search, format_forecasts
 from wpm.errors import UserError
@@ -22,7 +22,7 @@ def write_reports(folder: Path, seconds: float) -> None:
 
 
 def test_ended_trials_are_taken_off_and_timed(tmp_path: Path) -> None:
-    place = write_search(tmp_path, "triplet", "ccp", 3)
+    place = write_search(tmp_path, "triplet", [COMPLETE, COMPLETE, PRUNED], 3)
     for number, seconds in enumerate((10.0, 20.0, 60.0)):
         write_reports(place.trial_folder(number), seconds)
     forecast = forecast_search(place, 10)
@@ -31,7 +31,7 @@ def test_ended_trials_are_taken_off_and_timed(tmp_path: Path) -> None:
 
 
 def test_row_is_timed_on_another_data_set_if_it_must_be(tmp_path: Path) -> None:
-    other = write_search(tmp_path, "triplet", "c", 1, dataset="glyphs")
+    other = write_search(tmp_path, "triplet", [COMPLETE], 1, dataset="glyphs")
     write_reports(other.trial_folder(0), 12.0)
     forecast = forecast_search(StudyPlace(tmp_path, "omniglot", "small", Row("triplet")), 5)
     assert (forecast.pieces, forecast.seconds) == (5, 12.0)
@@ -41,7 +41,7 @@ def test_row_is_timed_on_another_data_set_if_it_must_be(tmp_path: Path) -> None:
 
 
 def test_final_runs_are_timed_by_their_own_kind_first(tmp_path: Path) -> None:
-    place = write_search(tmp_path, "triplet", "cp", 2)
+    place = write_search(tmp_path, "triplet", [COMPLETE, PRUNED], 2)
     for number in range(2):
         write_reports(place.trial_folder(number), 40.0)
     by_trials = forecast_finals(place, PROTOCOL, runs=5)

@@ -18,16 +18,23 @@ from wpm.records import (
 )
 from wpm.rows import Row
 
+# Short names, so that the states of several trials can be read in a row.
+COMPLETE, FAILED = TrialState.COMPLETE, TrialState.FAILED
+PRUNED, RUNNING = TrialState.PRUNED, TrialState.RUNNING
 # 48-d concatenated: not the published numbers
 PROTOCOL = {"embedding_dim": 16, "folds": 3, "trunk": "convnet", "precision": "float32"}
-STATES = {"c": TrialState.COMPLETE, "p": TrialState.PRUNED, "f": TrialState.FAILED}
 
 
 def write_search(
     root: Path,
     row: str,
-    states: str = "cccp",
-    wanted: int = 4,
+    states: Sequence[TrialState] = (
+        COMPLETE,
+        COMPLETE,
+        COMPLETE,
+        PRUNED,
+    ),
+    budget: int = 4,
     dataset: str = "omniglot",
     protocol: str = "small",
     settings: Mapping[str, Any] = PROTOCOL,
@@ -35,26 +42,24 @@ def write_search(
     hours: float = 1.0,
     **identity: Any,
 ) -> StudyPlace:
-    """Write a study; a letter a trial: complete, pruned, failed, running.
+    """Write a study with one trial for each state; `budget` is how many it was to have.
 
     The score of a trial is 0.1 * number unless `scores` says otherwise; it took `hours`.
     """
     place = StudyPlace(root, dataset, protocol, Row.parse(row))
     standard = {"protocol": settings, "images": {"pixels": "abc"}, "early_stopping": True}
-    content = {"identity": {**standard, **identity}, "trials": wanted, "provenance": {}}
+    content = {"identity": {**standard, **identity}, "trials": budget, "provenance": {}}
     write_study(place, content)
-    for number, letter in enumerate(states):
+    for number, state in enumerate(states):
         folder = TrainingFolder(place.trial_folder(number))
         folder.write_identity({"number": number, "parameters": {"margin": 0.5}})
-        if letter != "r":
+        if state != RUNNING:
             score = number / 10 if scores is None else scores[number]
-            folder.write_result(training_result(score, hours, STATES[letter]))
+            folder.write_result(training_result(score, hours, state))
     return place
 
 
-def training_result(
-    score: float, hours: float = 1.0, state: TrialState = TrialState.COMPLETE
-) -> Outcome:
+def training_result(score: float, hours: float = 1.0, state: TrialState = COMPLETE) -> Outcome:
     """Return how a training of ten epochs ended; a tenth of its time is validation."""
     return Outcome(
         state=state,

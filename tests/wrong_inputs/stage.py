@@ -1,11 +1,11 @@
-"""What wrong inputs meet: a finished study and its images, and what may be wrong with them."""
+"""The disk that wrong inputs meet: a finished study, its images, and ways to damage them."""
 
 import contextlib
 import dataclasses
 import shutil
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.tiny import make_image_folder, make_plan
@@ -18,11 +18,7 @@ from wpm.studies.study import Study
 
 @dataclass(frozen=True)
 class Stage:
-    """What a wrong input may meet: images, a finished study of 3 trials, decoded pixels.
-
-    Attributes:
-        tmp: everything below is in it.
-    """
+    """A folder `tmp` with images, a finished study of three trials, and decoded pixels."""
 
     tmp: Path
 
@@ -52,33 +48,16 @@ class Stage:
         return folder
 
 
-# Changes a stage; what it returns is held while the input is tried.
+# Changes a stage. A context manager that it returns stays open while the input is tried.
 Prepare = Callable[[Stage], contextlib.AbstractContextManager[None] | None]
 
 
-@dataclass(frozen=True)
-class WrongInput:
-    """One of them.
-
-    Attributes:
-        arguments: as typed; {tmp}, {images}, {runs} and others are filled in.
-        says: part of the line that it must print.
-        prepare: what is wrong with the disk.
-        program: launch, or the name of an analysis script.
-        what: the state of the disk, for the list.
-        starts_ray: it takes seconds.
-    """
-
-    arguments: str
-    says: str
-    prepare: Prepare = field(default=lambda stage: None)
-    program: str = "launch"
-    what: str = ""
-    starts_ray: bool = False
+def leave_as_it_is(stage: Stage) -> None:
+    """Change nothing."""
 
 
 def make_stage(tmp: Path) -> Stage:
-    """Search the tiny images, three trials, none of which is trained."""
+    """Search the tiny images with three trials, none of which is trained."""
     make_image_folder(tmp / "images")
     with Study(make_plan(tmp, trials=3)) as study:
         while run_trial(study, lambda n: (0.3, 0.8, 0.1)[n]) is not None:
@@ -92,7 +71,7 @@ def copy_stage(stage: Stage, tmp: Path) -> Stage:
 
 
 def write(name: str, text: str) -> Prepare:
-    """Put a file there, or replace one."""
+    """Write a file below the stage's folder, or replace it."""
 
     def prepare(stage: Stage) -> None:
         path = stage.tmp / name
@@ -110,7 +89,7 @@ def space(text: str) -> Prepare:
 
 
 def images(classes: int = 16, count: int = 4) -> Prepare:
-    """Put other images in the place of those there are."""
+    """Replace the images by others."""
 
     def prepare(stage: Stage) -> None:
         shutil.rmtree(stage.images)
@@ -206,17 +185,12 @@ def unreadable_images(stage: Stage) -> None:
     torn.write_bytes(torn.read_bytes()[:60])
 
 
-def many_records_lost(stage: Stage) -> None:
-    for number in range(3):
-        (stage.place.trial_folder(number) / "trial.json").write_text("{")
-
-
 def no_write_permission(stage: Stage) -> None:
     (stage.tmp / "closed").mkdir(mode=0o500)
 
 
 def leave_without_checkpoint(stage: Stage) -> None:
-    """Start a fourth trial, and lose its checkpoint."""
+    """Start a fourth trial, and delete its checkpoint."""
     with Study(make_plan(stage.tmp, trials=4)) as study:
         asked = study.ask()
     assert asked is not None

@@ -1,11 +1,13 @@
-"""What a user may get wrong: one line with exit code 2 each, nothing written or lost."""
+"""Every wrong input is one line with exit code 2, and nothing is written or lost."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.wrong_inputs.__main__ import WRONG_INPUTS, describe, find_troubles, try_input
-from tests.wrong_inputs.stage import Stage, WrongInput, copy_stage, make_stage
+from tests.wrong_inputs.attempt import find_troubles, try_input
+from tests.wrong_inputs.cases import WRONG_INPUTS
+from tests.wrong_inputs.stage import Stage, copy_stage, make_stage
+from tests.wrong_inputs.wrong_input import WrongInput, describe
 
 
 @pytest.fixture(scope="module")

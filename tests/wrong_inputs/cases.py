@@ -1,0 +1,391 @@
+"""The wrong inputs: what a user types, on which disk, and what the one line of answer says."""
+
+import os
+
+from tests.wrong_inputs.stage import (
+    all_failed,
+    flip_a_pixel,
+    images,
+    in_use,
+    leave_without_checkpoint,
+    no_write_permission,
+    of_another_format,
+    remove,
+    space,
+    torn_zip,
+    truncate,
+    two_studies,
+    unfinished,
+    unreadable_images,
+    without_a_key,
+    write,
+    zip_that_escapes,
+)
+from tests.wrong_inputs.wrong_input import WrongInput
+
+# The arguments with which the stage's study was searched.
+SAME_STUDY = "--dataset folder --data-root {images} --protocol smoke --rows contrastive"
+
+FLAGS = [
+    WrongInput("--trial 3", "unrecognized arguments: --trial 3"),
+    WrongInput("search", "unrecognized arguments: search"),
+    WrongInput("--trials -1", "argument --trials: -1 is too small, must be at least 1"),
+    WrongInput("--trials 0", "argument --trials: 0 is too small, must be at least 1"),
+    WrongInput("--trials many", "argument --trials: 'many' is not a whole number"),
+    WrongInput("--trials 1.5", "argument --trials: '1.5' is not a whole number"),
+    WrongInput("--runs 0", "argument --runs: 0 is too small"),
+    WrongInput("--top 0 --best-only", "argument --top: 0 is too small"),
+    WrongInput("--seed -3", "argument --seed: -3 is too small"),
+    WrongInput("--cpus-per-trial 0", "argument --cpus-per-trial: 0 must be above 0"),
+    WrongInput("--cpus-per-trial -1", "argument --cpus-per-trial: -1 must be at least 0"),
+    WrongInput("--gpus-per-trial 1.5", "must be a fraction below 1 or a whole number"),
+    WrongInput("--gpus-per-trial nan", "argument --gpus-per-trial: nan must be at least 0"),
+    WrongInput("--gpus-per-trial many", "argument --gpus-per-trial: 'many' is not a number"),
+    WrongInput("--max-hours 0", "argument --max-hours: 0 must be above 0"),
+    WrongInput("--max-hours -2", "argument --max-hours: -2 must be at least 0"),
+    WrongInput("--max-hours inf", "argument --max-hours: inf must be at least 0"),
+    WrongInput("--max-gpu-hours -1", "argument --max-gpu-hours: -1 must be at least 0"),
+    WrongInput("--max-hours-per-study 0", "--max-hours-per-study: 0 must be above 0"),
+    WrongInput("--max-gpu-hours-per-study 0", "--max-gpu-hours-per-study: 0 must be above 0"),
+    WrongInput("--max-disk -5", "argument --max-disk: -5 must be at least 0"),
+    WrongInput("--max-disk 5GB", "argument --max-disk: '5GB' is not a number"),
+    WrongInput("--best-only --status", "argument --status: not allowed with argument --best-only"),
+    WrongInput("--watch", "--watch needs --status"),
+    WrongInput("--status --watch 0", "argument --watch: 0 must be above 0"),
+    WrongInput("--top 2", "--top needs --best-only after a search"),
+    WrongInput("--published", "--published needs --best-only"),
+    WrongInput("--precision fp8", "argument --precision: invalid choice: 'fp8'"),
+    WrongInput("--warm-start mine", "argument --warm-start: invalid choice: 'mine'"),
+    WrongInput("--sampler grid", "unknown sampler 'grid'; choose from tpe, gp, cmaes, qmc, random"),
+    WrongInput("--protocol tiny", "unknown protocol 'tiny'; choose from small, mlrc, smoke"),
+    WrongInput("--notify no-such-command", "no command 'no-such-command' here; give its path"),
+    WrongInput('--notify "mail \'me"', "close the quote"),
+    WrongInput("--address here", "argument --address: 'here' is not"),
+    WrongInput("--address localhost:port", "argument --address: 'localhost:port' is not"),
+    WrongInput("--address localhost:1", "--address localhost:1: nothing answers there"),
+    WrongInput("--address no.such.host.invalid:6379", "nothing answers there"),
+    WrongInput("--address http://localhost:8265", "http addresses are for --status"),
+    WrongInput("--status --watch --address http://localhost:8265", "--watch needs an --address of"),
+    WrongInput("--status --address localhost:1", "--address localhost:1: nothing answers there"),
+]
+ROWS = [
+    WrongInput("--rows", "argument --rows: expected at least one argument"),
+    WrongInput("--rows kontrastive", "unknown row 'kontrastive'; choose from arcface, "),
+    WrongInput("--rows Contrastive", "row 'Contrastive' is not LOSS or LOSS+wpm"),
+    WrongInput("--rows contrastive+wpn", "row 'contrastive+wpn' is not LOSS or LOSS+wpm"),
+    WrongInput("--rows ../../etc", "row '../../etc' is not LOSS or LOSS+wpm"),
+    WrongInput("--rows ''", "row '' is not LOSS or LOSS+wpm"),
+    WrongInput("--rows wpm", "unknown row 'wpm'"),
+    WrongInput("--rows arcface+wpm", "there is no pair to mine within"),
+    WrongInput("--trunk resnet50", "unknown trunk 'resnet50'; choose from convnet, bninception, "),
+    WrongInput("--trunk torchvision:resnet5", "did you mean torchvision:resnet50"),
+    WrongInput("--trunk timm:resnet18", "no weights that could be fetched; download model.safet"),
+    WrongInput("--trunk torchvision:resnet18", "add --fetch, or download https://download.pytorch"),
+    WrongInput("--weights random.pth", "--weights has no meaning for trunk convnet"),
+    WrongInput("--dataset cub200", "no weights of trunk bninception at"),
+    WrongInput(
+        "--dataset cub200 --weights {tmp}/images",
+        "no weights of trunk bninception at",
+        situation="a folder",
+    ),
+    WrongInput(
+        "--dataset cub200 --weights {tmp}/w.pth",
+        "w.pth",
+        prepare=write("w.pth", "text"),
+        situation="a text file",
+    ),
+]
+IMAGES = [
+    WrongInput("--dataset imagenet", "unknown data set 'imagenet'; choose from glyphs, omniglot"),
+    WrongInput("--dataset ../etc", "'../etc' cannot name a folder"),
+    WrongInput("--dataset folder", "--dataset folder needs --data-root DIR"),
+    WrongInput("--data-root {images}", "has no meaning for glyphs"),
+    WrongInput("--dataset folder --data-root {tmp}/nowhere", "nowhere does not exist"),
+    WrongInput("--dataset folder --data-root {images}/class_00", "holds images itself"),
+    WrongInput(
+        "--dataset folder --data-root {tmp}/a.txt",
+        "a.txt",
+        prepare=write("a.txt", "text"),
+        situation="a text file",
+    ),
+    WrongInput(
+        SAME_STUDY, "no images under", prepare=images(classes=0), situation="an empty folder"
+    ),
+    WrongInput(
+        SAME_STUDY, "15 classes are too few", prepare=images(classes=15), situation="15 classes"
+    ),
+    WrongInput(
+        SAME_STUDY, "at least two images", prepare=images(count=1), situation="one image a class"
+    ),
+    WrongInput(
+        SAME_STUDY, "2 of 32 images", prepare=unreadable_images, situation="two damaged images"
+    ),
+    WrongInput(
+        "--dataset folder --data-root {tmp}/images.zip",
+        "images.zip",
+        prepare=torn_zip,
+        situation="half a zip",
+    ),
+    WrongInput(
+        "--dataset folder --data-root {tmp}/images.zip",
+        "evil.png",
+        prepare=zip_that_escapes,
+        situation="a zip with ../../evil.png",
+    ),
+    WrongInput("--dataset omniglot", "omniglot is not at"),
+    WrongInput("--dataset cub200 --weights random", "cub200 is not at"),
+    WrongInput(
+        SAME_STUDY,
+        "pixel cache is damaged",
+        prepare=flip_a_pixel,
+        situation="a flipped bit in the cache",
+    ),
+    WrongInput(
+        SAME_STUDY,
+        "meta.json: damaged",
+        prepare=truncate("work/pixels/folder-*/meta.json"),
+        situation="half of the cache's index",
+    ),
+]
+SPACES = [
+    WrongInput("--search-spaces {tmp}/nowhere", "nowhere"),
+    WrongInput(
+        "--search-spaces {tmp}/spaces", "not valid TOML", prepare=space("[search"), situation="torn"
+    ),
+    WrongInput(
+        "--search-spaces {tmp}/spaces",
+        "low must be below high",
+        prepare=space("[search.pos_margin]\nlow = 2\nhigh = 1\n"),
+        situation="low above high",
+    ),
+    WrongInput(
+        "--search-spaces {tmp}/spaces",
+        "a log scale needs low > 0",
+        prepare=space("[search.pos_margin]\nlow = 0\nhigh = 1\nscale = 'log'\n"),
+        situation="log from 0",
+    ),
+    WrongInput(
+        "--search-spaces {tmp}/spaces",
+        "must be 'linear' or 'log'",
+        prepare=space("[search.pos_margin]\nlow = 0\nhigh = 1\nscale = 'cubic'\n"),
+        situation="scale = 'cubic'",
+    ),
+    WrongInput(
+        "--search-spaces {tmp}/spaces",
+        "has no high",
+        prepare=space("[search.pos_margin]\nlow = 0\n"),
+        situation="no high",
+    ),
+    WrongInput(
+        "--search-spaces {tmp}/spaces",
+        "must be a finite number",
+        prepare=space("[search.pos_margin]\nlow = 'a'\nhigh = 1\n"),
+        situation="low = 'a'",
+    ),
+    WrongInput(
+        "--search-spaces {tmp}/spaces",
+        "which is not known",
+        prepare=space("[serach.pos_margin]\nlow = 0\nhigh = 1\n"),
+        situation="[serach.pos_margin]",
+    ),
+    WrongInput(
+        "--search-spaces {tmp}/spaces --rows contrastive",
+        "contrastive.toml: row contrastive needs a value for pos_margin",
+        prepare=space(
+            "[search.pos_margn]\nlow = 0\nhigh = 1\n[search.neg_margin]\nlow = 0\nhigh = 1\n"
+        ),
+        situation="[search.pos_margn]",
+    ),
+    WrongInput(
+        "--search-spaces {tmp}/spaces --rows contrastive+wpm",
+        "it must set exactly",
+        prepare=write("spaces/wpm.toml", "[fixed]\nsharpness = 32\n"),
+        situation="wpm.toml without dropout",
+    ),
+]
+FOLDERS = [
+    WrongInput(
+        "--run-root {tmp}/a", "a: cannot be written", prepare=write("a", ""), situation="a file"
+    ),
+    WrongInput(
+        "--run-root {tmp}/a/b",
+        "b: cannot be written",
+        prepare=write("a", ""),
+        situation="below a file",
+    ),
+    WrongInput(
+        "--work-root {tmp}/a", "a: cannot be written", prepare=write("a", ""), situation="a file"
+    ),
+    WrongInput("--run-root /proc/runs", "cannot be written", situation="a system folder"),
+    WrongInput("--status --run-root {tmp}/nowhere", "no studies under"),
+    WrongInput(
+        "--status --run-root {tmp}/a",
+        "no studies under",
+        prepare=write("a", ""),
+        situation="a file",
+    ),
+    WrongInput("--best-only", "no study glyphs/small/contrastive under"),
+    WrongInput(
+        SAME_STUDY + " --best-only",
+        "unfinished: 2 of 3 trials",
+        prepare=unfinished,
+        situation="one to go",
+    ),
+    WrongInput(
+        SAME_STUDY + " --best-only",
+        "no complete trial",
+        prepare=all_failed,
+        situation="all trials failed",
+    ),
+    WrongInput(
+        SAME_STUDY + " --best-only",
+        "result.json: damaged",
+        prepare=truncate("runs/*/*/*/trials/0001/result.json"),
+        situation="half a result",
+    ),
+    WrongInput(SAME_STUDY, "is in use by process", prepare=in_use, situation="a launch runs"),
+    WrongInput(
+        SAME_STUDY,
+        "study.json: damaged",
+        prepare=truncate("runs/*/*/*/study.json"),
+        situation="torn",
+    ),
+    WrongInput(
+        SAME_STUDY,
+        "no study.json; restore study.json",
+        prepare=remove("runs/*/*/*/study.json"),
+        situation="a study without study.json",
+    ),
+    WrongInput(
+        SAME_STUDY,
+        "study file is damaged",
+        prepare=write("runs/folder/smoke/contrastive/study.journal", "{}\n"),
+        situation="another journal",
+    ),
+    WrongInput(
+        SAME_STUDY,
+        "written by wpm 7.0 in record format 99",
+        prepare=of_another_format,
+        situation="of a later version",
+    ),
+    WrongInput(SAME_STUDY + " --seed 1", "was started with seed = 0, now 1"),
+    WrongInput(SAME_STUDY + " --sampler random", "was started with sampler = 'tpe', now 'random'"),
+    WrongInput(SAME_STUDY + " --no-early-stopping", "with early_stopping = True, now False"),
+    WrongInput(
+        SAME_STUDY,
+        "was started with images.pixels = ",
+        prepare=images(count=3),
+        situation="other images",
+    ),
+    WrongInput(
+        SAME_STUDY + " --best-only",
+        "was searched on other images",
+        prepare=images(count=3),
+        situation="other images",
+    ),
+    WrongInput(
+        SAME_STUDY + " --search-spaces {tmp}/spaces",
+        "was started with searched.neg_margin.high = 2.0",
+        prepare=space(
+            "[search.pos_margin]\nlow = -0.2\nhigh = 2.0\n[search.neg_margin]\nlow = -0.2\n"
+            "high = 3.0\n"
+        ),
+        situation="a wider search space",
+    ),
+    WrongInput(
+        SAME_STUDY + " --trials 5",
+        "checkpoint is damaged or missing; delete",
+        prepare=leave_without_checkpoint,
+        situation="a checkpoint lost",
+    ),
+]
+ANALYSIS = [
+    WrongInput("--run-root {tmp}/nowhere", "no studies under", program="rank_trials"),
+    WrongInput("--row triplet", "no studies of --rows triplet", program="rank_trials"),
+    WrongInput("--row ../x", "cannot name a folder", program="rank_trials"),
+    WrongInput("--top 0", "0 is too small, must be at least 1", program="rank_trials"),
+    WrongInput("--top a", "'a' is not a whole number", program="rank_trials"),
+    WrongInput("--where score", "score", program="rank_trials"),
+    WrongInput("--sort beauty", "unknown name 'beauty'; choose from", program="rank_trials"),
+    WrongInput("--columns beauty", "unknown name 'beauty'; choose from", program="rank_trials"),
+    WrongInput(
+        "",
+        "none of the 1 selected studies can be read",
+        prepare=without_a_key,
+        program="rank_trials",
+        situation="study.json without a key",
+    ),
+    WrongInput(
+        "",
+        "none of the 1 selected studies can be read",
+        prepare=truncate("runs/*/*/*/study.json"),
+        program="rank_trials",
+        situation="half a study",
+    ),
+    WrongInput("--format pdf", "invalid choice: 'pdf'", program="table"),
+    WrongInput("--against nobody", "invalid choice: 'nobody'", program="table"),
+    WrongInput("--side-by-side --format csv", "--side-by-side is not for csv", program="table"),
+    WrongInput("--dataset cub200", "no studies of --dataset cub200", program="table"),
+    WrongInput("contrastive", "give two rows, before the flags", program="compare"),
+    WrongInput("contrastive triplet", "no row triplet among the selected", program="compare"),
+    WrongInput("--all-twins", "no row has its +wpm twin", program="compare"),
+    WrongInput(
+        "contrastive contrastive --curves", "--curves is for --format csv", program="compare"
+    ),
+    WrongInput("--row margin", "no studies of --rows margin", program="importance"),
+    WrongInput("", "no tested final runs in the selected studies", program="validate"),
+    WrongInput("--points", "--points is for --format csv", program="validate"),
+    WrongInput("", "the following arguments are required: --out", program="export"),
+    WrongInput("--out {tmp}/out", "has 0 tested runs, not 1; make more", program="export"),
+    WrongInput("--out {tmp}/out --run 0", "0 is too small", program="export"),
+    WrongInput(
+        "--out {tmp}/out",
+        "2 studies are selected",
+        prepare=two_studies,
+        program="export",
+        situation="two studies",
+    ),
+    WrongInput("--out {tmp}/images", "images: ", program="report", situation="a folder"),
+    WrongInput(
+        "--out {tmp}/a/r.html",
+        "cannot be written",
+        prepare=write("a", ""),
+        program="report",
+        situation="below a file",
+    ),
+    WrongInput("", "has a tested final run with a model; make one", program="embed"),
+]
+ON_RAY = [
+    WrongInput(
+        SAME_STUDY + " --trials 5 --gpus-per-trial 64",
+        "lower --cpus-per-trial or --gpus",
+        situation="two trials more",
+        starts_ray=True,
+    ),
+    WrongInput(
+        SAME_STUDY + " --trials 5 --max-gpu-hours 1 --gpus-per-trial 0",
+        "--max-gpu-hours has no meaning where trials take no GPU",
+        situation="two trials more",
+        starts_ray=True,
+    ),
+    WrongInput(
+        SAME_STUDY.removesuffix("contrastive") + "triplet --cpus-per-trial 4096",
+        "a trial wants 4096 CPUs",
+        situation="a new study",
+        starts_ray=True,
+    ),
+    WrongInput(
+        SAME_STUDY + " --dry-run --cpus-per-trial 4096", "no node can hold a trial", starts_ray=True
+    ),
+]
+if os.geteuid() != 0:  # root may do everything
+    FOLDERS.append(
+        WrongInput(
+            "--run-root {tmp}/closed",
+            "cannot be written",
+            prepare=no_write_permission,
+            situation="a folder without permission",
+        )
+    )
+
+WRONG_INPUTS = [*FLAGS, *ROWS, *IMAGES, *SPACES, *FOLDERS, *ANALYSIS, *ON_RAY]
