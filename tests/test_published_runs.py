@@ -15,8 +15,10 @@ import launch
 from analysis.table import main as print_table
 from wpm import protocols as config
 from wpm.cli.prepare import Prepared
-from wpm.data import published_sets
+from wpm.data.datasets import DATASETS
 from wpm.data.index import DataSource, ImageIndex
+from wpm.data.published_listings import load_cars196, load_cub200, load_sop
+from wpm.data.published_sets import CARS196, CUB200, SOP, PublishedSet
 from wpm.jobs.start import start_job
 from wpm.records import StudyPlace, TrialState, read_finals, read_trials
 from wpm.rows import Row
@@ -83,18 +85,16 @@ class Case:
     """A set in miniature, and how it is run."""
 
     make: Callable[[Path], None]
-    load: Callable[[DataSource, bool, published_sets.PublishedSet], ImageIndex]
-    known: published_sets.PublishedSet
+    load: Callable[[DataSource, bool, PublishedSet], ImageIndex]
+    known: PublishedSet
     row: str
     side: int  # px of the crop
 
 
 CASES = {
-    "cub200": Case(make_cub, published_sets.load_cub200, published_sets.CUB200, "triplet", 227),
-    "cars196": Case(
-        make_cars, published_sets.load_cars196, published_sets.CARS196, "multi_similarity+wpm", 64
-    ),
-    "sop": Case(make_sop, published_sets.load_sop, published_sets.SOP, "cosface", 64),
+    "cub200": Case(make_cub, load_cub200, CUB200, "triplet", 227),
+    "cars196": Case(make_cars, load_cars196, CARS196, "multi_similarity+wpm", 64),
+    "sop": Case(make_sop, load_sop, SOP, "cosface", 64),
 }
 
 
@@ -122,9 +122,7 @@ def dataset(
     name: str = request.param
     case = CASES[name]
     small = dataclasses.replace(case.known, images=CLASSES * IMAGES, classes=CLASSES)
-    monkeypatch.setitem(
-        published_sets.PUBLISHED_SETS, name, lambda source, fetch: case.load(source, fetch, small)
-    )
+    monkeypatch.setitem(DATASETS, name, lambda source, fetch: case.load(source, fetch, small))
     short = dataclasses.replace(
         config._PRESETS["mlrc"],
         resize=case.side + 29, crop=case.side, classes_per_batch=2, images_per_class=2,

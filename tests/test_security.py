@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from launch import main
-from wpm.data.archives import unpack_zip
+from wpm.data.unpacking import unpack_zip
 from wpm.errors import UserError
 from wpm.files import write_json
 from wpm.model.bninception import BNInception, load_bninception_weights
@@ -71,7 +71,7 @@ def test_archives_are_unpacked_where_members_are_checked_only() -> None:
         for name, _ in calls_of(path)
         if "." in name and name.rpartition(".")[2] in ("extract", "extractall", "unpack_archive")
     ]
-    assert sorted(unpacking) == [("archives", "tar.extractall"), ("archives", "zipped.extract")]
+    assert sorted(unpacking) == [("unpacking", "tar.extractall"), ("unpacking", "zipped.extract")]
 
 
 def test_links_in_a_zip_lead_nowhere(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ import pytest
 from tests.support.download_server import Server, serve
 from tests.support.errors import error_line
 from tests.support.image_trees import image_bytes, make_tree, make_zip
-from wpm.data.archives import Archive, fetch_archive, unpack_zip
+from wpm.data.archives import Archive, fetch_archive
 from wpm.data.datasets import load_index
 from wpm.data.index import DataSource
+from wpm.data.unpacking import unpack_zip
 from wpm.errors import StorageError, UserError
 
 

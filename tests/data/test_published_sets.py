@@ -19,17 +19,8 @@ from tests.support.image_trees import image_bytes, make_tree
 from wpm.data.archives import Archive
 from wpm.data.datasets import DATASETS, load_index
 from wpm.data.index import DataSource, ImageIndex
-from wpm.data.published_sets import (
-    CARS196,
-    CUB200,
-    PUBLISHED_SETS,
-    SOP,
-    Download,
-    PublishedSet,
-    load_cars196,
-    load_cub200,
-    load_sop,
-)
+from wpm.data.published_listings import load_cars196, load_cub200, load_sop
+from wpm.data.published_sets import CARS196, CUB200, SOP, Download, PublishedSet
 from wpm.errors import UserError
 
 
@@ -222,12 +213,12 @@ def test_annotations_without_images_do_not_hide_the_other_layout(tmp_path: Path)
 @pytest.mark.parametrize("published", [CUB200, CARS196, SOP], ids=lambda p: p.dataset)
 def test_sets_are_data_sets_by_name(published: PublishedSet, tmp_path: Path) -> None:
     assert published.dataset in DATASETS
-    assert published.dataset in PUBLISHED_SETS
+    assert published.dataset in DATASETS
     with pytest.raises(UserError, match="add --fetch") as caught:
         load_index(DataSource(published.dataset, None, tmp_path))
     message = error_line(caught)
     assert str(tmp_path / published.home) in message
-    assert all(part.archive.url in message for part in published.parts)
+    assert all(download.archive.url in message for download in published.downloads)
 
 
 # What is not whole
@@ -342,11 +333,11 @@ def pack(tree: Path, kind: str) -> bytes:
     return buffer.getvalue()
 
 
-def served_part(part: Download, server: Server) -> Download:
+def served_download(download: Download, server: Server) -> Download:
     archive = Archive(
-        server.url, f"md5:{hashlib.md5(server.data).hexdigest()}", part.archive.name, "by post"
+        server.url, f"md5:{hashlib.md5(server.data).hexdigest()}", download.archive.name, "by post"
     )
-    return replace(part, archive=archive)
+    return replace(download, archive=archive)
 
 
 def fetched_data(case: Case, tmp_path: Path) -> list[bytes]:
@@ -374,17 +365,17 @@ def test_set_is_fetched_unpacked_and_listed(
     data = fetched_data(case, tmp_path)
     with ExitStack() as stack:
         servers = [stack.enter_context(serve(Server(content))) for content in data]
-        parts = tuple(map(served_part, case.published.parts, servers))
+        downloads = tuple(map(served_download, case.published.downloads, servers))
         if cut:
             servers[-1].cut_at = 100
             with pytest.raises(UserError, match="run again to resume"):
-                case.open(given, work, fetch=True, parts=parts)
+                case.open(given, work, fetch=True, downloads=downloads)
             servers[-1].cut_at = None
-        index = case.open(given, work, fetch=True, parts=parts)
+        index = case.open(given, work, fetch=True, downloads=downloads)
         assert servers[-1].ranges == ([None, "bytes=100-"] if cut else [None])
         # A set that is there is not fetched again.
         asked = sum(len(server.ranges) for server in servers)
-        assert case.open(given, work, fetch=True, parts=parts).paths == case.paths
+        assert case.open(given, work, fetch=True, downloads=downloads).paths == case.paths
         assert sum(len(server.ranges) for server in servers) == asked
     assert index.root == place / case.top
     assert index.paths == case.paths
@@ -399,27 +390,27 @@ def test_archive_placed_by_hand_is_verified_and_unpacked(tmp_path: Path) -> None
     home.mkdir(parents=True)
     (home / "CUB_200_2011.tgz").write_bytes(data)
     with serve(Server(data)) as server:
-        parts = (served_part(CUB200.parts[0], server),)
-    assert CUB.open(None, tmp_path / "work", fetch=True, parts=parts).paths == CUB_PATHS
+        downloads = (served_download(CUB200.downloads[0], server),)
+    assert CUB.open(None, tmp_path / "work", fetch=True, downloads=downloads).paths == CUB_PATHS
     assert server.ranges == []
 
 
 def test_wrong_checksum_is_refused(tmp_path: Path) -> None:
     (data,) = fetched_data(PRODUCTS, tmp_path)
     with serve(Server(data)) as server:
-        part = served_part(SOP.parts[0], server)
+        download = served_download(SOP.downloads[0], server)
         server.data = b"<html>too many downloads</html>"
         with pytest.raises(UserError, match="has MD5") as caught:
-            PRODUCTS.open(None, tmp_path / "work", fetch=True, parts=(part,))
+            PRODUCTS.open(None, tmp_path / "work", fetch=True, downloads=(download,))
     assert str(tmp_path / "work" / "sop" / "Stanford_Online_Products.zip") in error_line(caught)
     assert list((tmp_path / "work" / "sop").iterdir()) == []
 
 
 def test_dead_link_says_where_to_get_it_and_where_to_put_it(tmp_path: Path) -> None:
     with serve(Server(b"")) as server:
-        part = served_part(CUB200.parts[0], server)
+        download = served_download(CUB200.downloads[0], server)
     with pytest.raises(UserError, match=r"does not answer .*by post") as caught:
-        CUB.open(None, tmp_path / "work", fetch=True, parts=(part,))
+        CUB.open(None, tmp_path / "work", fetch=True, downloads=(download,))
     home = tmp_path / "work" / "cub2011"
     assert f"by hand to {home / 'CUB_200_2011.tgz'}" in error_line(caught)
 
@@ -458,12 +449,12 @@ def test_member_that_would_escape_is_refused_by_name(
     case: Case, data: bytes, tmp_path: Path
 ) -> None:
     with serve(Server(data)) as server:
-        part = served_part(case.published.parts[0], server)
+        download = served_download(case.published.downloads[0], server)
         with pytest.raises(UserError, match=r"member '.*evil'") as caught:
-            case.open(None, tmp_path, fetch=True, parts=(part,))
+            case.open(None, tmp_path, fetch=True, downloads=(download,))
     assert "refused" in error_line(caught)
     home = tmp_path / case.published.home
-    assert [path.name for path in home.iterdir()] == [part.archive.name]
+    assert [path.name for path in home.iterdir()] == [download.archive.name]
     assert not list(tmp_path.rglob("evil"))
 
 
@@ -493,9 +484,9 @@ def test_member_that_lies_in_no_folder_is_refused_by_name(
     members: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     with serve(Server(odd_tar(*members))) as server:
-        part = served_part(CUB200.parts[0], server)
+        download = served_download(CUB200.downloads[0], server)
         with pytest.raises(UserError, match=r"member 'CUB_200_2011/.*' ") as caught:
-            CUB.open(None, tmp_path, fetch=True, parts=(part,))
+            CUB.open(None, tmp_path, fetch=True, downloads=(download,))
     assert "CUB_200_2011.tgz" in error_line(caught)
     assert [path.name for path in (tmp_path / "cub2011").iterdir()] == ["CUB_200_2011.tgz"]
 
@@ -517,18 +508,18 @@ def test_damaged_archives_leave_nothing_behind(tmp_path: Path) -> None:
     # The last bytes come after the content: a tar is whole without them.
     for number, end in enumerate(range(0, len(whole) - 100, 40)):
         with serve(Server(whole[:end] or b"x")) as server:
-            part = served_part(CUB200.parts[0], server)
+            download = served_download(CUB200.downloads[0], server)
             with pytest.raises(UserError, match="damaged or not a tgz"):
-                CUB.open(None, tmp_path / str(number), fetch=True, parts=(part,))
+                CUB.open(None, tmp_path / str(number), fetch=True, downloads=(download,))
         names = [path.name for path in (tmp_path / str(number) / "cub2011").iterdir()]
         assert names == ["CUB_200_2011.tgz"]
 
 
 def test_archive_without_the_folder_is_refused(tmp_path: Path) -> None:
     with serve(Server(evil_tar("something_else"))) as server:
-        part = served_part(CUB200.parts[0], server)
+        download = served_download(CUB200.downloads[0], server)
         with pytest.raises(UserError, match="holds no folder CUB_200_2011"):
-            CUB.open(None, tmp_path, fetch=True, parts=(part,))
+            CUB.open(None, tmp_path, fetch=True, downloads=(download,))
 
 
 def test_incomplete_tree_is_not_overwritten(tmp_path: Path) -> None:

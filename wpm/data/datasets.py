@@ -1,11 +1,16 @@
-"""Image sets on disk: which files there are and what class each is of; fetching and unpacking."""
+"""The data sets by name.
+
+To add one: a function that lists its images, and an entry in `DATASETS`.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from wpm.data.archives import Archive, fetch_archive, unpack_zip
+from wpm.data.archives import Archive, fetch_archive
 from wpm.data.glyphs import render_glyphs
 from wpm.data.index import DataSource, ImageIndex, index_class_folders
+from wpm.data.published_listings import load_cars196, load_cub200, load_sop
+from wpm.data.unpacking import unpack_zip
 from wpm.errors import UserError
 
 OMNIGLOT_SMALL1 = Archive(
@@ -18,11 +23,11 @@ def load_index(source: DataSource, *, fetch: bool = False) -> ImageIndex:
     """List the images of a data set.
 
     Args:
-        source: the data set and its place.
-        fetch: download what is missing, where the data set can be downloaded.
+        source: which data set, and where it is.
+        fetch: whether to download what is missing, if the data set can be downloaded.
 
     Returns:
-        The index of all images, trainval and test; opening images is left to others.
+        The index of all images, trainval and test. No image is opened.
 
     Raises:
         UserError: unknown data set, no such place, or no usable images in it.
@@ -65,26 +70,18 @@ def _load_folder(source: DataSource, fetch: bool) -> ImageIndex:
     )
 
 
-def _load_published(source: DataSource, fetch: bool) -> ImageIndex:
-    # A layer up: it makes indexes and fetches with what is here.
-    from wpm.data.published_sets import PUBLISHED_SETS
-
-    return PUBLISHED_SETS[source.dataset](source, fetch)
-
-
-# A data set is one function and one line here.
 DATASETS: dict[str, Callable[[DataSource, bool], ImageIndex]] = {
     "glyphs": _load_glyphs,
     "omniglot": _load_omniglot,
     "folder": _load_folder,
-    "cub200": _load_published,
-    "cars196": _load_published,
-    "sop": _load_published,
+    "cub200": load_cub200,
+    "cars196": load_cars196,
+    "sop": load_sop,
 }
 
 
 def _open_place(place: Path, work_root: Path) -> Path:
-    """Return the folder of images that a folder, a zip, or a folder holding one zip stands for."""
+    """Return the folder of images; `place` is it, or a zip of it, or holds one zip of it."""
     if not place.exists():
         raise UserError(f"{place} does not exist; check --data-root")
     if place.is_dir():

@@ -1,9 +1,14 @@
-"""What image files hold, by digest; which of them cannot be read; both remembered on disk."""
+"""Settle which images of an index can be read, and digest them.
+
+Reading every file of a large set takes minutes, and finding out by decoding that some are broken
+takes hours. So both answers are remembered on disk, under the work root.
+"""
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +18,8 @@ from wpm.data.index import ImageIndex
 from wpm.errors import UserError
 from wpm.files import read_json, write_json
 
-_SHOWN = 3  # of the unreadable images, in a message
-MIN_CLASS_IMAGES = 2  # with fewer there is nothing to retrieve
+_SHOWN = 3  # unreadable images that a message names
+MIN_CLASS_IMAGES = 2  # an image with no other of its class has nothing to retrieve
 
 
 class UnreadableImagesError(UserError):
@@ -25,17 +30,77 @@ class UnreadableImagesError(UserError):
     """
 
     def __init__(self, index: ImageIndex, images: Sequence[Sequence[str]]) -> None:
-        """Name them.
-
-        Args:
-            index: that they are in.
-            images: path and reason of each.
-        """
         self.images = sorted((path, reason) for path, reason in images)
         super().__init__(
             f"{len(images)} of {len(index.paths)} images in {index.root} cannot be read: "
-            f"{name_first(self.images)}; mend or delete them, or add --skip-unreadable"
+            f"{name_first(self.images)}; fix or delete them, or add --skip-unreadable"
         )
+
+
+@dataclass(frozen=True)
+class ReadableImages:
+    """The images of an index that can be read, as far as is known before they are decoded.
+
+    Attributes:
+        index: these images.
+        digests: SHA-256 of each file, by path.
+        left_out: path and reason of the images that cannot be read, sorted.
+    """
+
+    index: ImageIndex
+    digests: dict[str, str]
+    left_out: list[tuple[str, str]]
+
+
+def settle_readable(
+    index: ImageIndex,
+    work_root: Path,
+    *,
+    skip_unreadable: bool,
+    left_out: Sequence[tuple[str, str]] = (),
+) -> ReadableImages:
+    """Digest all images, without those that are missing or are known to be undecodable.
+
+    Args:
+        index: all images.
+        work_root: folder of what earlier calls remembered.
+        skip_unreadable: whether unreadable images are left out; otherwise one is an error, and
+            what is remembered of undecodable ones is ignored.
+        left_out: path and reason of images that are known to be unreadable already.
+
+    Raises:
+        UnreadableImagesError: some files cannot be read, and `skip_unreadable` is False.
+        UserError: too few images of a class are left.
+    """
+    left_out = sorted(left_out)
+    while True:
+        rest = _leave_out(index, left_out)
+        try:
+            digests = _digest_files(rest, work_root)
+        except UnreadableImagesError as error:
+            if not skip_unreadable:
+                raise
+            found = error.images
+        else:
+            found = _recall_undecodable(rest, work_root, digests) if skip_unreadable else []
+            if not found:
+                return ReadableImages(rest, digests, left_out)
+        left_out = sorted([*left_out, *found])
+
+
+def remember_undecodable(
+    readable: ReadableImages, work_root: Path, images: Sequence[Sequence[str]]
+) -> None:
+    """Remember which images could not be decoded, as long as their files stay the same.
+
+    Args:
+        readable: the images that were decoded.
+        work_root: folder of the memory.
+        images: path and reason of those that failed.
+    """
+    memory_path = _memory(readable.index, work_root, "unreadable")
+    found = {path: [readable.digests[path], reason] for path, reason in images}
+    write_json(memory_path, _recall(memory_path) | found)
 
 
 def name_first(images: Sequence[Sequence[str]]) -> str:
@@ -44,11 +109,11 @@ def name_first(images: Sequence[Sequence[str]]) -> str:
     return f"{first}{'; ...' if len(images) > _SHOWN else ''}"
 
 
-def leave_out(index: ImageIndex, images: Sequence[Sequence[str]]) -> ImageIndex:
+def _leave_out(index: ImageIndex, images: Sequence[Sequence[str]]) -> ImageIndex:
     """Return an index without some images.
 
     Raises:
-        UserError: of a class that has lost some there are too few left.
+        UserError: a class that loses images would keep fewer than `MIN_CLASS_IMAGES`.
     """
     rest = index.without({path for path, _ in images})
     classes = len(index.class_names)
@@ -61,20 +126,18 @@ def leave_out(index: ImageIndex, images: Sequence[Sequence[str]]) -> ImageIndex:
     if small:
         raise UserError(
             f"without the images that cannot be read, {len(small)} classes have fewer than "
-            f"{MIN_CLASS_IMAGES} left: {', '.join(small[:_SHOWN])}{', ...' * (len(small) > _SHOWN)}"
-            f"; mend {name_first(images)}, or delete these classes"
+            f"{MIN_CLASS_IMAGES} left: {', '.join(small[:_SHOWN])}"
+            f"{', ...' if len(small) > _SHOWN else ''}; fix {name_first(images)}, or delete these "
+            "classes"
         )
     return rest
 
 
-def digest_contents(index: ImageIndex, work_root: Path) -> dict[str, str]:
-    """Digest every file; files whose size and times are as remembered are not read again.
-
-    Returns:
-        The SHA-256 of every file, by path.
+def _digest_files(index: ImageIndex, work_root: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file, by path; read only files whose size or times changed.
 
     Raises:
-        UnreadableImagesError: some cannot be read, or are gone.
+        UnreadableImagesError: some files cannot be read, or are missing.
     """
     memory_path = _memory(index, work_root, "digests")
     known = _recall(memory_path)
@@ -89,7 +152,7 @@ def digest_contents(index: ImageIndex, work_root: Path) -> dict[str, str]:
         stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         if path not in known or known[path][0] != stamp:
             stale[path] = stamp
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # reads and hashes outside Python's lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # reading and hashing release Python's lock
         answers = pool.map(lambda path: _digest(index.root / path), stale)
         for path, answer in zip(list(stale), answers, strict=True):
             if isinstance(answer, OSError):
@@ -103,32 +166,12 @@ def digest_contents(index: ImageIndex, work_root: Path) -> dict[str, str]:
     return {path: str(known[path][1]) for path in index.paths}
 
 
-def recall_unreadable(
-    index: ImageIndex, work_root: Path, contents: Mapping[str, str]
+def _recall_undecodable(
+    index: ImageIndex, work_root: Path, digests: dict[str, str]
 ) -> list[tuple[str, str]]:
-    """Return path and reason of images that could not be decoded before, and are as they were."""
+    """Return path and reason of images that could not be decoded before and have not changed."""
     known = _recall(_memory(index, work_root, "unreadable"))
-    return [(p, known[p][1]) for p in index.paths if known.get(p, [None])[0] == contents[p]]
-
-
-def remember_unreadable(
-    index: ImageIndex,
-    work_root: Path,
-    contents: Mapping[str, str],
-    images: Sequence[Sequence[str]],
-) -> None:
-    """Remember which images could not be decoded: finding out takes as long as decoding all.
-
-    Args:
-        index: the images.
-        work_root: folder of the memory.
-        contents: of `digest_contents`; what has none is gone, and not remembered.
-        images: path and reason of the unreadable ones.
-    """
-    memory_path = _memory(index, work_root, "unreadable")
-    found = {path: [contents[path], reason] for path, reason in images if path in contents}
-    if found:
-        write_json(memory_path, _recall(memory_path) | found)
+    return [(p, known[p][1]) for p in index.paths if known.get(p, [None])[0] == digests[p]]
 
 
 def _memory(index: ImageIndex, work_root: Path, what: str) -> Path:
@@ -139,7 +182,7 @@ def _memory(index: ImageIndex, work_root: Path, what: str) -> Path:
 def _recall(path: Path) -> dict[str, list[Any]]:
     try:
         known: dict[str, list[Any]] = read_json(path)
-    except UserError:  # not there, or damaged: only a memory of what can be found out again
+    except UserError:  # missing or damaged; it only remembers what can be found out again
         known = {}
     return known
 

@@ -1,11 +1,14 @@
-"""Build the pixel cache: every image of an index, decoded and resized once."""
+"""Build the pixel cache: every image of an index, decoded and resized once.
+
+All trials of a node read the same cache (`wpm.data.pixels`); no training opens an image file.
+"""
 
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,10 @@ from numpy.typing import NDArray
 
 from wpm.data.decoding import DecodingTask, cached_size, decode_parts
 from wpm.data.digests import (
+    ReadableImages,
     UnreadableImagesError,
-    digest_contents,
-    leave_out,
-    recall_unreadable,
-    remember_unreadable,
+    remember_undecodable,
+    settle_readable,
 )
 from wpm.data.index import ImageIndex
 from wpm.data.pixels import FORMAT, PART_IMAGES, Pixels, read_checksums, starts_of
@@ -27,8 +29,8 @@ from wpm.errors import StorageError, UserError
 from wpm.files import hold_lock, write_json
 
 _log = logging.getLogger(__name__)
-_BUILD_WAIT_S = 24 * 3600.0  # another process decodes; the largest set takes hours
-# Called with the number of images decoded so far and that of all.
+_BUILD_WAIT_S = 24 * 3600.0  # for another process that decodes; the largest set takes hours
+# Called with the number of images decoded so far and the number of all.
 Progress = Callable[[int, int], None]
 
 
@@ -43,15 +45,15 @@ def build_pixels(
     """Decode the images of an index into a cache, unless that was done before.
 
     The cache's name is a digest of the images' content, classes and decoding settings, and of
-    what was left out. Several processes may call this at once: one decodes, the others wait for
-    it. What a killed one had decoded is kept: the next goes on from there.
+    what was left out. Several processes may call this at once: one decodes and the others wait
+    for it. After a kill the next call resumes where the killed one stopped.
 
     Args:
         index: images to decode; a search passes trainval images only.
         resize: length of the shorter side in pixels.
         work_root: caches go to `work_root/pixels`.
-        progress: told after every part; not called where nothing is left to decode.
-        skip_unreadable: whether to go on without images that cannot be read.
+        progress: called after every part, and not at all where nothing has to be decoded.
+        skip_unreadable: whether to leave out images that cannot be read.
 
     Returns:
         The cache's folder, complete and verified.
@@ -65,36 +67,27 @@ def build_pixels(
         raise UserError(f"no images to decode in {index.root}")
     left_out: list[tuple[str, str]] = []
     while True:
-        rest = leave_out(index, left_out)
-        contents: dict[str, str] = {}
+        readable = settle_readable(
+            index, work_root, skip_unreadable=skip_unreadable, left_out=left_out
+        )
+        name = f"{index.dataset}-{resize}px-{_key_of(readable, resize)}"
+        folder = work_root / "pixels" / name
         try:
-            contents = digest_contents(rest, work_root)
-            unreadable = recall_unreadable(rest, work_root, contents) if skip_unreadable else []
-            if not unreadable:
-                name = f"{index.dataset}-{resize}px-{_key_of(rest, resize, contents, left_out)}"
-                folder = work_root / "pixels" / name
-                return _build(folder, rest, resize, left_out, progress or _log_progress)
-        except UnreadableImagesError as error:
+            return _build(folder, readable, resize, progress or _log_progress)
+        except UnreadableImagesError as error:  # only decoding finds these
             if not skip_unreadable:
                 raise
-            unreadable = error.images
-            remember_unreadable(rest, work_root, contents, unreadable)
-        left_out = sorted([*left_out, *unreadable])
+            remember_undecodable(readable, work_root, error.images)
+            left_out = [*readable.left_out, *error.images]
 
 
-def _build(
-    folder: Path,
-    index: ImageIndex,
-    resize: int,
-    left_out: Sequence[tuple[str, str]],
-    progress: Progress,
-) -> Path:
-    """Decode into a folder, unless somebody has, and verify it."""
+def _build(folder: Path, readable: ReadableImages, resize: int, progress: Progress) -> Path:
+    """Decode into a folder, unless another process already has, and verify it."""
     with hold_lock(
         folder.with_suffix(".lock"), wait_s=_BUILD_WAIT_S, what=f"pixel cache {folder.name}"
     ):
         if not (folder / "meta.json").exists():
-            _decode_into(folder, index, resize, left_out, progress)
+            _decode_into(folder, readable, resize, progress)
         Pixels(folder).verify()
     return folder
 
@@ -103,18 +96,13 @@ def _log_progress(done: int, total: int) -> None:
     _log.info("decoded %d of %d images", done, total)
 
 
-def _decode_into(
-    folder: Path,
-    index: ImageIndex,
-    resize: int,
-    left_out: Sequence[tuple[str, str]],
-    progress: Progress,
-) -> None:
+def _decode_into(folder: Path, readable: ReadableImages, resize: int, progress: Progress) -> None:
     """Write a cache beside its final name, then rename it.
 
     Raises:
-        StorageError: it cannot be written; what was decoded is kept, for the next to go on with.
+        StorageError: it cannot be written; what was decoded is kept for the next call.
     """
+    index = readable.index
     partial = folder.with_name(f".partial-{folder.name}")
     sizes = [cached_size(index.root / path, resize) for path in index.paths]
     starts = starts_of(np.array(sizes), index.channels)
@@ -131,11 +119,11 @@ def _decode_into(
             "labels": index.labels.tolist(),
             "sizes": sizes,
             "crc32": _decode_missing(partial, index, parts, progress),
-            "left_out": left_out,
+            "left_out": readable.left_out,
         }
         write_json(partial / "meta.json", meta)
         (partial / "parts.jsonl").unlink()
-        shutil.rmtree(folder, ignore_errors=True)  # no meta.json: never finished
+        shutil.rmtree(folder, ignore_errors=True)  # it has no meta.json, so it was never finished
         partial.rename(folder)
     except OSError as error:
         raise StorageError(
@@ -146,14 +134,14 @@ def _decode_into(
 
 
 def _allocate(path: Path, num_bytes: int) -> None:
-    """Reserve the space: a disk that is too small is noticed before hours of decoding."""
+    """Reserve the space, so that a disk that is too small fails before hours of decoding."""
     path.parent.mkdir(exist_ok=True)
     try:
         with path.open("ab") as file:
             if num_bytes:
                 os.posix_fallocate(file.fileno(), 0, num_bytes)
     except OSError:
-        shutil.rmtree(path.parent, ignore_errors=True)  # what was reserved would be in the way
+        shutil.rmtree(path.parent, ignore_errors=True)  # free the partly reserved file
         raise
 
 
@@ -182,10 +170,11 @@ def _cut_into_parts(
 def _decode_missing(
     partial: Path, index: ImageIndex, parts: Sequence[DecodingTask], progress: Progress
 ) -> list[int]:
-    """Decode the parts that an earlier process has not; return the checksums of all.
+    """Decode the parts that no earlier process has decoded; return the checksums of all.
 
     Raises:
-        UnreadableImagesError: some are; nothing is kept, for their change renames the cache.
+        UnreadableImagesError: some cannot be decoded. Nothing is kept then: once they are fixed
+            or left out, the cache has another name.
     """
     checks = _read_intact(partial, parts)
     total = sum(len(part.paths) for part in parts)
@@ -207,11 +196,11 @@ def _decode_missing(
 
 
 def _read_intact(partial: Path, parts: Sequence[DecodingTask]) -> dict[int, int]:
-    """Return the checksums of the parts that a killed process had written, where they are right."""
+    """Return the checksums of parts that a killed process wrote, if the bytes still match them."""
     journal = partial / "parts.jsonl"
     numbered, written = {part.number: part for part in parts}, {}
     for line in journal.read_bytes().splitlines() if journal.exists() else []:
-        with suppress(ValueError, TypeError):  # the last line may have been cut
+        with suppress(ValueError, TypeError):  # a kill may have cut the last line short
             number, crc32 = json.loads(line)
             if number in numbered:
                 written[number] = crc32
@@ -225,18 +214,14 @@ def _span_of(part: DecodingTask) -> tuple[int, int]:
     return part.offset, part.offset + part.channels * pixels
 
 
-def _key_of(
-    index: ImageIndex,
-    resize: int,
-    contents: Mapping[str, str],
-    left_out: Sequence[tuple[str, str]],
-) -> str:
+def _key_of(readable: ReadableImages, resize: int) -> str:
     """Digest what the cache depends on: names, content, classes, decoding, what is left out."""
+    index = readable.index
     digest = hashlib.sha256(f"{FORMAT} {resize} {index.channels}\n".encode())
-    # All classes of the set: the splits are cut by their number.
+    # The names of all classes, also of those without images here: splits count all of them.
     digest.update("\0".join(index.class_names).encode())
     for path, label in zip(index.paths, index.labels.tolist(), strict=True):
-        digest.update(f"{path}\0{label}\0{contents[path]}\n".encode())
-    for path, _ in left_out:
+        digest.update(f"{path}\0{label}\0{readable.digests[path]}\n".encode())
+    for path, _ in readable.left_out:
         digest.update(f"without {path}\n".encode())
     return digest.hexdigest()[:16]
