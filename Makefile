@@ -1,20 +1,21 @@
-# Verbs of a working day; CI runs the same. Everything lives in .venv, made on first use.
+# What you do on a working day; CI runs the same. Everything lives in .venv, made on first use.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_ROOT ?= demo-runs
 DEMO := --run-root $(DEMO_ROOT) --rows contrastive contrastive+wpm
 
-.PHONY: demo test test-all check bench format clean
+.PHONY: help demo test test-all check bench format clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo      search, final runs, ranking and table on the embedded images (6 minutes)"
-	@echo "make test      the test suite, without the slow tests"
-	@echo "make test-all  the test suite with the slow tests (Ray, kills)"
-	@echo "make check     ruff and mypy"
-	@echo "make bench     the benchmarks in their short forms, on this machine (5 minutes)"
-	@echo "make format    let ruff format and fix"
+	@echo "make demo      search two rows, retrain and test the best, print the table (6 minutes)"
+	@echo "make test      run the tests that need no Ray"
+	@echo "make test-all  run all tests, with Ray, killed processes and full disks"
+	@echo "make check     check the code with ruff and strict mypy"
+	@echo "make format    let ruff format and fix the code"
+	@echo "make bench     run the benchmarks in their short forms on this machine (5 minutes)"
+	@echo "make clean     delete .venv, the demo's runs and the caches of the tools"
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -c 'import sys; assert (3, 11, 4) <= sys.version_info[:3] < (3, 14), "needs Python 3.11.4 to 3.13, set PYTHON=..."'
