@@ -29,7 +29,7 @@ from tests.support.stored import (
 )
 from wpm.files import read_json, write_json
 from wpm.protocols import find_protocol
-from wpm.records import FORMAT, StudyPlace, TrainingFolder
+from wpm.records import FORMAT, StudyPlace, TrainingFolder, TrialState
 from wpm.rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]
