@@ -1,52 +1,71 @@
 #!/usr/bin/env python
-"""Search margins and mining thresholds, retrain and test the best, or tell how far things are."""
+"""Search margins and mining thresholds, retrain and test the best, or show the progress."""
 
 import sys
 import traceback
-from typing import TYPE_CHECKING
 
 from wpm.cli.arguments import build_parser
-from wpm.cli.commands import FAILED, ILL, INTERRUPTED, launch, make_notifier, show_status
+from wpm.cli.checks import check_combinations, check_options
+from wpm.cli.notify import LaunchEnd, Notifier, make_notifier
+from wpm.cli.options import LaunchOptions
 from wpm.cli.parser import EXIT_BAD_INPUT
+from wpm.cli.status import show_status
 from wpm.errors import UserError
 
-if TYPE_CHECKING:  # slow to import: only once the arguments are known to be good
-    from wpm.cli.notify import Notifier
+EXIT_INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit code."""
-    args = build_parser(__doc__).parse_args(arguments)
-    notifier: Notifier | None = None
-    event, message = FAILED, ""
+    options = LaunchOptions.from_arguments(build_parser(__doc__).parse_args(arguments))
+    return _print_status(options) if options.status else _launch(options)
+
+
+def _print_status(options: LaunchOptions) -> int:
     try:
-        if args.watch is not None and not args.status:
-            raise UserError("--watch needs --status: it prints the status again and again")
-        if args.status:
-            return show_status(args)
-        notifier = make_notifier(args)
-        event = launch(args, notifier)
-        return EXIT_BAD_INPUT if event == ILL else 0
+        check_combinations(options)
+        show_status(options)
+        return 0
     except UserError as error:
-        if args.debug:
-            traceback.print_exc()
-        print(f"launch.py: error: {error}", file=sys.stderr)
+        return _refuse(error, options)
+    except KeyboardInterrupt:  # ends --watch
+        return 0
+
+
+def _launch(options: LaunchOptions) -> int:
+    notifier: Notifier | None = None
+    end, message = LaunchEnd.FAILED, ""
+    try:
+        notifier = make_notifier(options)
+        spaces = check_options(options)
+        # Imported here: torch takes seconds to import, and a wrong flag should be refused at once.
+        from wpm.cli.commands import launch
+
+        end = launch(options, spaces, notifier.on_study_end)
+        return EXIT_BAD_INPUT if end is LaunchEnd.UNHEALTHY else 0
+    except UserError as error:
         message = str(error)
-        return EXIT_BAD_INPUT
+        return _refuse(error, options)
     except KeyboardInterrupt:
-        if args.status:
-            return 0
         print("launch.py: interrupted; give the same command again to continue", file=sys.stderr)
-        event = INTERRUPTED
-        return 130
+        end = LaunchEnd.INTERRUPTED
+        return EXIT_INTERRUPTED
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
         raise
     finally:
         if notifier is not None:
-            notifier.tell_launch(event, message)
+            notifier.on_launch_end(end, message)
             for line in notifier.complaints:
                 print(f"launch.py: {line}", file=sys.stderr)
+
+
+def _refuse(error: UserError, options: LaunchOptions) -> int:
+    """Print in one line what the user can fix, and return the exit code."""
+    if options.debug:
+        traceback.print_exc()
+    print(f"launch.py: error: {error}", file=sys.stderr)
+    return EXIT_BAD_INPUT
 
 
 if __name__ == "__main__":

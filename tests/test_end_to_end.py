@@ -103,7 +103,7 @@ def test_cluster_that_does_not_answer_is_refused(tmp_path: Path) -> None:
     last.parent.mkdir(exist_ok=True)
     last.write_text("127.0.0.1:1")
     output = launcher.run("--trials", "1", "--address", "auto", code=2)
-    told = "--address auto: nothing answers at 127.0.0.1:1 (of RAY_ADDRESS, or where Ray "
+    told = "--address auto: nothing answers at 127.0.0.1:1 (from RAY_ADDRESS, or where Ray "
     assert told in output.splitlines()[-1]
     assert not list(launcher.run_root.glob("*/*/*/study.json")), "nothing is recorded for that"
 

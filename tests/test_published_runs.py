@@ -131,7 +131,7 @@ def dataset(
     monkeypatch.setitem(config._PRESETS, "mlrc", short)
     changes = {"max_epochs": 1, "validation_interval": 1}
     monkeypatch.setitem(config._PER_DATASET, ("mlrc", name), changes)
-    monkeypatch.setattr("wpm.cli.commands._run", run_here)
+    monkeypatch.setattr("wpm.cli.commands.run_on_ray", run_here)
     case.make(tmp_path / "work" / case.known.home)
     return name
 

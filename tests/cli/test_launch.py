@@ -9,9 +9,9 @@ import pytest
 from tests.support.download_server import Server, serve
 from tests.support.tiny import make_image_folder
 from wpm.cli.arguments import build_parser
-from wpm.cli.checks import locate_weights
+from wpm.cli.model_checks import locate_weights
+from wpm.cli.options import LaunchOptions
 from wpm.errors import UserError
-from wpm.protocols import find_protocol
 from wpm.records import StudyPlace, write_study
 from wpm.rows import Row
 
@@ -23,6 +23,10 @@ def launch(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str
         [sys.executable, str(ROOT / "launch.py"), *arguments],
         cwd=cwd, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
+
+
+def parse(arguments: list[str]) -> LaunchOptions:
+    return LaunchOptions.from_arguments(build_parser(None).parse_args(arguments))
 
 
 @pytest.fixture
@@ -81,23 +85,22 @@ def test_weights_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     data = b"weights"
     arguments = ["--dataset", "cub200", "--work-root", str(tmp_path)]
-    protocol = find_protocol("mlrc", "cub200")
     with serve(Server(data)) as server:
 
         def serve_with(checksum: str) -> None:
             archive = Archive(server.url, checksum, file_name="trunk.pth")
             monkeypatch.setattr(TRUNKS["bninception"], "find_weights", lambda _: archive)
 
-        args = build_parser(None).parse_args([*arguments, "--fetch"])
+        options = parse([*arguments, "--fetch"])
         serve_with("sha256:0123")
         with pytest.raises(UserError, match=r"SHA-256 .* but .* has 0123.*give --weights FILE"):
-            locate_weights(args, protocol)
+            locate_weights(options, "bninception")
         serve_with("sha256:" + hashlib.sha256(data).hexdigest()[:9])
-        found = Path(locate_weights(args, protocol))
+        found = Path(locate_weights(options, "bninception"))
     assert found == (tmp_path / "weights" / "trunk.pth").resolve()
     assert found.read_bytes() == data
-    args = build_parser(None).parse_args(arguments)  # another day, without --fetch or network
-    assert Path(locate_weights(args, protocol)) == found
+    options = parse(arguments)  # another day, without --fetch or network
+    assert Path(locate_weights(options, "bninception")) == found
 
 
 def test_fetch_without_rows_stops_before_the_search(tmp_path: Path) -> None:
@@ -137,5 +140,5 @@ def test_dry_run_and_doctor_start_no_search(images: Path, tmp_path: Path) -> Non
     assert "runs holds 0.00 GB of 2.15 (--max-disk)" in answer.stdout
     answer = launch(*arguments, "--doctor")
     assert answer.returncode in (0, 2), answer.stderr
-    assert "to mend" in answer.stdout.splitlines()[-1]
+    assert "to fix" in answer.stdout.splitlines()[-1]
     assert not list((tmp_path / "runs").glob("*/*/*/study.json"))

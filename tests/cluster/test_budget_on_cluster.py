@@ -43,7 +43,7 @@ def test_a_study_stops_at_its_gpu_hours_and_the_other_goes_on(tmp_path: Path) ->
         output = launcher.run(*command, "--max-gpu-hours-per-study", limit)
         for row in ("triplet", "contrastive"):
             assert f"folder/smoke/{row} stopped at " in output
-        assert "GPU-hours (--max-gpu-hours-per-study); the same command with more" in output
+        assert "GPU-hours (--max-gpu-hours-per-study); run the command with a higher" in output
         assert "done; next" not in output
         counts = {row: len(trials_of(launcher, row)) for row in ("triplet", "contrastive")}
         assert counts["triplet"] == 4, "nothing more of what had spent its hours"

@@ -146,7 +146,7 @@ def test_damaged_file_is_refused_by_name_with_exit_code_2(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     # It would train from here on.
-    monkeypatch.setattr("wpm.cli.commands._run", lambda *arguments: True)
+    monkeypatch.setattr("wpm.cli.commands.run_on_ray", lambda *arguments: True)
     root = tmp_path / "world"
     shutil.copytree(world, root)
     assert kind.command(root) == 0, capfd.readouterr().err

@@ -218,8 +218,8 @@ def test_a_budget_stops_a_launch_before_its_end(
 
     now = [0.0]
     monkeypatch.setattr("wpm.studies.budget.time.monotonic", lambda: now[-1])
-    monkeypatch.setattr("wpm.cluster.connection.connect", lambda resources: nullcontext())
-    monkeypatch.setattr("wpm.cluster.runner.run_work", leave_the_trial)
+    monkeypatch.setattr("wpm.cli.running.connect", lambda resources: nullcontext())
+    monkeypatch.setattr("wpm.cli.running.run_work", leave_the_trial)
     images = make_image_folder(tmp_path / "images")
     code = launch.main(
         ["--dataset", "folder", "--data-root", str(images), "--protocol", "smoke",
@@ -228,7 +228,7 @@ def test_a_budget_stops_a_launch_before_its_end(
     )  # fmt: skip
     assert code == 0
     out = capfd.readouterr().out
-    assert "stopped at 1 hours (--max-hours); the same command with more goes on" in out
+    assert "stopped at 1 hours (--max-hours); run the command with a higher limit" in out
     assert "done; next" not in out
 
 

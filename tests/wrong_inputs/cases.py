@@ -71,10 +71,10 @@ FLAGS = [
 ROWS = [
     WrongInput("--rows", "argument --rows: expected at least one argument"),
     WrongInput("--rows kontrastive", "unknown row 'kontrastive'; choose from arcface, "),
-    WrongInput("--rows Contrastive", "row 'Contrastive' is not LOSS or LOSS+wpm"),
-    WrongInput("--rows contrastive+wpn", "row 'contrastive+wpn' is not LOSS or LOSS+wpm"),
-    WrongInput("--rows ../../etc", "row '../../etc' is not LOSS or LOSS+wpm"),
-    WrongInput("--rows ''", "row '' is not LOSS or LOSS+wpm"),
+    WrongInput("--rows Contrastive", "row 'Contrastive' is not LOSS or LOSS+MINER"),
+    WrongInput("--rows contrastive+wpn", "row contrastive+wpn: unknown miner 'wpn'"),
+    WrongInput("--rows ../../etc", "row '../../etc' is not LOSS or LOSS+MINER"),
+    WrongInput("--rows ''", "row '' is not LOSS or LOSS+MINER"),
     WrongInput("--rows wpm", "unknown row 'wpm'"),
     WrongInput("--rows arcface+wpm", "there is no pair to mine within"),
     WrongInput("--trunk resnet50", "unknown trunk 'resnet50'; choose from convnet, bninception, "),
@@ -302,7 +302,7 @@ FOLDERS = [
 ANALYSIS = [
     WrongInput("--run-root {tmp}/nowhere", "no studies under", program="rank_trials"),
     WrongInput("--row triplet", "no studies of --rows triplet", program="rank_trials"),
-    WrongInput("--row ../x", "cannot name a folder", program="rank_trials"),
+    WrongInput("--row ../x", "is not LOSS or LOSS+MINER", program="rank_trials"),
     WrongInput("--top 0", "0 is too small, must be at least 1", program="rank_trials"),
     WrongInput("--top a", "'a' is not a whole number", program="rank_trials"),
     WrongInput("--where score", "score", program="rank_trials"),

@@ -1,4 +1,4 @@
-"""The flags of launch.py."""
+"""The flags of launch.py, one function for each group that `--help` shows."""
 
 import argparse
 from pathlib import Path
@@ -6,30 +6,27 @@ from pathlib import Path
 from wpm import __version__
 from wpm.cli.parser import CommandParser, at_least, not_negative, positive
 from wpm.protocols import PRECISIONS, PROTOCOL_NAMES
+from wpm.spaces import SPACES_FOLDER
 
 DEFAULT_ROWS = ("contrastive", "contrastive+wpm")
 WATCH_S = 10.0
-AUTO = "auto"  # in place of a number of GPUs
+AUTO = "auto"  # instead of a number of GPUs: measure it
 
 EXAMPLES = """examples:
   python launch.py                                    search the default rows on the embedded images
   python launch.py --best-only                        retrain and test the best configurations
-  python launch.py --status                           how far every study is
-  python launch.py --dataset cub200 --fetch           download images and weights, no more
+  python launch.py --status                           show the progress of every study
+  python launch.py --dataset cub200 --fetch           only download images and weights
   python launch.py --dataset cub200 --rows all        the published table under its protocol
   python launch.py --dataset omniglot --data-root DIR --rows contrastive contrastive+wpm --trials 12
   python launch.py --dataset folder --data-root DIR --rows triplet triplet+wpm
 
-Give an interrupted command again to continue it.
+Run an interrupted command again to continue it.
 """
 
 
 def build_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return the parser of all flags, which says what is wrong in one line.
-
-    Args:
-        description: of the command.
-    """
+    """Return the parser of all flags. It reports an error in one line."""
     parser = CommandParser(
         prog="launch.py",
         description=description,
@@ -38,137 +35,169 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"wpm {__version__}")
-    what = parser.add_argument_group("what to do (default: search)").add_mutually_exclusive_group()
-    what.add_argument(
+    _add_commands(parser.add_argument_group("what to do (default: search)"))
+    _add_reporting(parser)
+    _add_selection(parser.add_argument_group("which studies"))
+    _add_search(parser.add_argument_group("search and final runs"))
+    _add_limits(parser.add_argument_group("limits"))
+    _add_places(parser.add_argument_group("where"))
+    return parser
+
+
+def _add_commands(group: argparse._ArgumentGroup) -> None:
+    commands = group.add_mutually_exclusive_group()
+    commands.add_argument(
         "--best-only",
         action="store_true",
-        help="retrain each study's best configuration and test it",
+        help="retrain the best configuration of each study and test it",
     )
-    what.add_argument(
-        "--doctor",
-        action="store_true",
-        help="look the cluster over: disks, versions, GPUs, clocks, ports; exit code 2 if ill",
-    )
-    what.add_argument(
+    commands.add_argument(
+        "--doctor", action="store_true",
+        help="check disks, versions, GPUs, clocks and ports of the cluster; exit code 2 if "
+        "something has to be fixed",
+    )  # fmt: skip
+    commands.add_argument(
         "--status", action="store_true",
         help="print the progress of all studies and exit; with --address, as a node there sees it",
     )  # fmt: skip
 
+
+def _add_reporting(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watch", nargs="?", type=positive, const=WATCH_S, metavar="S",
-        help=f"--status again every S seconds [{WATCH_S:g}], while a launch works on any study",
+        help=f"repeat --status every S seconds [{WATCH_S:g}] while a launch works on any study",
     )  # fmt: skip
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print studies, trials, expected hours and disk; start nothing",
+        help="print studies, trials, expected hours and disk space; start nothing",
     )
     parser.add_argument(
         "--notify", metavar="CMD",
-        help="command to run when a study or the launch ends, told by WPM_EVENT and others: "
-        "docs/search.md",
+        help="run this command when a study or the launch ends; it gets WPM_EVENT and other "
+        "variables: docs/search.md",
     )  # fmt: skip
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
-    which = parser.add_argument_group("which studies")
-    which.add_argument(
+
+def _add_selection(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--dataset",
         default="glyphs",
         help="glyphs, omniglot, folder, cub200, cars196 or sop [glyphs]",
     )
-    which.add_argument(
-        "--data-root", type=Path, metavar="DIR", help="the images: a folder or a zip"
+    group.add_argument(
+        "--data-root", type=Path, metavar="DIR", help="the images: a folder or a zip file"
     )
-    which.add_argument(
+    group.add_argument(
         "--fetch", action="store_true",
-        help="download images and weights where possible; without --rows, no more than that",
+        help="download images and weights where possible; without --rows, do nothing else",
     )  # fmt: skip
-    which.add_argument(
+    group.add_argument(
         "--skip-unreadable", action="store_true",
-        help="go on without images that are damaged or gone, and record which",
+        help="continue without images that are damaged or missing, and record which",
     )  # fmt: skip
-    which.add_argument(
+    group.add_argument(
         "--rows", nargs="+", metavar="ROW",
         help=f"LOSS or LOSS+wpm, or: all (the published table) [{' '.join(DEFAULT_ROWS)}]",
     )  # fmt: skip
-    which.add_argument(
+    group.add_argument(
         "--protocol",
         help=f"{' or '.join(PROTOCOL_NAMES)} [mlrc for cub200, cars196 and sop, else small]",
     )
-    which.add_argument(
-        "--trunk", metavar="NAME", help="another trunk than the protocol's: docs/protocol.md"
+    group.add_argument(
+        "--trunk", metavar="NAME", help="use another trunk than the protocol's: docs/protocol.md"
     )
-    which.add_argument(
-        "--precision", choices=PRECISIONS, help="of trunk and embedder [float32, as published]"
+    group.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        help="precision of trunk and embedder [float32, as published]",
     )
-    which.add_argument(
-        "--search-spaces", type=Path, metavar="DIR", help="TOML files of the rows [search_spaces]"
+    group.add_argument(
+        "--search-spaces", type=Path, default=SPACES_FOLDER, metavar="DIR",
+        help="folder of the rows' TOML files [search_spaces]",
+    )  # fmt: skip
+    group.add_argument("--weights", metavar="FILE", help="the trunk's ImageNet weights, or: random")
+    group.add_argument(
+        "--seed", type=at_least(0), default=0, help="seed of the sampler and of trainings [0]"
     )
-    which.add_argument("--weights", metavar="FILE", help="the trunk's ImageNet weights, or: random")
-    which.add_argument("--seed", type=at_least(0), default=0, help="of sampler and trainings [0]")
 
-    budget = parser.add_argument_group("budget")
-    budget.add_argument("--trials", type=at_least(1), help="trials a study, however they end")
-    budget.add_argument("--runs", type=at_least(1), help="final runs (seeds) a configuration")
-    budget.add_argument(
+
+def _add_search(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--trials", type=at_least(1), help="trials per study, whether they complete or not"
+    )
+    group.add_argument("--runs", type=at_least(1), help="final runs (seeds) per configuration")
+    group.add_argument(
         "--top", type=at_least(1), default=1, metavar="N",
         help="--best-only with the N best configurations; the table shows the best [1]",
     )  # fmt: skip
-    budget.add_argument(
-        "--no-early-stopping", action="store_true", help="let every trial run to its patience"
-    )
-    budget.add_argument(
+    group.add_argument(
+        "--no-early-stopping", dest="early_stopping", action="store_false",
+        help="train every trial until its patience runs out",
+    )  # fmt: skip
+    group.add_argument(
         "--sampler", metavar="NAME", help="what chooses configurations: docs/search.md [tpe]"
     )
-    budget.add_argument(
+    group.add_argument(
         "--warm-start", choices=["published"], help="try the published configurations first"
     )
-    budget.add_argument(
+    group.add_argument(
         "--published", action="store_true", help="--best-only with the published configurations"
     )
-    budget.add_argument(
-        "--allow-unfinished", action="store_true", help="--best-only on studies with trials to go"
-    )
-    budget.add_argument(
-        "--max-hours", type=positive, metavar="H", help="of this launch; then checkpoint and stop"
-    )
-    budget.add_argument(
-        "--max-hours-per-study", type=positive, metavar="H",
-        help="of each study in this launch; then its trials checkpoint and stop",
-    )  # fmt: skip
-    budget.add_argument(
-        "--max-gpu-hours", type=positive, metavar="H",
-        help="of all selected studies, earlier launches included; then checkpoint and stop",
-    )  # fmt: skip
-    budget.add_argument(
-        "--max-gpu-hours-per-study", type=positive, metavar="H",
-        help="of each study; then its trials checkpoint and stop, and the other studies go on",
-    )  # fmt: skip
-    budget.add_argument(
-        "--max-disk", type=positive, metavar="GIB",
-        help="of the whole run folder; checkpoint and stop before it would be passed",
+    group.add_argument(
+        "--allow-unfinished", action="store_true",
+        help="--best-only even for studies that have trials left",
     )  # fmt: skip
 
-    where = parser.add_argument_group("where")
-    where.add_argument("--run-root", type=Path, default=Path("runs"), help="records [runs]")
-    where.add_argument(
-        "--work-root", type=Path, default=Path("data"), help="decoded and unpacked images [data]"
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--max-hours", type=positive, metavar="H",
+        help="hours of this launch; then save checkpoints and stop",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-hours-per-study", type=positive, metavar="H",
+        help="hours of each study in this launch; then its trials save checkpoints and stop",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-gpu-hours", type=positive, metavar="H",
+        help="GPU-hours of all selected studies, with those of earlier launches; then save "
+        "checkpoints and stop",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-gpu-hours-per-study", type=positive, metavar="H",
+        help="GPU-hours of each study; then its trials save checkpoints and stop, and the other "
+        "studies continue",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-disk", type=positive, metavar="GIB",
+        help="size of the complete run folder; save checkpoints and stop before it is exceeded",
+    )  # fmt: skip
+
+
+def _add_places(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--run-root", type=Path, default=Path("runs"), help="folder of the records [runs]"
     )
-    where.add_argument(
+    group.add_argument(
+        "--work-root", type=Path, default=Path("data"),
+        help="folder of decoded and unpacked images [data]",
+    )  # fmt: skip
+    group.add_argument(
         "--address",
         type=_address,
         default="local",
         help="local, or auto or HOST:PORT of a Ray cluster; --status takes http://HOST:PORT too "
         "[local]",
     )
-    where.add_argument(
+    group.add_argument(
         "--cpus-per-trial", type=positive, default=1.0, help="cores and torch threads [1]"
     )
-    where.add_argument(
+    group.add_argument(
         "--gpus-per-trial", type=_gpus, metavar="N",
-        help="fractions allowed; auto: measure one step [1 where there are GPUs]",
+        help="may be a fraction; auto: measure one training step [1 where there are GPUs]",
     )  # fmt: skip
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
 
 
 def _address(text: str) -> str:

@@ -1,84 +1,57 @@
-"""What the flags name outside this program: rows, weights, folders, a cluster.
+"""Checks that need neither torch nor images, so that wrong flags are refused within a second."""
 
-Each is looked at before anything slow starts, and refused in one line.
-"""
-
-import argparse
-import dataclasses
 import os
 import socket
 from pathlib import Path
 
-from wpm.cli.arguments import DEFAULT_ROWS
+from wpm.cli.options import LaunchOptions
 from wpm.errors import UserError
-from wpm.protocols import Protocol
-from wpm.rows import TABLE_ROWS, Row
-from wpm.spaces import SPACES_FOLDER, load_space
+from wpm.rows import Row
+from wpm.spaces import SearchSpace, load_spaces
 
-_ANSWER_S = 10.0  # that a cluster's head may take to answer
-
-
-def parse_rows(args: argparse.Namespace) -> list[Row]:
-    """Check rows against the search spaces before anything slow starts."""
-    args.search_spaces = args.search_spaces or SPACES_FOLDER
-    asked = args.rows or DEFAULT_ROWS
-    names = [n for name in asked for n in (TABLE_ROWS if name == "all" else (name,))]
-    rows = [Row.parse(name) for name in dict.fromkeys(names)]
-    for row in rows:
-        load_space(row, args.search_spaces)
-    return rows
+_CONNECT_TIMEOUT_S = 10.0
 
 
-def check_parameters(row: Row, folder: Path) -> None:
-    """Refuse a search space that lacks a parameter of its loss, before trials fail for it."""
-    import torch
+def check_options(options: LaunchOptions) -> list[SearchSpace]:
+    """Check flags, rows, folders and the cluster's address before anything slow starts.
 
-    from wpm.losses import build_loss
+    Returns:
+        The search space of each row. Every file was read once.
 
-    if not row.is_trained:
-        return
-    space = load_space(row, folder)
-    parameters = space.lowest()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            build_loss(row, parameters, num_classes=2, embedding_dim=2)
-    except UserError as error:
-        raise UserError(f"{folder / row.loss}.toml: {error}, searched or fixed") from error
+    Raises:
+        UserError: a flag contradicts another, or names something that does not exist.
+    """
+    check_combinations(options)
+    spaces = load_spaces(map(Row.parse, options.table_rows), options.search_spaces)
+    if options.sampler is not None:
+        from wpm.studies.samplers import build_sampler  # imports Optuna
+
+        build_sampler(options.sampler, options.seed, trials=0)
+    options.find_protocol()
+    check_writable(options.run_root)
+    check_writable(options.work_root)
+    check_address(options.address)
+    return spaces
 
 
-def locate_weights(args: argparse.Namespace, protocol: Protocol) -> str:
-    """Return the trunk's weights file, fetched if asked; "random" for trunks without one."""
-    from wpm.data.archives import fetch_archive
-    from wpm.model.trunks import RANDOM_WEIGHTS, find_weights, find_weights_page, needs_weights
-
-    trunk = protocol.trunk
-    archive = find_weights(trunk)
-    if not needs_weights(trunk):
-        if args.weights not in (None, RANDOM_WEIGHTS):
-            raise UserError(f"--weights has no meaning for trunk {trunk}; leave it out")
-        return RANDOM_WEIGHTS
-    if args.weights == RANDOM_WEIGHTS:
-        return RANDOM_WEIGHTS
-    or_give = f"give --weights FILE (--weights {RANDOM_WEIGHTS} to try without)"
-    if args.weights is None and archive is None:
-        page = find_weights_page(trunk)
-        get_it = f"download model.safetensors from {page} and " if page else ""
-        raise UserError(f"trunk {trunk} has no weights that could be fetched; {get_it}{or_give}")
-    folder = args.work_root / "weights"
-    if args.weights is not None or archive is None:
-        file = Path(args.weights)
-    elif args.fetch:
-        file = fetch_archive(dataclasses.replace(archive, elsewhere=or_give), folder)
-    else:
-        file = folder / archive.name
-    if not file.is_file():
-        get_it = "" if archive is None else f"add --fetch, or download {archive.url} there, or "
-        raise UserError(f"no weights of trunk {trunk} at {file}; {get_it}{or_give}")
-    return str(file.resolve())
+def check_combinations(options: LaunchOptions) -> None:
+    """Refuse flags that have no meaning without, or together with, another flag."""
+    if options.watch is not None and not options.status:
+        raise UserError("--watch needs --status: it prints the status again and again")
+    if options.status:
+        return  # it reads neither the flags of searches nor those of final runs
+    if options.published and not options.best_only:
+        raise UserError("--published needs --best-only: it trains without a search")
+    if options.address.startswith("http"):
+        raise UserError(
+            f"--address {options.address}: http addresses are for --status; give HOST:PORT"
+        )
+    if options.top > 1 and (options.published or not options.best_only):
+        raise UserError("--top needs --best-only after a search, without --published")
 
 
 def check_writable(folder: Path) -> None:
-    """Refuse a folder that records could not be written to."""
+    """Refuse a folder in which nothing can be written."""
     existing = folder.resolve()
     while not existing.exists():
         existing = existing.parent
@@ -89,18 +62,18 @@ def check_writable(folder: Path) -> None:
 
 
 def check_address(address: str) -> None:
-    """Refuse a cluster that nobody answers for, before anything is written or decoded."""
+    """Refuse the address of a cluster that does not answer."""
     if address == "local":
         return
-    there, where = address, "there"
+    target, where = address, "there"
     if address == "auto":
-        from wpm.cluster.connection import find_cluster
+        from wpm.cluster.connection import find_cluster  # imports Ray
 
-        there = find_cluster()
-        where = f"at {there} (of RAY_ADDRESS, or where Ray last ran)"
-    host, _, port = there.rpartition(":")
+        target = find_cluster()
+        where = f"at {target} (from RAY_ADDRESS, or where Ray last ran)"
+    host, _, port = target.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=_ANSWER_S).close()
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError, ValueError) as error:
         raise UserError(
             f"--address {address}: nothing answers {where} ({error}); give the address that ray "

@@ -1,6 +1,5 @@
-"""Flags to work: pixels decoded, studies opened or configurations chosen, for Ray to run."""
+"""Turn a launch's plan into work for Ray: decode pixels, open studies, choose configurations."""
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -8,18 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from wpm.cli.console import Console
+from wpm.cli.launch_plan import LaunchPlan
 from wpm.data.datasets import load_index
 from wpm.data.digests import name_first
-from wpm.data.index import DataSource
 from wpm.data.pixel_cache import build_pixels
 from wpm.data.pixels import read_left_out
 from wpm.errors import UserError
 from wpm.jobs.payloads import training_payload
 from wpm.jobs.work import WorkSource
-from wpm.protocols import Protocol
 from wpm.records import Chosen, StudyPlace, TrainingRecord
 from wpm.rows import Row
-from wpm.spaces import SearchSpace, load_space
+from wpm.spaces import SearchSpace
 from wpm.splits import check_splits, class_disjoint_splits
 from wpm.studies.best_trials import check_same_study, choose_best_trials
 from wpm.studies.final_plan import FinalPlan
@@ -31,6 +29,8 @@ from wpm.studies.study import Study
 from wpm.studies.study_end import StudyEnd
 from wpm.training.config import TrainingConfig
 
+OnStudyEnd = Callable[[StudyEnd], None]
+
 # A configuration to train again: its parameters, and where they come from.
 _Choice = tuple[Mapping[str, float], Chosen]
 
@@ -40,9 +40,10 @@ class Prepared:
     """Work that only needs to be run.
 
     Attributes:
-        work: the source of it.
-        places: the studies that it belongs to.
-        probe: payload of a training as large as any of the work's; None where nothing is trained.
+        work: hands out the work.
+        places: the studies that the work belongs to.
+        probe: payload of a training as large as the largest of the work, to measure what one
+            takes; None where nothing is trained.
     """
 
     work: WorkSource
@@ -50,11 +51,14 @@ class Prepared:
     probe: Mapping[str, Any] | None
 
 
-def prepare_pixels(
-    args: argparse.Namespace, protocol: Protocol, source: DataSource, console: Console
-) -> Path:
-    """Index the images, check that they can be split, decode the trainval half."""
-    index = load_index(source, fetch=args.fetch)
+def prepare_pixels(plan: LaunchPlan, console: Console) -> Path:
+    """Decode the images of the trainval classes, and return the folder of their pixels.
+
+    Raises:
+        UserError: the images cannot be read, or their classes cannot be split.
+    """
+    source, protocol = plan.source, plan.protocol
+    index = load_index(source, fetch=plan.options.fetch)
     splits = class_disjoint_splits(index.labels, protocol.folds)
     check_splits(splits, index.labels)
     console.line(
@@ -67,86 +71,73 @@ def prepare_pixels(
         console.live(lambda: f"decoding: {done} of {total} images")
 
     trainval = index.subset(splits.trainval_classes)
-    folder = build_pixels(
+    pixel_cache = build_pixels(
         trainval, protocol.resize, source.work_root, show, skip_unreadable=source.skip_unreadable
     )
-    left_out = read_left_out(folder)
+    left_out = read_left_out(pixel_cache)
     if left_out:
         console.line(
             f"left out: {len(left_out)} of {len(trainval.paths)} images to train and validate on "
-            f"cannot be read: {name_first(left_out)} (all in {folder / 'meta.json'})"
+            f"cannot be read: {name_first(left_out)} (all in {pixel_cache / 'meta.json'})"
         )
-    return folder
+    return pixel_cache
 
 
 def prepare_search(
-    args: argparse.Namespace,
-    protocol: Protocol,
-    places: list[StudyPlace],
-    source: DataSource,
-    console: Console,
-    held: ExitStack,
-    on_study_end: Callable[[StudyEnd], None],
+    plan: LaunchPlan, console: Console, stack: ExitStack, on_study_end: OnStudyEnd
 ) -> Prepared | None:
-    """Open a study for every row, decode what they train on.
+    """Decode the images, and open a study for every row that can be searched.
 
     Args:
-        args: of launch.py.
-        protocol: of the trials.
-        places: the studies; those of rows without training have nothing to search.
-        source: where the images are.
-        console: told what is seen.
-        held: closes the studies.
-        on_study_end: told when a study has ended.
+        plan: what the launch works on.
+        console: shows the progress.
+        stack: closes the studies.
+        on_study_end: called when a study has ended.
 
     Returns:
-        The trials that are left to run, None if there are none.
+        The trials that are left to run; None if there are none.
 
     Raises:
-        UserError: images or studies are not what they were, or in use, or cannot be read.
+        UserError: the images cannot be read, or a study is in use, damaged or of another plan.
     """
-    pixels = prepare_pixels(args, protocol, source, console)
-    searched = [place for place in places if place.row.is_trained]
-    for place in places:
+    pixel_cache = prepare_pixels(plan, console)
+    searched = [place for place in plan.places if place.row.is_trained]
+    for place in plan.places:
         if place not in searched:
             console.line(f"{place.name}: nothing to search; --best-only tests it")
-    plans = [_plan_study(args, protocol, place, pixels) for place in searched]
-    studies = [held.enter_context(Study(plan)) for plan in plans]
+    study_plans = [_plan_study(plan, place, pixel_cache) for place in searched]
+    studies = [stack.enter_context(Study(study_plan)) for study_plan in study_plans]
     work = SearchWork(studies, console.line, on_study_end)
     if work.exhausted:
         return None
-    parameters: dict[Row, Mapping[str, float]] = {
-        plan.space.row: plan.space.lowest() for plan in plans
-    }
-    folds = tuple(range(protocol.folds))
-    return Prepared(work, places, _describe_probe(args, protocol, parameters, folds, pixels))
+    parameters = {study_plan.place.row: study_plan.space.lowest() for study_plan in study_plans}
+    folds = tuple(range(plan.protocol.folds))
+    return Prepared(work, plan.places, _describe_probe(plan, parameters, folds, pixel_cache))
 
 
-def _plan_study(
-    args: argparse.Namespace, protocol: Protocol, place: StudyPlace, pixels: Path
-) -> StudyPlan:
-    space = load_space(place.row, args.search_spaces)
+def _plan_study(plan: LaunchPlan, place: StudyPlace, pixel_cache: Path) -> StudyPlan:
+    space = plan.spaces[place]
     return StudyPlan(
         place=place,
         space=space,
-        protocol=protocol,
-        images={"pixels": pixels.name},
-        pixel_cache=pixels,
-        trials=args.trials or protocol.trials,
-        seed=args.seed,
-        first_points=_first_points(args, space),
-        early_stopping=not args.no_early_stopping,
-        weights=args.weights,
-        sampler=args.sampler or DEFAULT_SAMPLER,
-        left_out=read_left_out(pixels),
+        protocol=plan.protocol,
+        images={"pixels": pixel_cache.name},
+        pixel_cache=pixel_cache,
+        trials=plan.trials,
+        seed=plan.options.seed,
+        first_points=_first_points(plan, space),
+        early_stopping=plan.options.early_stopping,
+        weights=plan.weights,
+        sampler=plan.options.sampler or DEFAULT_SAMPLER,
+        left_out=read_left_out(pixel_cache),
     )
 
 
-def _first_points(args: argparse.Namespace, space: SearchSpace) -> tuple[dict[str, float], ...]:
+def _first_points(plan: LaunchPlan, space: SearchSpace) -> tuple[dict[str, float], ...]:
     """Return what a study tries first: published thresholds, and the published loss if asked."""
     point = dict(space.thresholds)
-    if args.warm_start and space.row.is_trained:
-        point |= space.find_published(args.dataset).parameters
+    if plan.options.warm_start and space.row.is_trained:
+        point |= space.find_published(plan.source.dataset).parameters
         for name, value in point.items():
             searched = space.searched[name]
             if not searched.contains(value):
@@ -159,83 +150,79 @@ def _first_points(args: argparse.Namespace, space: SearchSpace) -> tuple[dict[st
 
 
 def prepare_retraining(
-    args: argparse.Namespace,
-    protocol: Protocol,
-    places: list[StudyPlace],
-    source: DataSource,
-    console: Console,
-    held: ExitStack,
-    on_study_end: Callable[[StudyEnd], None],
+    plan: LaunchPlan, console: Console, stack: ExitStack, on_study_end: OnStudyEnd
 ) -> Prepared | None:
-    """Choose the configurations to retrain; arguments and errors as of `prepare_search`.
+    """Choose the configurations to retrain.
+
+    Arguments and errors are those of `prepare_search`.
 
     Returns:
-        The final runs that are left, None if there are none.
+        The final runs that are left to do; None if there are none.
     """
-    searched = [p for p in places if p.row.is_trained and not args.published]
+    options = plan.options
     best = {
-        place: choose_best_trials(place, args.top, allow_unfinished=args.allow_unfinished)
-        for place in searched
+        place: choose_best_trials(place, options.top, allow_unfinished=options.allow_unfinished)
+        for place in plan.places
+        if place.row.is_trained and not options.published
     }
-    pixels = prepare_pixels(args, protocol, source, console)
-    plans = []
-    for place in places:
+    pixel_cache = prepare_pixels(plan, console)
+    final_plans = []
+    for place in plan.places:
         if place in best:
-            check_same_study(place, protocol, pixels, args.weights)
+            check_same_study(place, plan.protocol, pixel_cache, plan.weights)
             configurations = [_describe_choice(record) for record in best[place]]
         else:
-            study = _plan_study(args, protocol, place, pixels)
-            configurations = [_configure_unsearched(args, study.space)]
-            record_plan(study, trials=0)
-        # Nothing is drawn at random where nothing is trained.
-        runs = (args.runs or protocol.runs) if place.row.is_trained else 1
+            configurations = [_configure_unsearched(plan, plan.spaces[place])]
+            record_plan(_plan_study(plan, place, pixel_cache), trials=0)
         for parameters, chosen in configurations:
             console.line(f"{place.name}: {chosen}")
-            plans.append(
+            final_plans.append(
                 FinalPlan(
                     place=place,
-                    protocol=protocol,
+                    protocol=plan.protocol,
                     parameters=parameters,
                     chosen=chosen,
-                    source=source,
-                    pixel_cache=pixels,
-                    runs=runs,
-                    weights=args.weights,
+                    source=plan.source,
+                    pixel_cache=pixel_cache,
+                    # Without training nothing is random: one run says everything.
+                    runs=plan.runs if place.row.is_trained else 1,
+                    weights=plan.weights,
                 )
             )
-    work = held.enter_context(FinalRunsWork(plans, console.line, on_study_end))
+    work = stack.enter_context(FinalRunsWork(final_plans, console.line, on_study_end))
     if work.exhausted:
         return None
-    by_row = {plan.place.row: plan.parameters for plan in plans}
-    return Prepared(work, places, _describe_probe(args, protocol, by_row, (0,), pixels))
+    by_row = {final_plan.place.row: final_plan.parameters for final_plan in final_plans}
+    return Prepared(work, plan.places, _describe_probe(plan, by_row, (0,), pixel_cache))
 
 
 def _describe_probe(
-    args: argparse.Namespace,
-    protocol: Protocol,
+    plan: LaunchPlan,
     parameters: Mapping[Row, Mapping[str, float]],
     folds: tuple[int, ...],
-    pixels: Path,
+    pixel_cache: Path,
 ) -> Mapping[str, Any] | None:
-    """Describe a training as large as any of the rows': one with mining, if one has it.
+    """Return the payload of a training of the largest row: one with a miner if there is one.
 
     Returns:
-        Its payload, None where nothing is trained.
+        None where nothing is trained.
     """
     row = max(parameters, key=lambda row: (row.miner is not None, row.is_trained))
     if not row.is_trained:
         return None
-    config = TrainingConfig(row, protocol, parameters[row], args.seed, folds, args.weights)
-    return training_payload(Path(), pixels, config, export=False)
+    config = TrainingConfig(
+        row, plan.protocol, parameters[row], plan.options.seed, folds, plan.weights
+    )
+    return training_payload(Path(), pixel_cache, config, export=False)
 
 
 def _describe_choice(record: TrainingRecord) -> _Choice:
     return record.parameters, Chosen(trial=record.number, score=record.outcome.score)
 
 
-def _configure_unsearched(args: argparse.Namespace, space: SearchSpace) -> _Choice:
-    """Return the published configuration of a row, or that of the row without any."""
+def _configure_unsearched(plan: LaunchPlan, space: SearchSpace) -> _Choice:
+    """Return the published configuration of a row, or that of the row without training."""
     if not space.row.is_trained:
         return {}, Chosen()
-    point = space.find_published(args.dataset)
+    point = space.find_published(plan.source.dataset)
     return space.complete({**space.thresholds, **point.parameters}), Chosen(source=point.source)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from wpm.cli.checks import check_address
+from wpm.cli.options import LaunchOptions
 from wpm.errors import UserError
 from wpm.formatting import format_duration, format_table
 from wpm.records import (
@@ -28,6 +30,30 @@ _SHOWN_FAILURES = 3  # per study
 
 _CLEAR = "\x1b[H\x1b[2J"  # moves the cursor to the corner and clears the terminal
 _SHARE = 0.1  # reading the records takes at most this share of the time
+
+
+def show_status(options: LaunchOptions) -> None:
+    """Print the progress of all studies in the run folder, here or as a cluster's node sees it.
+
+    Raises:
+        UserError: there are no studies, or no cluster answers.
+    """
+    if options.address == "local":
+        watch_status(lambda: describe_status(options.run_root), print, options.watch)
+        return
+    from wpm.cluster.connection import Resources, connect  # imports Ray
+    from wpm.cluster.remote import call_on_a_node, run_on_head
+
+    run_root = options.run_root.resolve()
+    if options.address.startswith(("http://", "https://")):
+        if options.watch is not None:
+            raise UserError("--watch needs an --address of Ray itself, HOST:PORT, or none")
+        command = ["python", "launch.py", "--status", "--run-root", str(run_root)]
+        print(run_on_head(options.address, command))
+        return
+    check_address(options.address)
+    with connect(Resources(options.address, 1, 0)):
+        watch_status(lambda: call_on_a_node(describe_status, run_root), print, options.watch)
 
 
 def watch_status(

@@ -1,0 +1,107 @@
+"""The options of one launch: what the flags say, typed and frozen."""
+
+import argparse
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from wpm.cli.arguments import AUTO, DEFAULT_ROWS
+from wpm.protocols import Protocol, default_protocol, find_protocol
+from wpm.rows import TABLE_ROWS
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """Every flag of launch.py under its own name; `None` where it was not given.
+
+    `wpm.cli.arguments` describes the flags. Folders are as the user gave them, and may be relative.
+    """
+
+    # what to do
+    best_only: bool
+    doctor: bool
+    status: bool
+    watch: float | None
+    dry_run: bool
+    notify: str | None
+    debug: bool
+    # which studies
+    dataset: str
+    data_root: Path | None
+    fetch: bool
+    skip_unreadable: bool
+    rows: tuple[str, ...] | None
+    protocol: str | None
+    trunk: str | None
+    precision: str | None
+    search_spaces: Path
+    weights: str | None
+    seed: int
+    # search and final runs
+    trials: int | None
+    runs: int | None
+    top: int
+    early_stopping: bool
+    sampler: str | None
+    warm_start: str | None
+    published: bool
+    allow_unfinished: bool
+    # limits
+    max_hours: float | None
+    max_hours_per_study: float | None
+    max_gpu_hours: float | None
+    max_gpu_hours_per_study: float | None
+    max_disk: float | None
+    # where
+    run_root: Path
+    work_root: Path
+    address: str
+    cpus_per_trial: float
+    gpus_per_trial: float | str | None
+
+    @classmethod
+    def from_arguments(cls, args: argparse.Namespace) -> "LaunchOptions":
+        """Take over what the parser of `wpm.cli.arguments` returned."""
+        values = {field.name: getattr(args, field.name) for field in fields(cls)}
+        rows = None if args.rows is None else tuple(args.rows)
+        return cls(**{**values, "rows": rows})
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """The rows as the user wrote them, or the default rows."""
+        return self.rows or DEFAULT_ROWS
+
+    @property
+    def table_rows(self) -> tuple[str, ...]:
+        """The rows with `all` replaced by the rows of the published table, each row once."""
+        names = (
+            name for given in self.row_names for name in (TABLE_ROWS if given == "all" else [given])
+        )
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def only_fetches(self) -> bool:
+        """Whether the launch ends after images and weights are downloaded."""
+        return self.fetch and self.rows is None and not self.best_only
+
+    @property
+    def measures_gpus(self) -> bool:
+        """Whether a training step is measured to find how many GPUs a trial needs."""
+        return self.gpus_per_trial == AUTO
+
+    @property
+    def gpus(self) -> float | None:
+        """GPUs per trial as the user gave them; None to measure or to use the default."""
+        return None if isinstance(self.gpus_per_trial, str) else self.gpus_per_trial
+
+    def find_protocol(self) -> Protocol:
+        """Return the protocol with the trunk and precision that the flags ask for.
+
+        Raises:
+            UserError: there is no such protocol or precision.
+        """
+        return find_protocol(
+            self.protocol or default_protocol(self.dataset),
+            self.dataset,
+            trunk=self.trunk,
+            precision=self.precision,
+        )
