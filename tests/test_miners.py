@@ -77,7 +77,7 @@ def test_second_miner_has_rows_and_spaces_beside_the_first(folder: Path) -> None
 
 
 def test_refusals_name_the_second_miner_too(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"contrastive\[\+wpm\]\[\+mean\], cosface,"):
+    with pytest.raises(UserError, match=r"contrastive\[\+wpm\|\+mean\], cosface,"):
         load_space(Row("nonsense"), folder)
     with pytest.raises(UserError, match=r"row cosface\+mean: there is no pair to mine within"):
         load_space(Row("cosface", "mean"), folder)

@@ -152,8 +152,8 @@ def _make_space(
 
 def _refuse_unknown(row: Row, folder: Path, known: Sequence[str]) -> UserError:
     """Return the error for a loss without a file, which lists the rows that there are."""
-    miners = "".join(f"[+{name}]" for name in MINERS)
-    choices = [name if nothing_to_mine(name, folder) else name + miners for name in known]
+    miners = "|".join(f"+{name}" for name in MINERS)
+    choices = [name if nothing_to_mine(name, folder) else f"{name}[{miners}]" for name in known]
     return UserError(f"unknown row {str(row)!r}; choose from {', '.join(choices)}")
 
 
