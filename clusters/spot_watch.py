@@ -1,9 +1,10 @@
-"""Tells the trials of a spot node that AWS takes the machine away, two minutes before it does.
+"""Warn the trials on a spot node before AWS interrupts it, so that they save their work.
 
 `python clusters/spot_watch.py` runs beside Ray on every worker of cluster.yaml. It asks the
-machine's metadata service every 5 s, as AWS advises. Once the end is announced, it drains the
-node, so that Ray starts nothing more there, and sends SIGTERM to every trial: each saves its
-work and goes on elsewhere. It needs no library but Ray, and ends with the node.
+machine's metadata service every 5 s, as AWS advises. AWS announces an interruption two minutes
+before it happens. The watcher then drains the node, so that Ray starts nothing more there, and
+sends SIGTERM to every trial. Each trial saves its work and resumes on another node. The watcher
+needs no library but Ray, and ends with the node.
 
 Source: "Spot Instance interruption notices" and "Use the Instance Metadata Service", AWS,
 https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
@@ -26,22 +27,21 @@ _ASK_EVERY_S = 5
 _ANSWER_WAIT_S = 2
 _TOKEN_LIFE_S = 60
 _DRAIN_WAIT_S = 30
-_NOTICE_S = 120  # what AWS gives
-_TRIAL = "ray::ResourceTrainable"  # Tune's name for a process that trains
+_NOTICE_S = 120  # AWS announces an interruption this long before
+_TRIAL = "ray::ResourceTrainable"  # the name that Tune gives to a process that trains
 
 
 class Node:
-    """A Ray node of this machine: its raylet, and the trials that are the raylet's children."""
+    """A Ray node on this machine: its raylet, and the trials, which are children of the raylet.
+
+    Args:
+        raylet: process number of the raylet.
+
+    Raises:
+        ValueError: the process is not a raylet.
+    """
 
     def __init__(self, raylet: int) -> None:
-        """Read who the node is.
-
-        Args:
-            raylet: its process.
-
-        Raises:
-            ValueError: if the process is not a raylet.
-        """
         self.raylet = raylet
         command = _command_of(raylet)
         options = dict(part.partition("=")[::2] for part in command if part.startswith("--"))
@@ -56,7 +56,7 @@ class Node:
         return _command_of(self.raylet) == self._command
 
     def trials(self) -> set[int]:
-        """Return the processes in which trials are trained."""
+        """Return the processes of the running trials."""
         return {
             process
             for process in _processes()
@@ -64,15 +64,15 @@ class Node:
         }
 
     def drain(self) -> str | None:
-        """Ask the cluster to start nothing more here.
+        """Ask the cluster to start nothing more on this node.
 
         Returns:
-            None, or why it could not be done.
+            None if the node is drained, else the reason why it is not.
         """
         command = [
             sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", self._gcs,
             "--node-id", self.id, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
-            "--reason-message", "AWS takes the spot instance back",
+            "--reason-message", "AWS interrupts the spot instance",
             "--deadline-remaining-seconds", str(_NOTICE_S),
         ]  # fmt: skip
         try:
@@ -86,18 +86,18 @@ class Node:
         return (answer.stderr.strip() or f"exit code {answer.returncode}").splitlines()[-1]
 
 
-def announced_end(metadata: str) -> str | None:
-    """Ask whether AWS takes the machine away.
+def read_announcement(metadata: str) -> str | None:
+    """Ask whether AWS has announced an interruption.
 
     Args:
-        metadata: address of the metadata service, version 2, which wants a token.
+        metadata: address of the metadata service, version 2, which requires a token.
 
     Returns:
-        What AWS says, such as `{"action": "terminate", "time": "2026-01-01T00:02:00Z"}`; None
-        as long as it says nothing.
+        The announcement, such as `{"action": "terminate", "time": "2026-01-01T00:02:00Z"}`, or
+        None if there is none.
 
     Raises:
-        OSError, HTTPException: if the service does not answer, or not as expected.
+        OSError, HTTPException: the service does not answer, or not as expected.
     """
     token = _ask(
         f"{metadata}/api/token",
@@ -117,23 +117,22 @@ def announced_end(metadata: str) -> str | None:
 
 
 def wait_for_announcement(node: Node, metadata: str) -> str | None:
-    """Ask until AWS announces the end.
+    """Ask until AWS announces an interruption, or the node has ended.
 
     Args:
-        node: when it ends, so does the waiting.
-        metadata: as in `announced_end`. While it does not answer, it is asked on.
+        metadata: address as for `read_announcement`. If the service does not answer, keep asking.
 
     Returns:
-        What AWS says, None if the node has ended before.
+        The announcement, or None if the node has ended first.
     """
     trouble = None
     while node.alive:
         try:
-            end, problem = announced_end(metadata), None
+            end, problem = read_announcement(metadata), None
         except (OSError, HTTPException) as error:
             end, problem = None, f"{metadata} does not answer: {error}"
         if problem != trouble:
-            _say(f"{problem}; asking on" if problem else f"{metadata} answers again")
+            _say(f"{problem}; still asking" if problem else f"{metadata} answers again")
             trouble = problem
         if end is not None:
             return " ".join(end.split())
@@ -141,23 +140,23 @@ def wait_for_announcement(node: Node, metadata: str) -> str | None:
     return None
 
 
-def empty(node: Node) -> None:
-    """Drain the node and tell its trials, until it has ended.
+def empty_node(node: Node) -> None:
+    """Drain the node and signal its trials, until the node has ended.
 
-    A trial that starts before the node is drained is told as well.
+    A trial that starts before the node is drained is signalled too.
     """
-    told: set[int] = set()
+    signalled: set[int] = set()
     drained = False
     while node.alive:
         if not drained:
             why = node.drain()
             drained = why is None
             _say("the node is drained" if drained else f"the node cannot be drained: {why}")
-        for trial in node.trials() - told:
+        for trial in node.trials() - signalled:
             with suppress(ProcessLookupError):
                 os.kill(trial, signal.SIGTERM)
-                _say(f"told trial process {trial} to save and end")
-            told.add(trial)
+                _say(f"asked trial process {trial} to save and end")
+            signalled.add(trial)
         time.sleep(1)
 
 
@@ -165,7 +164,7 @@ def find_node() -> Node:
     """Return the only Ray node that this user runs on the machine.
 
     Raises:
-        ValueError: if there is none, or several.
+        ValueError: there is none, or there are several.
     """
     raylets = [p for p in _processes() if _is_raylet(_command_of(p)) and _is_ours(p)]
     if not raylets:
@@ -177,7 +176,7 @@ def find_node() -> Node:
 
 def _ask(address: str, method: str, headers: dict[str, str]) -> str:
     request = urllib.request.Request(address, method=method, headers=headers)
-    # A proxy of the environment would be asked about itself.
+    # Ignore proxies: a proxy would ask the metadata service of its own machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=_ANSWER_WAIT_S) as answer:
         content: bytes = answer.read()
@@ -189,7 +188,7 @@ def _processes() -> list[int]:
 
 
 def _command_of(process: int) -> list[str]:
-    """Return a process's command, an empty one if it has ended."""
+    """Return the command of a process; an empty one if the process has ended."""
     try:
         content = Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:
@@ -219,24 +218,30 @@ def _say(line: str) -> None:
 
 
 def main() -> None:
-    """Watch over one node until it ends."""
+    """Watch one node until it ends."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--raylet", type=int, metavar="PID", help="the node, where one user runs several"
+        "--raylet",
+        type=int,
+        metavar="PID",
+        help="process of the node's raylet, if several run here",
     )
     parser.add_argument(
-        "--metadata", default=_METADATA, metavar="URL", help="the metadata service (%(default)s)"
+        "--metadata",
+        default=_METADATA,
+        metavar="URL",
+        help="address of the metadata service [%(default)s]",
     )
     arguments = parser.parse_args()
     try:
         node = find_node() if arguments.raylet is None else Node(arguments.raylet)
     except ValueError as error:
         parser.exit(2, f"spot_watch: {error}\n")
-    _say(f"watching over node {node.id}")
+    _say(f"watching node {node.id}")
     end = wait_for_announcement(node, arguments.metadata)
     if end is not None:
-        _say(f"AWS takes the machine back: {end}")
-        empty(node)
+        _say(f"AWS announces an interruption: {end}")
+        empty_node(node)
     _say("the node has ended")
 
 

@@ -128,10 +128,10 @@ def test_trials_are_told_once_and_the_node_is_drained(
 ) -> None:
     metadata.notice = NOTICE
     watcher = watch(node, metadata)
-    watcher.hear("watching over node c0ffee")
+    watcher.hear("watching node c0ffee")
     watcher.hear(NOTICE)
     watcher.hear("cannot be drained: no answer from the head")
-    watcher.hear("told trial process")
+    watcher.hear("asked trial process")
     watcher.hear("the node is drained")
     wait_until(lambda: node.told(TRIAL) != "")
     node.end()
@@ -148,7 +148,7 @@ def test_nothing_happens_before_the_announcement(
     node: PlayedNode, metadata: MetadataService
 ) -> None:
     watcher = watch(node, metadata)
-    watcher.hear("watching over")
+    watcher.hear("watching")
     node.end()
     watcher.hear("the node has ended")
     assert watcher.end() == 0
@@ -161,7 +161,7 @@ def test_silent_metadata_service_is_said_and_asked_on(
 ) -> None:
     metadata.broken = True
     watcher = watch(node, metadata)
-    watcher.hear("watching over")
+    watcher.hear("watching")
     watcher.hear("does not answer: HTTP Error 500")
     metadata.broken = False
     watcher.hear("answers again")

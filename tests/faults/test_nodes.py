@@ -101,7 +101,7 @@ def test_search_goes_on_when_nodes_die_join_and_are_taken_back(
     assert len(steps_of(moved)) - STEPS <= STEPS // 4, "more than an epoch was trained again"
     assert watcher.returncode == 0, said
     assert "the node is drained" in said
-    assert said.count("told trial process") == 1, "nothing new may start on a node that goes"
+    assert said.count("asked trial process") == 1, "nothing new may start on a node that goes"
     later = steps_of(warned)[len(saved) :]
     assert not set(later) & set(saved), "a step was trained again after a warning"
     assert len({*saved, *later}) == STEPS, "a step was lost"
