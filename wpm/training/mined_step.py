@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from wpm.model.embedding import EmbeddingModel
 from wpm.model.views import ViewMasks, ViewSettings
 from wpm.training.loss_gradient import backward_to_outputs
+from wpm.training.out_of_memory import is_out_of_memory
 
 # How a step gets its gradient, as reports and checkpoints record it ("plain": without mining).
 PLAIN, FAST, LOW_MEMORY = "plain", "fast", "low_memory"
@@ -67,7 +68,9 @@ class MinedStep:
         if self.mode == FAST:
             try:
                 return self.backward_fast(images, classes, masks)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 # The next batch is as large, so the mode stays. This batch is tried again below,
                 # outside of this block: within it the traceback keeps activations alive.
                 self.mode = LOW_MEMORY
