@@ -2,6 +2,7 @@
 
 import dataclasses
 import statistics
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,27 @@ def test_products_are_set_inside_and_put_back_outside(precision: str, expected: 
         assert knobs() == (expected, expected)
         raise RuntimeError("inside")
     assert knobs() == before
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+def test_older_flags_agree_inside_and_outside(precision: str) -> None:
+    """Torch raises where an older flag that it reads contradicts a newer one."""
+    for within in (float32_products(precision), nullcontext()):
+        with within:
+            assert torch.backends.cudnn.allow_tf32 == (knobs()[0] == "tf32")
+            matrix = torch.backends.cuda.matmul
+            assert matrix.allow_tf32 == (matrix.fp32_precision == "tf32")
+            usual = "high" if matrix.allow_tf32 else "highest"
+            assert torch.get_float32_matmul_precision() == usual
+            with torch.backends.cudnn.flags(enabled=True):
+                pass
+
+
+def test_a_precision_within_another_gives_it_back() -> None:
+    with float32_products("tf32"):
+        with float32_products("float32"):
+            assert knobs() == ("ieee", "ieee")
+        assert knobs() == ("tf32", "tf32")
 
 
 def test_a_training_sets_the_products_of_its_protocol(

@@ -17,14 +17,37 @@ def float32_products(precision: str) -> Iterator[None]:
     Args:
         precision: of a protocol; "bf16" leaves what is still float32 in IEEE float32.
     """
-    convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    matrix = torch.backends.cuda.matmul
-    before = convolution.fp32_precision, matrix.fp32_precision
-    convolution.fp32_precision = matrix.fp32_precision = _FLOAT32_AS[precision]
+    before = _read_products()
+    _set_products(dict.fromkeys(before, _FLOAT32_AS[precision]))
     try:
         yield
     finally:
-        convolution.fp32_precision, matrix.fp32_precision = before
+        _set_products(before)
+
+
+def _read_products() -> dict[str, str]:
+    """Return how convolutions, recurrent layers and matrix products multiply now."""
+    cudnn = torch.backends.cudnn
+    return {
+        "convolution": cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+        "recurrent": cudnn.rnn.fp32_precision,  # type: ignore[attr-defined]
+        "matrix": torch.backends.cuda.matmul.fp32_precision,
+    }
+
+
+def _set_products(products: dict[str, str]) -> None:
+    """Set what `_read_products` returned, and torch's older flags to agree with it.
+
+    Torch refuses to read an older flag (`allow_tf32`, `get_float32_matmul_precision`) that says
+    something else than the newer ones, and torch.compile reads them. An older flag overwrites the
+    newer ones, so it goes first.
+    """
+    cudnn, matrix = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn.allow_tf32 = products["convolution"] == "tf32"
+    matrix.allow_tf32 = products["matrix"] == "tf32"
+    cudnn.conv.fp32_precision = products["convolution"]  # type: ignore[attr-defined]
+    cudnn.rnn.fp32_precision = products["recurrent"]  # type: ignore[attr-defined]
+    matrix.fp32_precision = products["matrix"]
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

@@ -197,6 +197,14 @@ def out_of_memory(*args: object) -> Tensor:
     raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+def no_engine(*args: object) -> Tensor:
+    raise RuntimeError("GET was unable to find an engine to execute this computation")
+
+
+def illegal_access(*args: object) -> Tensor:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
 def train(tmp_path: Path, epochs: int = 2, row: str = "contrastive+wpm") -> Training:
     training = Training(make_config(row, (0,)), make_pixels(tmp_path), CPU)
     for _ in range(epochs):
@@ -204,13 +212,14 @@ def train(tmp_path: Path, epochs: int = 2, row: str = "contrastive+wpm") -> Trai
     return training
 
 
+@pytest.mark.parametrize("failure", [out_of_memory, no_engine])
 def test_step_that_does_not_fit_is_taken_again_in_low_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    failure: Callable[..., Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitting = train(tmp_path).folds[0]
     assert fitting.step_mode == FAST
     with monkeypatch.context() as patch:
-        patch.setattr(MinedStep, "backward_fast", out_of_memory)
+        patch.setattr(MinedStep, "backward_fast", failure)
         tight = train(tmp_path).folds[0]
     assert tight.step_mode == LOW_MEMORY
     assert fitting.report is not None
@@ -219,6 +228,14 @@ def test_step_that_does_not_fit_is_taken_again_in_low_memory(
     assert tight.report.loss == pytest.approx(fitting.report.loss, rel=1e-4)
     for name, value in tight.model.state_dict().items():
         torch.testing.assert_close(value, fitting.model.state_dict()[name], rtol=1e-2, atol=1e-4)
+
+
+def test_other_errors_of_a_gpu_are_not_taken_for_a_lack_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MinedStep, "backward_fast", illegal_access)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        train(tmp_path)
 
 
 def test_gradients_of_a_failed_attempt_are_dropped(

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from wpm.data.pixels import Pixels
+from wpm.precision import float32_products
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,9 @@ def resize_crops(images: Tensor, boxes: Tensor, size: int, flipped: Tensor) -> T
     rows = _resize_matrices(top, height, images.shape[2], size)
     columns = _resize_matrices(left, width, images.shape[3], size)
     columns = torch.where(flipped[:, None, None], columns.flip(1), columns)
-    return rows[:, None] @ (images.float() @ columns[:, None].transpose(-1, -2))
+    # A training may have set tf32 for its trunk, which would move crops by parts of a grey level.
+    with float32_products("float32"):
+        return rows[:, None] @ (images.float() @ columns[:, None].transpose(-1, -2))
 
 
 def _resize_matrices(start: Tensor, length: Tensor, full: int, size: int) -> Tensor:

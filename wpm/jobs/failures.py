@@ -3,10 +3,9 @@
 import traceback
 from pathlib import Path
 
-import torch
-
 from wpm.errors import UserError
 from wpm.training.fold import DivergedError
+from wpm.training.out_of_memory import is_out_of_memory
 
 _REASON_LENGTH = 300
 _CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError that names it
@@ -19,7 +18,7 @@ def describe_failure(error: Exception) -> str:
         message = message[:_REASON_LENGTH] + " ..."
     if isinstance(error, DivergedError):
         return f"diverged: {message}"
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return f"out of GPU memory: {message}"
     if isinstance(error, MemoryError) or _CPU_ALLOCATOR in message:
         return f"out of memory: {message}".removesuffix(": ")

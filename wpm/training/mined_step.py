@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from wpm.model.embedding import EmbeddingModel
 from wpm.model.views import ViewMasks, ViewSettings
 from wpm.reports import FAST, LOW_MEMORY
+from wpm.training.loss_gradient import backward_to_outputs
+from wpm.training.out_of_memory import is_out_of_memory
 
 
 class MinedStep:
@@ -64,7 +66,9 @@ class MinedStep:
         if self.mode == FAST:
             try:
                 return self.backward_fast(images, classes, masks)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 # The next batch is as large, so the mode stays. This batch is tried again below,
                 # outside of this block: within it the traceback keeps activations alive.
                 self.mode = LOW_MEMORY
@@ -75,9 +79,10 @@ class MinedStep:
     def backward_fast(self, images: Tensor, classes: Tensor, masks: ViewMasks) -> Tensor:
         """Do what `backward` does under given masks, all trunk passes at once."""
         self._clear_gradients()
-        loss: Tensor = self.loss(self.model.make_views(images, masks), classes)
-        loss.backward()
-        return loss.detach()
+        views = self.model.make_views(images, masks)
+        loss, gradient = backward_to_outputs(self.loss, views, classes)
+        views.backward(gradient)
+        return loss
 
     def backward_low_memory(self, images: Tensor, classes: Tensor, masks: ViewMasks) -> Tensor:
         """Do what `backward` does under given masks, with the activations of one pass at a time.
@@ -94,8 +99,9 @@ class MinedStep:
         with torch.no_grad():
             passes = [model.embed_passes(features, channel[None]) for channel in masks.channel]
         embeddings = torch.cat(passes).requires_grad_()
-        loss: Tensor = self.loss(model.mask_embeddings(embeddings, masks), classes)
-        loss.backward()
+        views = model.mask_embeddings(embeddings, masks)
+        loss, gradient_of_views = backward_to_outputs(self.loss, views, classes)
+        views.backward(gradient_of_views)
         assert embeddings.grad is not None
         needed = embeddings.grad.any(dim=2).cpu()
         # Optimisers skip a parameter without a gradient; so every one gets one, even if it is zero.
@@ -106,7 +112,7 @@ class MinedStep:
                 embedded = model.embed_passes(features[kept], channel[None, kept])
                 embedded.backward(gradient[None, kept])
         stem.backward(features.grad)
-        return loss.detach()
+        return loss
 
     def _clear_gradients(self) -> None:
         self.model.zero_grad(set_to_none=True)

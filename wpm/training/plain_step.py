@@ -4,6 +4,8 @@ from torch import Tensor, nn
 
 from wpm.model.embedding import EmbeddingModel
 from wpm.reports import PLAIN
+from wpm.training.loss_gradient import backward_to_outputs
+from wpm.training.mined_step import PLAIN
 
 
 class PlainStep:
@@ -27,6 +29,7 @@ class PlainStep:
         """
         self._model.zero_grad(set_to_none=True)
         self._loss.zero_grad(set_to_none=True)
-        loss: Tensor = self._loss(self._model(images), classes)
-        loss.backward()
-        return loss.detach()
+        embeddings = self._model(images)
+        loss, gradient = backward_to_outputs(self._loss, embeddings, classes)
+        embeddings.backward(gradient)
+        return loss
