@@ -531,7 +531,7 @@ def make_training(
 
 
 def own_parameters(fold: FoldTraining) -> list[Tensor]:
-    return [p.detach().clone() for p in fold._loss.parameters()]
+    return [p.detach().clone() for p in fold.loss.parameters()]
 
 
 def run(training: Training) -> list[tuple[float, float]]:
@@ -599,7 +599,7 @@ def test_margin_per_class_has_a_beta_for_every_training_class_and_trains_those_i
     fold = training.folds[0]
     (before,) = own_parameters(fold)
     assert before.shape == (6,)
-    seen = fold._class_numbers[pixels.labels[fold._draw_batch()]]
+    seen = fold._class_numbers[pixels.labels[fold.draw_batch()]]
     assert set(seen.tolist()) <= set(range(6))
     run(training)
     (after,) = own_parameters(fold)
@@ -609,13 +609,13 @@ def test_margin_per_class_has_a_beta_for_every_training_class_and_trains_those_i
 @pytest.mark.parametrize("name", LOSSES)
 def test_losss_parameters_have_an_rmsprop_of_their_own(pixels: Pixels, name: str) -> None:
     fold = make_training(name, pixels).folds[0]
-    own = {id(p) for p in fold._loss.parameters()}
+    own = {id(p) for p in fold.loss.parameters()}
     learns = "metric_loss_lr" in space_of(name).searched
     assert bool(own) == learns
-    assert len(fold._optimizers) == 1 + learns
-    assert own.isdisjoint(id(p) for g in fold._optimizers[0].param_groups for p in g["params"])
+    assert len(fold.optimizers) == 1 + learns
+    assert own.isdisjoint(id(p) for g in fold.optimizers[0].param_groups for p in g["params"])
     if learns:
-        optimizer = fold._optimizers[1]
+        optimizer = fold.optimizers[1]
         assert isinstance(optimizer, torch.optim.RMSprop)
         (group,) = optimizer.param_groups
         assert {id(p) for p in group["params"]} == own
@@ -633,7 +633,7 @@ def test_missing_rate_is_named(pixels: Pixels) -> None:
 @pytest.mark.parametrize("name", LOSSES)
 def test_batch_has_the_rows_shape_where_classes_are_few(pixels: Pixels, name: str) -> None:
     fold = make_training(name, pixels, folds=(0,)).folds[0]
-    labels = Counter(pixels.labels[fold._draw_batch()].tolist())
+    labels = Counter(pixels.labels[fold.draw_batch()].tolist())
     if name in PROXY_LOSSES:  # 32 images of 6 classes: each repeats 5 or 6 times
         assert sum(labels.values()) == 32
         assert sorted(labels.values()) == [5, 5, 5, 5, 6, 6]
@@ -647,15 +647,15 @@ def test_proxy_batch_is_32_classes_with_an_image_each_where_there_are_enough(
     root = make_image_folder(tmp_path / "images", classes=88, images=2)
     many = Pixels(trainval_pixels(root, tmp_path / "work", smoke_protocol()))
     fold = make_training("cosface", many, folds=(0,)).folds[0]
-    assert [tuple(p.shape) for p in fold._loss.parameters()] == [(16, 33)]
-    labels = Counter(many.labels[fold._draw_batch()].tolist())
+    assert [tuple(p.shape) for p in fold.loss.parameters()] == [(16, 33)]
+    labels = Counter(many.labels[fold.draw_batch()].tolist())
     assert len(labels) == 32
     assert set(labels.values()) == {1}
 
 
 def test_pair_row_takes_all_classes_where_they_are_fewer_than_its_batch(pixels: Pixels) -> None:
     fold = make_training("triplet", pixels, folds=(0,), classes_per_batch=8, images_per_class=4)
-    labels = Counter(pixels.labels[fold.folds[0]._draw_batch()].tolist())
+    labels = Counter(pixels.labels[fold.folds[0].draw_batch()].tolist())
     assert sorted(labels.values()) == [4] * 6
 
 

@@ -21,14 +21,14 @@ def test_a_small_cluster_may_double(
 ) -> None:
     """An autoscaler adds nodes for what waits, and a node takes minutes to come."""
     monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((slots, 0)))
-    assert cluster._QueueCapacity(1, 0, grows=True)() == slots + waiting
+    assert cluster.QueueCapacity(1, 0, grows=True)() == slots + waiting
 
 
 def test_room_grows_with_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = make_nodes((1, 0))
     monkeypatch.setattr(cluster, "list_nodes", lambda: nodes)
-    monkeypatch.setattr(cluster._QueueCapacity, "_RECOUNT_S", 0.0)
-    room = cluster._QueueCapacity(1, 0)
+    monkeypatch.setattr(cluster.QueueCapacity, "_RECOUNT_S", 0.0)
+    room = cluster.QueueCapacity(1, 0)
     assert room() == 1 + 1
     nodes += make_nodes((7, 0))
     assert room() == 8 + 2
@@ -54,12 +54,12 @@ def test_files_of_killed_launches_are_removed(tmp_path: Path) -> None:
     old, young, held = (tmp_path / f".ray-{name}" for name in ("old", "young", "held"))
     for folder in (old, young, held):
         folder.mkdir()
-        (folder / cluster._LOCK).touch()
+        (folder / cluster.LOCK_NAME).touch()
     for folder in (old, held):
         os.utime(folder, (0, 0))
     with (
-        hold_lock(held / cluster._LOCK, wait_s=0, what="it"),
-        cluster._hold_ray_files(tmp_path) as ours,
+        hold_lock(held / cluster.LOCK_NAME, wait_s=0, what="it"),
+        cluster.hold_ray_files(tmp_path) as ours,
     ):
         assert set(tmp_path.iterdir()) == {young, held, ours}
     assert set(tmp_path.iterdir()) == {young, held}

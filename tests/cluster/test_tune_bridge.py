@@ -23,7 +23,7 @@ def test_work_is_handed_out_while_there_is_room(monkeypatch: pytest.MonkeyPatch)
     """A quarter more than runs at a time: Tune keeps a process only for a trial that waits."""
     monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((8, 0)))
     source = Endless()
-    searcher = tune_bridge.WorkSearcher(source, cluster._QueueCapacity(1, 0))
+    searcher = tune_bridge.WorkSearcher(source, cluster.QueueCapacity(1, 0))
     while searcher.suggest(f"trial {source.handed_out}"):
         pass
     assert source.handed_out == 8 + 2
@@ -39,7 +39,7 @@ def test_refusal_of_a_worker_ends_the_launch_and_fails_no_work(
     """A full disk, say: the source hears of no end, so the next launch goes on with the work."""
     monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((8, 0)))
     source = Scripted()
-    searcher = tune_bridge.WorkSearcher(source, cluster._QueueCapacity(1, 0))
+    searcher = tune_bridge.WorkSearcher(source, cluster.QueueCapacity(1, 0))
     for trial in ("a", "b"):
         assert isinstance(searcher.suggest(trial), dict)
     refusal = {"refused": "checkpoint-1.pt: cannot be written (No space left on device)"}
@@ -67,7 +67,7 @@ def make_trial(error_file: Path | None = None) -> Any:
 
 def test_deaths_are_counted_anew_when_a_trial_has_got_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((8, 0)))
-    searcher = tune_bridge.WorkSearcher(Endless(), cluster._QueueCapacity(1, 0))
+    searcher = tune_bridge.WorkSearcher(Endless(), cluster.QueueCapacity(1, 0))
     scheduler, trial = tune_bridge.WorkScheduler(searcher), make_trial()
 
     def failures_after(reports: int) -> int:

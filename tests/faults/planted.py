@@ -29,7 +29,7 @@ from wpm.jobs.train_job import TrainJob
 from wpm.training.fold import FoldTraining
 
 _current = []
-_init, _draw = TrainJob.__init__, FoldTraining._draw_batch
+_init, _draw = TrainJob.__init__, FoldTraining.draw_batch
 
 def once(folder, name):
     \"\"\"Return True the first time in a trial.\"\"\"
@@ -46,7 +46,7 @@ def _step(self):
     fault(int(_current[0].name.removeprefix("fold-")), _current[0], self)
     return _draw(self)
 
-TrainJob.__init__, FoldTraining._draw_batch = _remember, _step
+TrainJob.__init__, FoldTraining.draw_batch = _remember, _step
 """
 
 

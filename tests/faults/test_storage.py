@@ -12,6 +12,7 @@ import pytest
 from tests.support.final_runs import final_plan, finish_work
 from tests.support.tiny import make_image_folder, make_plan, smoke_protocol, trainval_pixels
 from tests.support.training_jobs import finish, make_job, outcome_of, scores
+from tests.support.trials import stored_trials
 from wpm.cli.console import log_to_file
 from wpm.data.pixels import Pixels
 from wpm.errors import StorageError
@@ -214,8 +215,8 @@ def test_search_on_disks_that_fill_up_at_random(tmp_path: Path) -> None:
         assert record.state != TrialState.FAILED, "a full disk failed a trial"
         epochs = [report.epoch for report in record.reports]
         assert epochs == list(range(1, len(epochs) + 1)), "an epoch was lost or repeated"
-    with Study(plan) as study:
-        known = {t.number: t.intermediate_values for t in study._study.trials}
+    with Study(plan):  # It adopts what the last launch left.
+        known = {trial.number: trial.intermediate_values for trial in stored_trials(plan)}
     for record in records:
         reported = {r.epoch: r.best_map_at_r for r in record.reports}
         assert known[record.number] == reported

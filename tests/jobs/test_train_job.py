@@ -219,14 +219,14 @@ def test_what_goes_wrong_in_a_loss_is_named_in_one_line(
 def steps_until(job: TrainJob, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Go on, and interrupt before optimiser step `stop`."""
     counted = itertools.count()
-    plain = FoldTraining._draw_batch
+    plain = FoldTraining.draw_batch
 
     def draw(fold: FoldTraining) -> torch.Tensor:
         if next(counted) == stop:
             job.interrupt()
         return plain(fold)
 
-    monkeypatch.setattr(FoldTraining, "_draw_batch", draw)
+    monkeypatch.setattr(FoldTraining, "draw_batch", draw)
     while True:
         job.step()
 
@@ -243,13 +243,13 @@ def test_interrupted_job_saves_the_step_it_came_to(
     assert job._training.position == divmod(stop + 1, 16), "one step after the signal at most"
     job.close()
     trained = []
-    plain = FoldTraining._draw_batch
+    plain = FoldTraining.draw_batch
 
     def draw(fold: FoldTraining) -> torch.Tensor:
         trained.append(fold.position)
         return plain(fold)
 
-    monkeypatch.setattr(FoldTraining, "_draw_batch", draw)
+    monkeypatch.setattr(FoldTraining, "draw_batch", draw)
     resumed = finish(make_job(tmp_path / "cut"))
     assert len(trained) == 4 * 16 - (stop + 1), "a step was repeated"
     assert scores(resumed[-1]) == scores(whole[-1])

@@ -18,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from tests.support.tiny import make_plan
-from tests.support.trials import killed_launch, run_trial, states
+from tests.support.trials import killed_launch, run_trial, states, stored_trials
 from wpm.errors import DamagedFileError, StorageError
 from wpm.records import TrainingFolder
 from wpm.studies.journal import CheckedJournal, open_journal
@@ -55,11 +55,9 @@ def stock_states(path: Path) -> list[TrialState]:
 
 def test_optuna_alone_reads_the_same_study(tmp_path: Path) -> None:
     plan = write_study_file(tmp_path)
-    with Study(plan) as study:
-        ours = study._study.get_trials(deepcopy=False)
-    storage = JournalStorage(JournalFileBackend(str(plan.place.journal)))
-    theirs = optuna.load_study(study_name=plan.place.name, storage=storage).trials
-    assert theirs == ours
+    storage = open_journal(plan.place.journal)
+    ours = optuna.load_study(study_name=plan.place.name, storage=storage).trials
+    assert stored_trials(plan) == ours
     assert len(ours) == 2
 
 
@@ -123,7 +121,7 @@ def test_lost_end_is_noticed_or_mended_from_the_records(tmp_path: Path) -> None:
     with killed_launch(plan) as study:
         run_trial(study, lambda n: 0.5)
         run_trial(study, lambda n: 0.6)
-        whole = [(t.params, t.state, t.value) for t in study._study.trials]
+        whole = [(t.params, t.state, t.value) for t in stored_trials(plan)]
     lines = lines_of(plan.place.journal)
     refused = 0
     for kept in range(len(lines)):
@@ -132,7 +130,7 @@ def test_lost_end_is_noticed_or_mended_from_the_records(tmp_path: Path) -> None:
             with Study(plan) as again:
                 while again.ask() is not None:
                     pass
-                assert [(t.params, t.state, t.value) for t in again._study.trials] == whole
+                assert [(t.params, t.state, t.value) for t in stored_trials(plan)] == whole
         except DamagedFileError as error:
             assert "study file is damaged (it is older than the record of trial" in str(error)
             assert "restore it from a backup" in str(error)

@@ -9,17 +9,18 @@ import pytest
 from optuna.trial import TrialState as OptunaState
 
 from tests.support.tiny import make_plan
-from tests.support.trials import EPOCHS, curve, killed_launch, run_trial, states
+from tests.support.trials import EPOCHS, curve, killed_launch, run_trial, states, stored_trials
 from wpm.errors import LockedError, UserError
 from wpm.jobs.work import Decision
 from wpm.records import Outcome, TrainingFolder, TrialState, read_study, read_trials, write_study
+from wpm.studies.journal import open_journal
 from wpm.studies.plan import StudyPlan
 from wpm.studies.samplers import SAMPLER_NAMES
 from wpm.studies.study import Study
 
 
 def points(study: Study) -> list[dict[str, Any]]:
-    return [t.params for t in study._study.get_trials(deepcopy=False)]
+    return [trial.params for trial in stored_trials(study.plan)]
 
 
 def test_budget_is_used_up_and_states_are_told(tmp_path: Path) -> None:
@@ -32,7 +33,7 @@ def test_budget_is_used_up_and_states_are_told(tmp_path: Path) -> None:
         assert len(told) == 6
         assert told.count(OptunaState.PRUNED) == 5, "worse than the first at every rung"
         assert told[0] == OptunaState.COMPLETE
-        assert study._study.best_trial.number == 0
+        assert study.best is not None and study.best[0] == 0
     records, problems = read_trials(plan.place)
     assert not problems
     assert [r.state for r in records] == ["complete", *["pruned"] * 5]
@@ -41,7 +42,7 @@ def test_budget_is_used_up_and_states_are_told(tmp_path: Path) -> None:
 def test_values_are_reported_under_their_epoch(tmp_path: Path) -> None:
     with Study(make_plan(tmp_path)) as study:
         run_trial(study, lambda n: 0.9)
-        values = study._study.trials[0].intermediate_values
+        values = stored_trials(study.plan)[0].intermediate_values
     assert values == {r.epoch: r.best_map_at_r for r in curve(0.9)}
 
 
@@ -49,7 +50,7 @@ def test_stopped_trial_keeps_the_report_that_stopped_it(tmp_path: Path) -> None:
     with Study(make_plan(tmp_path)) as study:
         run_trial(study, lambda n: 0.9)
         run_trial(study, lambda n: 0.1)
-        stopped = study._study.trials[1]
+        stopped = stored_trials(study.plan)[1]
     assert stopped.state == OptunaState.PRUNED
     assert list(stopped.intermediate_values) == [1]
     assert stopped.user_attrs["reason"] == "stopped at epoch 1"
@@ -87,7 +88,7 @@ def test_history_that_the_study_missed_is_caught_up(tmp_path: Path) -> None:
     with Study(plan) as again:
         again.ask()
         assert again.report(0, curve(0.9, epochs=4)) is Decision.CONTINUE
-        assert list(again._study.trials[0].intermediate_values) == [1, 2, 3, 4]
+        assert list(stored_trials(again.plan)[0].intermediate_values) == [1, 2, 3, 4]
 
 
 def test_rungs_survive_a_kill(tmp_path: Path) -> None:
@@ -111,14 +112,16 @@ def test_trial_that_ended_before_its_driver_could_tell_is_not_run_again(tmp_path
         asked = again.ask()
         assert asked is not None and asked[0] == 1
         assert states(again)[0] == OptunaState.COMPLETE
-        assert again._study.trials[0].value == pytest.approx(0.9)
-        assert len(again._study.trials[0].intermediate_values) == EPOCHS
+        assert stored_trials(again.plan)[0].value == pytest.approx(0.9)
+        assert len(stored_trials(again.plan)[0].intermediate_values) == EPOCHS
 
 
 def test_kill_between_asking_and_the_record_is_healed(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, trials=1)
-    with killed_launch(plan) as study:
-        study._study.ask()  # RUNNING in the study, no parameters, no trial.json
+    with killed_launch(plan):
+        # RUNNING in the study, no parameters, no trial.json
+        storage = open_journal(plan.place.journal)
+        optuna.load_study(study_name=plan.place.name, storage=storage).ask()
     with Study(plan) as again:
         asked = again.ask()
         assert asked is not None
@@ -136,7 +139,7 @@ def test_next_launch_samples_new_points(tmp_path: Path) -> None:
     with Study(plan) as again:
         while run_trial(again, lambda n: 0.5) is not None:
             pass
-        points = {tuple(t.params.items()) for t in again._study.trials}
+        points = {tuple(t.params.items()) for t in stored_trials(again.plan)}
     assert len(points) == 4
 
 
@@ -392,7 +395,7 @@ def test_stale_journal_lock_of_a_dead_writer_does_not_delay(tmp_path: Path) -> N
 def test_search_space_types_and_scales_reach_optuna(tmp_path: Path) -> None:
     with Study(make_plan(tmp_path, "contrastive+wpm")) as study:
         study.ask()
-        distributions = study._study.trials[0].distributions
+        distributions = stored_trials(study.plan)[0].distributions
     sharpness = distributions["sharpness"]
     assert isinstance(sharpness, optuna.distributions.FloatDistribution)
     assert sharpness.log

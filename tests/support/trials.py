@@ -5,6 +5,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
 
 from wpm.jobs.work import Decision
@@ -67,11 +71,17 @@ def run_trial(study: Study, quality: Callable[[int], float]) -> int | None:
 
 @contextlib.contextmanager
 def killed_launch(plan: StudyPlan) -> Iterator[Study]:
-    """Yield a study whose launch then vanishes without a word."""
+    """Yield a study whose launch is then killed."""
     study = Study(plan)
     yield study
-    study._stack.close()  # what the system does with a dead process's lock
+    study._stack.close()  # The system releases the lock of a dead process.
+
+
+def stored_trials(plan: StudyPlan) -> list[FrozenTrial]:
+    """Return a study's trials as Optuna alone reads them from the study's file."""
+    storage = JournalStorage(JournalFileBackend(str(plan.place.journal)))
+    return optuna.load_study(study_name=plan.place.name, storage=storage).trials
 
 
 def states(study: Study) -> list[OptunaState]:
-    return [t.state for t in study._study.get_trials(deepcopy=False)]
+    return [trial.state for trial in stored_trials(study.plan)]

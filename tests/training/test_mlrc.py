@@ -75,7 +75,7 @@ def test_ten_optimiser_steps_equal_a_plain_loop(pixels: Pixels) -> None:
     squares = {name: torch.zeros_like(p) for name, p in start.items()}
     velocity = {name: torch.zeros_like(p) for name, p in start.items()}
     for _ in range(10):
-        indices = twin._draw_batch()
+        indices = twin.draw_batch()
         images, labels = twin._batches.training_batch(indices, twin._batch_generator)
         gradients = torch.autograd.grad(
             plain_contrastive(model(images), labels), list(model.parameters())

@@ -190,7 +190,7 @@ def test_margin_beta_learns_with_its_own_rate(pixels: Pixels) -> None:
         config = TrainingConfig(Row("margin"), smoke_protocol(), parameters, 0, (0,))
         training = Training(config, pixels, CPU)
         run(training)
-        (beta,) = training.folds[0]._loss.parameters()
+        (beta,) = training.folds[0].loss.parameters()
         return beta.item()
 
     assert beta_after(1e-6) == pytest.approx(0.8, abs=1e-3)

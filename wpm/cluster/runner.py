@@ -25,7 +25,7 @@ from wpm.errors import UserError, storage_error
 from wpm.files import hold_lock, is_locked
 from wpm.jobs.work import WorkSource
 
-_LOCK = "launch.lock"  # in the folder of Ray's files; held while the launch runs
+LOCK_NAME = "launch.lock"  # in the folder of Ray's files; held while the launch runs
 # A folder this young may belong to a launch that has not locked it yet.
 _SWEEP_AFTER_S = 60.0
 _log = logging.getLogger(__name__)
@@ -66,10 +66,10 @@ def run_work(
     pass_memory_errors_to_tune()
     gpus = count_gpus(resources)
     _check_capacity(resources.cpus, gpus)
-    capacity = _QueueCapacity(resources.cpus, gpus, grows=resources.address != "local")
+    capacity = QueueCapacity(resources.cpus, gpus, grows=resources.address != "local")
     searcher = WorkSearcher(source, capacity)
     try:
-        with _hold_ray_files(run_root.resolve()) as ray_files:
+        with hold_ray_files(run_root.resolve()) as ray_files:
             stop_file = ray_files / "stop"
             with (
                 _LaunchStopper(lambda: show(source.describe), limit_reached, stop_file) as stopper,
@@ -111,17 +111,17 @@ def run_work(
 
 
 @contextlib.contextmanager
-def _hold_ray_files(run_root: Path) -> Iterator[Path]:
+def hold_ray_files(run_root: Path) -> Iterator[Path]:
     """Make a folder for Ray's own files, and remove those of launches that were killed."""
     run_root.mkdir(parents=True, exist_ok=True)
     for folder in run_root.glob(".ray-*"):
         with contextlib.suppress(OSError):  # another launch may be removing it, too
             is_old = time.time() - folder.stat().st_mtime > _SWEEP_AFTER_S
-            if is_old and not is_locked(folder / _LOCK):
+            if is_old and not is_locked(folder / LOCK_NAME):
                 shutil.rmtree(folder, ignore_errors=True)
     ray_files = Path(tempfile.mkdtemp(dir=run_root, prefix=".ray-"))
     try:
-        with hold_lock(ray_files / _LOCK, wait_s=0, what="Ray's files"):
+        with hold_lock(ray_files / LOCK_NAME, wait_s=0, what="Ray's files"):
             yield ray_files
     finally:
         shutil.rmtree(ray_files, ignore_errors=True)
@@ -139,7 +139,7 @@ def _check_capacity(cpus: float, gpus: float) -> None:
     )
 
 
-class _QueueCapacity:
+class QueueCapacity:
     """How much work to hand to Tune: as much as can run, and a quarter of that to wait.
 
     Tune keeps a worker process for another trial only if one waits. An autoscaler adds nodes only
@@ -156,6 +156,7 @@ class _QueueCapacity:
         self._slots = 0
 
     def __call__(self) -> int:
+        """Return how many pieces of work may be handed out."""
         now = time.monotonic()
         if now - self._counted_at >= self._RECOUNT_S:
             self._slots = count_slots(list_nodes(), self._cpus, self._gpus)

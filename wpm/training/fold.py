@@ -90,10 +90,10 @@ class FoldTraining:
         self._batch_generator = torch.Generator().manual_seed(seeds.batches)
         self._mask_generator = torch.Generator().manual_seed(seeds.masks)
         self.model = _place_model(config, pixels.channels, seeds.weights, device)
-        self._loss = self._build_loss(row, len(fold.train_classes), seeds.loss, device)
+        self.loss = self._build_loss(row, len(fold.train_classes), seeds.loss, device)
         self._step = self._build_step(row)
-        self._optimizers = build_optimizers(
-            row, config.protocol, config.parameters, self.model, self._loss
+        self.optimizers = build_optimizers(
+            row, config.protocol, config.parameters, self.model, self.loss
         )
         self._class_numbers = _number_classes(fold, len(pixels.class_names)).to(device)
         self._sampler = self._build_sampler(pixels, fold)
@@ -126,7 +126,7 @@ class FoldTraining:
     def _build_step(self, row: Row) -> PlainStep | MinedStep:
         miner = find_miner(row)
         if miner is None:
-            return PlainStep(self.model, self._loss)
+            return PlainStep(self.model, self.loss)
         dropouts = miner.view_dropouts(self._parameters)
         views = ViewSettings(
             trunk_passes=self._protocol.trunk_passes,
@@ -134,7 +134,7 @@ class FoldTraining:
             channel_dropout=dropouts.channel,
             embedding_dropout=dropouts.embedding,
         )
-        return MinedStep(self.model, self._loss, views, self._mask_generator)
+        return MinedStep(self.model, self.loss, views, self._mask_generator)
 
     def _build_sampler(self, pixels: Pixels, fold: Fold) -> ClassBalancedSampler:
         """Sample batches of the row's shape where it sets one, else of the protocol's."""
@@ -170,10 +170,10 @@ class FoldTraining:
         self.model.train()
         freeze_batch_norm(self.model)
         while self.iteration < self._protocol.iterations_per_epoch and not pause():
-            indices = self._draw_batch()
+            indices = self.draw_batch()
             images, labels = self._batches.training_batch(indices, self._batch_generator)
             loss = self._step.backward(images, self._class_numbers[labels])
-            for optimizer in self._optimizers:
+            for optimizer in self.optimizers:
                 optimizer.step()
             self._loss_sum += loss  # stays on the device, whose queue reading it would stall
             self._images += len(indices)
@@ -191,7 +191,7 @@ class FoldTraining:
             )
         return True
 
-    def _draw_batch(self) -> Tensor:
+    def draw_batch(self) -> Tensor:
         """Return (B,) positions, drawn several times where a batch has to keep its size."""
         indices = self._sampler.draw()
         while len(indices) < (self._repeat_to or 0):
@@ -252,8 +252,8 @@ class FoldTraining:
         """Return everything that the next epoch depends on, as tensors and plain values."""
         return {
             "model": self.model.state_dict(),
-            "loss": self._loss.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "loss": self.loss.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "batch_generator": self._batch_generator.get_state(),
             "mask_generator": self._mask_generator.get_state(),
             "best_model": self.best_model,
@@ -270,8 +270,8 @@ class FoldTraining:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
         self.model.load_state_dict(state["model"])
-        self._loss.load_state_dict(state["loss"])
-        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+        self.loss.load_state_dict(state["loss"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self._batch_generator.set_state(state["batch_generator"].cpu())
         self._mask_generator.set_state(state["mask_generator"].cpu())
