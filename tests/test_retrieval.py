@@ -1,5 +1,6 @@
 """Retrieval scores against pytorch-metric-learning's AccuracyCalculator and plain loops."""
 
+import doctest
 import logging
 import math
 from dataclasses import astuple
@@ -247,3 +248,9 @@ class LargestTensor(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 self.bytes = max(self.bytes, tensor.nbytes)
         return result
+
+
+def test_example_of_the_docstring_is_right() -> None:
+    ran = doctest.testmod(retrieval)
+    assert ran.attempted > 0
+    assert ran.failed == 0

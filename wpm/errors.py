@@ -1,13 +1,13 @@
-"""The one exception that means: the user can mend this."""
+"""Errors that the user can fix; everything else that is raised is a fault of this program."""
 
 from pathlib import Path
 
 
 class UserError(Exception):
-    """Bad input, a missing file or a broken environment, told in one line.
+    """An error the user can fix: bad input, a missing file or a broken environment.
 
-    The message says what was wrong (with the value received), where, and how to mend it.
-    `launch.py` and the analysis scripts print it without a traceback and exit with code 2.
+    Its message is one line that says what was wrong (with the value received), where, and how to
+    fix it. `launch.py` and the analysis scripts print it without a traceback and exit with code 2.
     """
 
 
@@ -16,7 +16,7 @@ class DamagedFileError(UserError):
 
 
 class FormatError(UserError):
-    """A file was written by another version, in another layout."""
+    """Another version wrote a file, in another layout."""
 
 
 class StorageError(UserError):
@@ -28,12 +28,12 @@ class LockedError(UserError):
 
 
 def storage_error(path: Path, error: Exception, done: str = "written") -> StorageError:
-    """Return what tells the user that the system refused a file.
+    """Return the error for a file that the system refused.
 
     Args:
         path: the file.
-        error: of the system.
-        done: what could not be done with it.
+        error: what the system raised.
+        done: what could not be done with the file, as a participle.
     """
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return StorageError(

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and that tell when they were damaged."""
+"""Files that are complete or absent, with a checksum that reveals damage; and locks."""
 
 import contextlib
 import errno
@@ -15,14 +15,14 @@ from typing import Any
 
 from wpm.errors import DamagedFileError, LockedError, storage_error
 
-# What `write_json` writes, byte for byte.
+# What `write_json` writes, byte for byte: reading it needs no second pass through JSON.
 _WRITTEN = re.compile(rb'\{"sha256": "([0-9a-f]{64})",\n"content": (.*)\}\n', re.DOTALL)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace a file by new content in one step.
 
-    A reader, or a process that goes on after a kill, sees the old content or the new.
+    A reader, and a process that resumes after a kill, sees either the old content or the new.
 
     Raises:
         StorageError: the file cannot be written; nothing is left behind.
@@ -40,7 +40,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def append_line(path: Path, text: str) -> None:
-    """Add a line to a file, whole or not at all.
+    """Add a line to a file, completely or not at all.
 
     Raises:
         StorageError: the file cannot be written; it is as before.
@@ -57,11 +57,14 @@ def append_line(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON with a checksum of its content, atomically.
+    """Replace a file by JSON with a checksum of its content, in one step.
 
-    NaN and infinity are refused by `json` itself: they are not JSON.
+    Raises:
+        StorageError: the file cannot be written; nothing is left behind.
+        ValueError: the content holds NaN or infinity, which are not JSON.
     """
-    # Through JSON once: keys that are numbers become text, and sort as the reader will see them.
+    # Convert to JSON and back first, so that keys that are numbers become text before they are
+    # sorted, which is the order in which the reader sees them.
     plain = json.loads(json.dumps(content, allow_nan=False))
     body = json.dumps(plain, sort_keys=True)
     digest = hashlib.sha256(body.encode()).hexdigest()
@@ -72,7 +75,7 @@ def read_json(path: Path) -> Any:
     """Read what `write_json` wrote.
 
     Raises:
-        DamagedFileError: truncated or changed.
+        DamagedFileError: the file was truncated or changed.
         StorageError: the file cannot be read.
     """
     try:
@@ -80,7 +83,7 @@ def read_json(path: Path) -> Any:
         written = _WRITTEN.fullmatch(data)
         if written and hashlib.sha256(written[2]).hexdigest().encode() == written[1]:
             return json.loads(written[2])
-        # Laid out anew by an editor, perhaps: what counts is the content.
+        # An editor may have changed the layout, but only the content counts.
         wrapped = json.loads(data)
         body = json.dumps(wrapped["content"], sort_keys=True)
         intact = hashlib.sha256(body.encode()).hexdigest() == wrapped["sha256"]
@@ -98,15 +101,15 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def hold_lock(path: Path, *, wait_s: float, what: str) -> Iterator[None]:
-    """Hold an exclusive lock that the system drops when the process ends, however it ends.
+    """Hold an exclusive lock, which the system releases however the process ends.
 
     Args:
         path: lock file; created as needed, left in place.
         wait_s: seconds to wait for another holder.
-        what: the thing locked, for the message.
+        what: what the lock protects, for the message.
 
     Raises:
-        LockedError: still held by another after `wait_s`; names the holder.
+        LockedError: another process still holds it after `wait_s`; names that process.
         StorageError: the lock file cannot be written.
     """
     try:
@@ -128,14 +131,14 @@ def hold_lock(path: Path, *, wait_s: float, what: str) -> Iterator[None]:
                         f"{what} is in use by {holder}; wait for it or stop it ({path})"
                     ) from error
                 time.sleep(min(0.2, max(wait_s, 0.01)))
-        with contextlib.suppress(OSError):  # it is held, whether its holder can be named or not
+        with contextlib.suppress(OSError):  # the lock holds even if its holder cannot be named
             file.truncate(0)
             file.write(f"process {os.getpid()} on {os.uname().nodename}".encode())
         yield
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of `hold_lock` now."""
+    """Whether any process holds this lock of `hold_lock` now."""
     if not path.exists():
         return False
     with path.open("r") as file:

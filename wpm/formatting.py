@@ -1,4 +1,4 @@
-"""Small tables for people and programs: aligned text, Markdown, CSV, LaTeX."""
+"""Write small tables as aligned text, Markdown or CSV, and durations for people."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ def format_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], style: s
 
     Args:
         columns: headings.
-        rows: cells, as many a row as there are columns; written with `str`.
+        rows: cells, as many in a row as there are columns; `str` writes them.
         style: one of `FORMATS`.
 
     Returns:
@@ -29,7 +29,7 @@ def format_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], style: s
         csv.writer(buffer, lineterminator="\n").writerows([list(columns), *cells])
         return buffer.getvalue().rstrip("\n")
     widths = [max(len(row[i]) for row in [list(columns), *cells]) for i in range(len(columns))]
-    # Numbers line up at the right, words at the left.
+    # Numbers are aligned at the right, words at the left.
     right = [all(_is_number(row[i]) for row in cells) for i in range(len(columns))]
 
     def lay(row: Sequence[str], separator: str) -> str:
@@ -52,28 +52,28 @@ def format_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], style: s
 
 
 def _is_number(text: str) -> bool:
-    if text.partition(" [")[0] in ("", "-"):  # missing, with a footnote perhaps
+    if text.partition(" [")[0] in ("", "-"):  # a missing number, perhaps with a footnote
         return True
     return text.lstrip("+-( ").replace(".", "", 1)[:1].isdigit()
 
 
 def format_duration(seconds: float) -> str:
     """Write a duration for people: 45 s, 3 min 20 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60} min"
 
 
 def format_eta(started_at: float, ended: int, remaining: int) -> str:
-    """Say how long the rest will take, if it goes on as it went.
+    """Estimate how long the remaining work will take, at the speed so far.
 
     Args:
-        started_at: `time.monotonic()` when the first began.
+        started_at: `time.monotonic()` when the work began.
         ended: pieces of work that have ended since.
-        remaining: pieces that have not.
+        remaining: pieces of work that have not ended.
     """
     if ended == 0:
         return "ETA ?"

@@ -1,4 +1,11 @@
-"""Rows of the results table: a name and its parameters become a loss, with or without mining."""
+"""The losses: a row of the results table and its parameters become a module to train with.
+
+A row is a loss, alone or behind a miner (`wpm.miners`). Alone, the loss gets (B, D) embeddings and
+measures pairs itself; behind a miner it gets (V, B, D) views and reads mined pairs.
+
+You come here from `wpm.model.embedding`, where views come from. Read next: `wpm.training.fold`,
+where model and loss are trained.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,17 +26,11 @@ _ROOT_FLOOR = 1e-5  # under SoftTriple's distance of two centres, as in its auth
 
 
 class PlainLoss(nn.Module):
-    """A base loss, and a threshold miner in front of it, on the batch's own embeddings."""
+    """A loss without within-pair mining; a threshold miner, if any, picks pairs in front of it."""
 
     def __init__(
         self, base_loss: BaseMetricLossFunction, threshold_miner: BaseMiner | None = None
     ) -> None:
-        """Join the two.
-
-        Args:
-            base_loss: any pytorch-metric-learning loss.
-            threshold_miner: picks pairs or triplets; None to use all.
-        """
         super().__init__()
         self.base_loss = base_loss
         self.threshold_miner = threshold_miner
@@ -63,7 +64,7 @@ class CenterSpreadRegularizer(BaseRegularizer):
     """
 
     def __init__(self, centers_per_class: int) -> None:
-        """Remember how the centres are laid out.
+        """Take the centres' layout.
 
         Args:
             centers_per_class: K > 1; the centres of a class lie one after another.

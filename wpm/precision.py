@@ -1,21 +1,21 @@
-"""In which precision trunk and embedder multiply; scores are always computed in float32."""
+"""The precision in which trunk and embedder multiply; scores are always computed in float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-# "float32" is IEEE float32 throughout. torch's own default lets cuDNN round the inputs of
-# convolutions to tf32 on GPUs that can: not what the published numbers were made with.
+# "float32" is IEEE float32 everywhere. torch's own default lets cuDNN round the inputs of
+# convolutions to tf32 on GPUs that support it, and the published numbers were not made so.
 _FLOAT32_AS = {"float32": "ieee", "tf32": "tf32", "bf16": "ieee"}
 
 
 @contextmanager
 def float32_products(precision: str) -> Iterator[None]:
-    """Set how this process multiplies float32 numbers on a GPU, and put it back at the end.
+    """Set how this process multiplies float32 numbers on a GPU, and restore it at the end.
 
     Args:
-        precision: of a protocol; "bf16" leaves what is still float32 in IEEE float32.
+        precision: the protocol's. With "bf16", operations that stay in float32 use IEEE float32.
     """
     before = _read_products()
     _set_products(dict.fromkeys(before, _FLOAT32_AS[precision]))
@@ -51,10 +51,5 @@ def _set_products(products: dict[str, str]) -> None:
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Return the context of a forward pass: bfloat16 where the protocol says so, else none.
-
-    Args:
-        precision: of a protocol.
-        device: of the images.
-    """
+    """Return the context of a forward pass: bfloat16 if the protocol's precision is "bf16"."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

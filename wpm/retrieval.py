@@ -1,4 +1,4 @@
-"""P@1, R-precision and MAP@R of embeddings, every image a query against all others."""
+"""P@1, R-precision and MAP@R of embeddings, with every image a query against all others."""
 
 import math
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from torch.nn.functional import normalize
 
 from wpm.precision import float32_products
 
-# Queries are scored in chunks so that memory beyond the embeddings stays bounded on large sets.
+# Queries are scored in chunks, so that memory beyond the embeddings stays bounded on large sets.
 CHUNK_BYTES = 256 * 2**20
-# faiss is faster there (benchmarks/retrieval.py), matrix products do everywhere.
+# Here faiss finds neighbours faster than matrix products do (benchmarks/retrieval.py).
 FAISS_DEVICES: tuple[str, ...] = ("cpu",)
 
 
 @dataclass(frozen=True)
 class RetrievalScores:
-    """Mean over the queries that have a reference of their class; fractions in [0, 1].
+    """Means over the queries that have a reference of their class, as fractions in [0, 1].
 
-    All three are NaN when no query has one (every class a single image).
+    All three are NaN if no query has one, that is if every class has a single image.
     """
 
     precision_at_1: float
@@ -29,19 +29,21 @@ class RetrievalScores:
 
 
 def retrieval_scores(embeddings: Tensor, labels: Tensor) -> RetrievalScores:
-    """Score a set in which every embedding is query and reference, itself excluded.
+    """Score a set in which every embedding is a query, and a reference for all other queries.
 
     For a query with R references of its class: precision_at_1 is 1 if the nearest reference is of
     its class; r_precision is the share of its class among the R nearest; map_at_r is
     `1/R * sum_{i=1..R} precision_at_i * [the i-th nearest is of its class]`. Lone queries (R = 0)
     are left out of the means. Distances are Euclidean on unit-norm embeddings.
 
+    Example:
+        >>> embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+        >>> retrieval_scores(embeddings, torch.tensor([0, 0, 1, 1])).map_at_r
+        1.0
+
     Args:
         embeddings: (N, D) embeddings of any norm; normalised here.
         labels: (N,) integer labels.
-
-    Returns:
-        The three means as plain floats.
 
     Raises:
         ValueError: shapes do not fit, the set is empty, or an embedding is not finite.
@@ -65,10 +67,9 @@ def retrieval_scores(embeddings: Tensor, labels: Tensor) -> RetrievalScores:
         return RetrievalScores(math.nan, math.nan, math.nan)
 
     unit = normalize(embeddings.detach().float(), dim=1)
-    # Without faiss a chunk's similarities to all references are held, 4 bytes each.
-    bytes_a_query = 40 * (max_relevant + 1) + 4 * len(unit) * (
-        unit.device.type not in FAISS_DEVICES
-    )
+    bytes_a_query = 40 * (max_relevant + 1)
+    if unit.device.type not in FAISS_DEVICES:  # similarities to all references are in memory then
+        bytes_a_query += 4 * len(unit)
     chunk = max(1, CHUNK_BYTES // bytes_a_query)
     totals = torch.zeros(3, dtype=torch.float64)
     nearest = _NearestReferences(unit)
@@ -94,7 +95,7 @@ def _sum_scores(is_hit: Tensor, num_relevant: Tensor) -> Tensor:
     rank = torch.arange(1, is_hit.shape[1] + 1, device=is_hit.device)
     within_r = is_hit & (rank <= num_relevant[:, None])
     hits = within_r.cumsum(dim=1)
-    # float64 sums: float32 drifts past 1e-6 on tens of thousands of queries
+    # Sum in float64: sums in float32 are off by more than 1e-6 for tens of thousands of queries.
     precision = (hits * within_r).double() / rank
     average_precision = precision.sum(dim=1) / num_relevant
     r_precision = within_r.sum(dim=1).double() / num_relevant
@@ -103,13 +104,13 @@ def _sum_scores(is_hit: Tensor, num_relevant: Tensor) -> Tensor:
 
 
 class _NearestReferences:
-    """Exact nearest references by faiss on the CPU, by matrix products on other devices."""
+    """Finds exact nearest references, by faiss on the CPU and by matrix products elsewhere."""
 
     def __init__(self, unit: Tensor) -> None:
         self._unit = unit
         self._index = None
         if unit.device.type in FAISS_DEVICES:
-            import faiss  # here: where neighbours are found on a GPU, nobody needs it
+            import faiss  # here because a GPU does not need it
 
             self._index = faiss.IndexFlatL2(unit.shape[1])
             self._index.add(np.ascontiguousarray(unit.numpy()))
@@ -121,14 +122,14 @@ class _NearestReferences:
         if self._index is not None:
             _, found = self._index.search(np.ascontiguousarray(queries.numpy()), k + 1)
             return _drop_own(torch.from_numpy(found), own)
-        with float32_products("float32"):  # tf32 would order near neighbours anew
+        with float32_products("float32"):  # tf32 would change the order of neighbours
             similarity = queries @ self._unit.T
         similarity[torch.arange(len(own), device=own.device), own] = -torch.inf
         return similarity.topk(k, dim=1).indices
 
 
 def _drop_own(found: Tensor, own: Tensor) -> Tensor:
-    """Remove the query itself from (Q, k + 1) neighbours; the last one where ties hid it."""
+    """Remove the query itself from (Q, k + 1) neighbours; the last one where ties pushed it out."""
     is_own = found == own[:, None]
     is_own[~is_own.any(dim=1), -1] = True
     return found[~is_own].view(len(found), -1)

@@ -10,12 +10,12 @@ import numpy as np
 
 from wpm.errors import UserError
 
-MIN_VAL_CLASSES = 2  # with one class every neighbour is right: the score would say nothing
+MIN_VAL_CLASSES = 2  # with one class every neighbour is right, and the score means nothing
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Label values to train on and label values to validate on, disjoint."""
+    """Classes to train on and classes to validate on, disjoint, as label values."""
 
     train_classes: tuple[int, ...]
     val_classes: tuple[int, ...]
@@ -23,7 +23,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Splits:
-    """The test half and the folds of the other half, as label values."""
+    """The classes of the test half, and the folds of the other half, as label values."""
 
     test_classes: tuple[int, ...]
     folds: tuple[Fold, ...]
@@ -44,14 +44,15 @@ def class_disjoint_splits(labels: Iterable[int], folds: int = 4) -> Splits:
     `val`.
 
     Args:
-        labels: (N,) labels, one an image; repeated values are one class.
+        labels: (N,) labels, one per image; equal values are one class.
         folds: number of folds, at least 2.
 
     Returns:
         The label values of the test half and of every fold.
 
     Raises:
-        UserError: `folds` is below 2, or too few classes for two validation classes a fold.
+        UserError: `folds` is below 2, or there are too few classes for two validation classes in
+            every fold.
 
     References:
         Musgrave, Belongie, Lim: A Metric Learning Reality Check, ECCV 2020.
@@ -78,14 +79,14 @@ def class_disjoint_splits(labels: Iterable[int], folds: int = 4) -> Splits:
 
 
 def check_splits(splits: Splits, labels: Iterable[int]) -> None:
-    """Refuse splits in which a fold, or the test, would have nothing to retrieve.
+    """Refuse splits in which a fold or the test set would have nothing to retrieve.
 
     Args:
-        splits: of `class_disjoint_splits`.
-        labels: (N,) labels, one an image.
+        splits: what `class_disjoint_splits` returned.
+        labels: (N,) labels, one per image.
 
     Raises:
-        UserError: all classes of a validation or test set have a single image.
+        UserError: every class of some training, validation or test set has a single image.
     """
     values, counts = np.unique(np.asarray(list(labels)), return_counts=True)
     with_pairs = set(values[counts > 1].tolist())

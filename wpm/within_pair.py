@@ -1,4 +1,21 @@
-"""Within-pair mining: judge every pair of a batch by the hardest of many views of it."""
+"""Within-pair mining: judge every pair of a batch by the hardest of many views of it.
+
+Deep metric learning trains a network so that images of one class lie close together (positive
+pairs) and images of different classes far apart (negative pairs). Ordinary mining chooses *which*
+pairs of a batch to train on. Within-pair mining looks *inside* every pair: it has V stochastic
+views of each image's embedding, measures the pair in each view, and lets the loss see the view in
+which the pair is hardest. That is the farthest view of a positive pair and the closest view of a
+negative one. The loss itself stays as it is; only what it reads as the distance of two images
+changes:
+
+    views (V, B, D) -> pair matrices (V, B, B) -> mined matrix (B, B) -> any pair or triplet loss
+
+V is the number of views, B that of images in the batch, D that of embedding dimensions. There is
+neither dropout nor mining once a model is evaluated.
+
+This is the first of four files that teach the method. Read next: `wpm.model.embedding`, where
+views come from; then `wpm.losses` and `wpm.training.fold`.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,25 +36,25 @@ def mine_within_pairs(
 ) -> Tensor:
     """Select softly, for every pair, the view in which it is hardest.
 
-    A positive pair is judged by its farthest view, a negative pair by its closest one. With
-    `s = +1` where the largest value is wanted and -1 where the smallest is, the mined value is
-    `sum_v softmax_v(sharpness * s * M[v]) * M[v]`; the weights carry gradient.
+    A positive pair is hardest in its farthest view, a negative pair in its closest one. With
+    `s = +1` where the hardest value is the largest and `s = -1` where it is the smallest, the mined
+    value is `sum_v softmax_v(sharpness * s * M[v]) * M[v]`. The weights carry gradient too.
 
     Args:
-        pair_matrices: (V, B, B) distances or similarities of every pair in every view.
-        is_positive: (B, B) bool, whether a pair is of one class.
-        sharpness: inverse temperature of the selection, > 0; 0 would be the mean over views,
-            infinity the extreme.
+        pair_matrices: (V, B, B) distances or similarities M of every pair in every view.
+        is_positive: (B, B) bool, whether both images of a pair are of one class.
+        sharpness: inverse temperature of the selection, > 0. Towards 0 the mined value becomes the
+            mean over views, towards infinity the value of the hardest view alone.
         larger_is_closer: True for similarities, False for distances.
 
     Returns:
-        (B, B) mined matrix, in the units of `pair_matrices`. Its diagonal means nothing.
+        (B, B) mined matrix, in the units of `pair_matrices`. Its diagonal has no meaning.
 
     Raises:
         ValueError: shapes do not fit or sharpness is not positive.
 
     References:
-        ../docs/within_pair_mining.md.
+        docs/within_pair_mining.md.
     """
     if pair_matrices.ndim != 3 or pair_matrices.shape[1:] != is_positive.shape:
         raise ValueError(
@@ -46,25 +63,25 @@ def mine_within_pairs(
         )
     if not sharpness > 0:
         raise ValueError(f"sharpness is {sharpness}, must be > 0")
-    # The one home of the direction: a positive pair wants its least close view, a negative pair
-    # its closest, and the distance says whether close is small or large.
-    wants_largest = is_positive.bool() ^ larger_is_closer
-    sign = torch.where(wants_largest, sharpness, -sharpness).to(pair_matrices.dtype)
+    # Only this line decides the direction. The hardest view of a positive pair is its farthest,
+    # that of a negative pair its closest; the measure says whether close is small or large.
+    hardest_is_largest = is_positive.bool() ^ larger_is_closer
+    sign = torch.where(hardest_is_largest, sharpness, -sharpness).to(pair_matrices.dtype)
     weights = torch.softmax(sign * pair_matrices, dim=0)
     return (weights * pair_matrices).sum(dim=0)
 
 
 def compute_pair_matrices(views: Tensor, distance: BaseDistance) -> Tensor:
-    """Measure every pair of a batch in every view, the same view on both sides.
+    """Measure every pair of a batch in every view, with the same view on both sides.
 
     Args:
         views: (V, B, D) embeddings; normalised here if the distance normalises.
         distance: any pytorch-metric-learning distance or similarity.
 
     Returns:
-        (V, B, B) matrices.
+        (V, B, B) distances or similarities.
     """
-    # Families whose matrix code is written for any leading dimensions; others go view by view.
+    # These two families compute matrices for any leading dimensions; others go view by view.
     if isinstance(distance, LpDistance | DotProductSimilarity):
         unit = distance.maybe_normalize(views, dim=-1)
         matrices: Tensor = distance.compute_mat(unit, unit)
@@ -75,8 +92,8 @@ def compute_pair_matrices(views: Tensor, distance: BaseDistance) -> Tensor:
 class WithinPairLoss(nn.Module):
     """A pair or triplet loss that reads mined values in place of plain distances.
 
-    Wherever the base loss, or a threshold miner in front of it, would read the distance of two
-    images of the batch, it reads the pair's mined value instead.
+    Wherever the base loss would read the distance of two images of the batch, it reads the pair's
+    mined value instead. So does a threshold miner in front of the loss, if there is one.
     """
 
     def __init__(
@@ -86,11 +103,12 @@ class WithinPairLoss(nn.Module):
         sharpness: float = 32.0,
         threshold_miner: BaseMiner | None = None,
     ) -> None:
-        """Wrap a loss.
+        """Put within-pair mining in front of a loss.
 
         Args:
             base_loss: any pytorch-metric-learning loss that reads the batch's pair matrix.
-            sharpness: inverse temperature of the selection over views, > 0.
+            sharpness: inverse temperature of the selection over views, > 0; see
+                `mine_within_pairs`.
             threshold_miner: a pytorch-metric-learning miner that picks pairs or triplets from the
                 same mined matrix; None to use all.
 
@@ -113,7 +131,7 @@ class WithinPairLoss(nn.Module):
         self.sharpness = sharpness
 
     def forward(self, views: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of a batch.
+        """Compute the loss of a batch.
 
         Args:
             views: (V, B, D) stochastic views of the embeddings, not normalised.
@@ -123,7 +141,7 @@ class WithinPairLoss(nn.Module):
             Scalar loss.
 
         Raises:
-            ValueError: shapes do not fit, or the base loss asks for distances that are not
+            ValueError: shapes do not fit, or the base loss reads distances other than those
                 between images of the batch.
         """
         if views.ndim != 3 or labels.shape != views.shape[1:2]:
@@ -145,14 +163,15 @@ class WithinPairLoss(nn.Module):
             return self._apply_loss(views.mean(dim=0), labels, MinedDistance(distance, mined))
 
     def _apply_loss(self, embeddings: Tensor, labels: Tensor, mined: "MinedDistance") -> Tensor:
-        """Run miner and loss on the mined matrix; `embeddings` serve regularisers only."""
+        """Run threshold miner and loss on the mined matrix; only regularisers use `embeddings`."""
         pairs = None
         if self.threshold_miner is not None:
             with _swap_distance(self.threshold_miner, mined):
                 pairs = self.threshold_miner(embeddings, labels)
         with _swap_distance(self.base_loss, mined):
             loss: Tensor = self.base_loss(embeddings, labels, pairs)
-        # A batch without pairs gives zero unread; anything else was measured past the miner.
+        # A batch without pairs gives zero and reads nothing. Any other loss that reads nothing
+        # has measured the images itself, without the mining.
         if not mined.was_read and bool(loss.detach() != 0):
             raise ValueError(
                 f"{type(self.base_loss).__name__} does not read the batch's pair matrix; "
@@ -162,13 +181,13 @@ class WithinPairLoss(nn.Module):
 
 
 class MinedDistance(BaseDistance):
-    """Answers with a matrix mined beforehand when a loss or miner asks for the batch's pairs."""
+    """Returns the mined matrix to a loss or threshold miner that measures the batch's pairs."""
 
     def __init__(self, measured: BaseDistance, mined: Tensor) -> None:
-        """Take a matrix over from the distance that measured it.
+        """Present a mined matrix as a distance.
 
         Args:
-            measured: the distance that the values come from; direction and power are its own.
+            measured: the distance that measured the views; its direction and power stay.
             mined: (B, B) mined matrix.
         """
         super().__init__(
@@ -181,14 +200,14 @@ class MinedDistance(BaseDistance):
         self.was_read = False
 
     def forward(self, query_emb: Tensor, ref_emb: Tensor | None = None) -> Tensor:
-        """Return a copy of the matrix: some miners write into what they are given.
+        """Return a copy of the mined matrix, since some miners write into what they get.
 
         Args:
             query_emb: (B, D) the batch's embeddings.
             ref_emb: the same tensor, or None.
 
         Raises:
-            ValueError: asked for anything but the batch against itself.
+            ValueError: the two are not the batch and itself.
         """
         if len(query_emb) != len(self._mined) or not (ref_emb is None or ref_emb is query_emb):
             raise ValueError(
@@ -199,11 +218,11 @@ class MinedDistance(BaseDistance):
         return self._mined.clone()
 
     def compute_mat(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
-        """Refuse: only the batch's own pairs were mined."""
+        """Refuse other embeddings: only the batch's own pairs were mined."""
         raise ValueError("only pairs of the whole batch are mined, not those of other embeddings")
 
     def pairwise_distance(self, query_emb: Tensor, ref_emb: Tensor) -> Tensor:
-        """Refuse: a miner or loss that measures embeddings itself would bypass the mined pairs."""
+        """Refuse a loss or miner that measures embeddings itself, past the mined matrix."""
         raise ValueError(
             "the loss or miner measures embeddings itself; within-pair mining needs one that reads "
             "the batch's pair matrix"
@@ -211,7 +230,7 @@ class MinedDistance(BaseDistance):
 
 
 def describe_distance(owner: BaseMetricLossFunction | BaseMiner) -> str:
-    """Name what a loss or miner measures, so that two can be compared."""
+    """Describe how a loss or miner measures pairs, so that two of them can be compared."""
     distance = owner.distance
     return (
         f"{type(distance).__name__}(p={distance.p}, power={distance.power}, "
@@ -223,7 +242,7 @@ def describe_distance(owner: BaseMetricLossFunction | BaseMiner) -> str:
 def _swap_distance(
     owner: BaseMetricLossFunction | BaseMiner, distance: BaseDistance
 ) -> Iterator[None]:
-    """Lend another distance to a loss or miner, and give its own back."""
+    """Replace the distance of a loss or miner for a while."""
     own = owner.distance
     owner.distance = distance
     try:

@@ -154,7 +154,7 @@ def test_incomplete_folder_is_refused_and_kept(tmp_path: Path, marker: str | Non
     mine.write_text("mine")
     if marker is not None:
         (tmp_path / MARKER).write_text(marker)
-    with pytest.raises(UserError, match="no complete set of glyphs; remove it") as caught:
+    with pytest.raises(UserError, match="not a complete set of glyphs; remove it") as caught:
         render_glyphs(tmp_path, scripts=FEW)
     assert str(tmp_path) in str(caught.value)
     assert mine.read_text() == "mine"
@@ -162,7 +162,7 @@ def test_incomplete_folder_is_refused_and_kept(tmp_path: Path, marker: str | Non
 
 def test_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "glyphs").write_text("mine")
-    with pytest.raises(UserError, match="no complete set"):
+    with pytest.raises(UserError, match="not a complete set"):
         render_glyphs(tmp_path / "glyphs", scripts=FEW)
 
 

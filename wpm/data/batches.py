@@ -1,4 +1,4 @@
-"""Batches: which images (so many classes, so many of each), and which region of each."""
+"""Make batches: choose images by class, then crop, flip and normalise them for the trunk."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,10 @@ from wpm.protocols import Protocol
 
 
 class ClassBalancedSampler:
-    """Draws batches of `classes_per_batch` classes with `images_per_class` images each."""
+    """Draws batches of `classes_per_batch` classes with `images_per_class` images each.
+
+    A batch without two images of a class would hold no positive pair.
+    """
 
     def __init__(
         self,
@@ -27,13 +30,16 @@ class ClassBalancedSampler:
         Args:
             labels: (N,) label of every image of the set.
             candidates: (M,) positions of the images to draw from.
-            classes_per_batch: classes of a batch; all of them where there are fewer.
+            classes_per_batch: classes of a batch; all classes where there are fewer.
             images_per_class: images of each; drawn with replacement only where a class has fewer.
             generator: source of randomness, on the CPU.
+
+        Raises:
+            UserError: there are no candidates.
         """
         if len(candidates) == 0:
             raise UserError("no images to train on: the fold's training classes are empty")
-        # Sorted once: to look for each class among all images takes minutes on 8,488 classes.
+        # Sort once: searching all images for every class takes minutes with 8,488 classes.
         found, order = labels[candidates].sort(stable=True)
         counts = found.unique_consecutive(return_counts=True)[1]
         self._members = candidates[order].split(counts.tolist())
@@ -48,10 +54,10 @@ class ClassBalancedSampler:
         return torch.cat([self._draw_members(self._members[i]) for i in chosen.tolist()])
 
     def _draw_members(self, members: Tensor) -> Tensor:
-        wanted, generator = self._images_per_class, self._generator
-        if len(members) >= wanted:
-            return members[torch.randperm(len(members), generator=generator)[:wanted]]
-        return members[torch.randint(len(members), (wanted,), generator=generator)]
+        count, generator = self._images_per_class, self._generator
+        if len(members) >= count:
+            return members[torch.randperm(len(members), generator=generator)[:count]]
+        return members[torch.randint(len(members), (count,), generator=generator)]
 
 
 class BatchMaker:
@@ -60,14 +66,6 @@ class BatchMaker:
     def __init__(
         self, pixels: Pixels, protocol: Protocol, spec: InputSpec, device: torch.device
     ) -> None:
-        """Remember what all batches share.
-
-        Args:
-            pixels: decoded images.
-            protocol: crop and flip settings.
-            spec: the trunk's input.
-            device: where batches go.
-        """
         self._pixels = pixels
         self._protocol = protocol
         self._spec = spec
@@ -77,7 +75,7 @@ class BatchMaker:
         """Crop and flip at random.
 
         Args:
-            indices: (B,) positions.
+            indices: (B,) positions in the pixel cache.
             generator: source of randomness, on the CPU.
 
         Returns:
@@ -91,7 +89,14 @@ class BatchMaker:
         return self._finish(indices, boxes, flipped)
 
     def evaluation_batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Crop the centre: (B, C, crop, crop) float images and (B,) labels."""
+        """Crop the centre.
+
+        Args:
+            indices: (B,) positions in the pixel cache.
+
+        Returns:
+            (B, C, crop, crop) float images and (B,) labels.
+        """
         boxes = centre_crop_boxes(self._pixels.sizes[indices], self._protocol.crop)
         return self._finish(indices, boxes, torch.zeros(len(indices), dtype=torch.bool))
 

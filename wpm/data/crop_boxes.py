@@ -1,11 +1,11 @@
-"""Choose which region of an image a crop shows: at random for training, central for tests."""
+"""Choose which region of an image a crop shows: a random one to train, the centre to evaluate."""
 
 import math
 
 import torch
 from torch import Tensor
 
-_CROP_ATTEMPTS = 10  # as torchvision's RandomResizedCrop, whose boxes these are
+_CROP_ATTEMPTS = 10  # as many as torchvision's RandomResizedCrop makes
 
 
 def sample_crop_boxes(
@@ -51,7 +51,7 @@ def sample_crop_boxes(
 def _largest_central_crop(
     height: Tensor, width: Tensor, ratio: tuple[float, float]
 ) -> tuple[Tensor, Tensor]:
-    """Return the box used where no attempt fits: the whole image, cut to the nearest ratio."""
+    """Return the box for where no attempt fits: the entire image, cut to the nearest ratio."""
     image_ratio = width / height
     crop_h = torch.where(image_ratio < ratio[0], torch.round(width / ratio[0]), height)
     crop_w = torch.where(image_ratio > ratio[1], torch.round(height * ratio[1]), width)
@@ -59,7 +59,15 @@ def _largest_central_crop(
 
 
 def centre_crop_boxes(sizes: Tensor, crop: int) -> Tensor:
-    """Return (B, 4) boxes of the central square of `crop` pixels, as torchvision's CenterCrop."""
+    """Return the boxes of the central square, as torchvision's CenterCrop cuts it.
+
+    Args:
+        sizes: (B, 2) height and width of every image in pixels.
+        crop: side of the square in pixels.
+
+    Returns:
+        (B, 4) int64 top, left, height, width in pixels.
+    """
     free = (sizes - crop).double() / 2
     corner = torch.round(free).long()
     return torch.cat([corner, torch.full_like(corner, crop)], dim=1)

@@ -1,8 +1,9 @@
-"""Crops: regions of cached images, cut and resized on the device that trains.
+"""Cut regions out of cached images and resize them, on the device that trains.
 
-On the CPU one image after another, by torch's resampling of bytes: it reads the mapped pages of the
-region and no others. On a GPU all images of a batch at once, by small matrix products, from bytes
-that it holds or, where they are too many, from the regions alone, sent through page-locked memory.
+On the CPU, one image is cropped after another, by torch's resampling of bytes. It reads the mapped
+pages of the region and no others. On a GPU, all images of a batch are cropped at once, by small
+matrix products. The GPU holds the bytes of all images or, where they are too many, gets the regions
+alone, through page-locked memory. `wpm.data.crop_boxes` chooses the regions.
 """
 
 from collections.abc import Sequence
@@ -18,13 +19,13 @@ from wpm.precision import float32_products
 
 @dataclass(frozen=True)
 class InputSpec:
-    """How a trunk wants its pixels: `(value / 255 * value_range - mean) / std`, channel by channel.
+    """How a trunk expects pixels: `(value / 255 * value_range - mean) / std` in every channel.
 
     Attributes:
-        channel_order: "RGB" or "BGR"; of no meaning for one channel.
+        channel_order: "RGB" or "BGR"; without meaning for one channel.
         value_range: value of a white pixel before the mean is subtracted.
-        mean: one number a channel, in `channel_order`.
-        std: one number a channel.
+        mean: one number per channel, in `channel_order`.
+        std: one number per channel, in `channel_order`.
     """
 
     channel_order: str
@@ -44,11 +45,11 @@ def crop_images(
         boxes: (B, 4) int64 top, left, height, width in pixels, on the CPU.
         size: side of the square output in pixels.
         flipped: (B,) bool, whether to mirror left and right, on the CPU.
-        device: where the result is wanted.
+        device: where the result goes.
 
     Returns:
-        (B, C, size, size) grey levels on the device: on the CPU uint8, at most 1 level from
-        Pillow's; elsewhere float32, at most 1.5 from it.
+        (B, C, size, size) grey levels on the device. On the CPU they are uint8 and differ from
+        Pillow's by at most 1 level; elsewhere they are float32 and differ by at most 1.5 levels.
     """
     if device.type == "cpu":
         return crop_one_by_one(pixels, indices, boxes, size, flipped)
@@ -58,7 +59,7 @@ def crop_images(
 def crop_one_by_one(
     pixels: Pixels, indices: Tensor, boxes: Tensor, size: int, flipped: Tensor
 ) -> Tensor:
-    """Do so on the CPU: uint8."""
+    """Do what `crop_images` does on the CPU, one image after another; return uint8."""
     crops = torch.empty((len(indices), size, size, pixels.channels), dtype=torch.uint8)
     each = zip(crops, indices.tolist(), boxes.tolist(), flipped.tolist(), strict=True)
     for crop, index, box, flip in each:
@@ -76,7 +77,17 @@ def crop_at_once(
     flipped: Tensor,
     device: torch.device,
 ) -> Tensor:
-    """Do so on a device, from its own copy of all bytes where it has one: float32."""
+    """Do what `crop_images` does on a GPU, all images at once; return float32.
+
+    Args:
+        pixels: decoded images.
+        resident: all bytes of `pixels` on the device, or None where they are too many.
+        indices: (B,) positions, on the CPU.
+        boxes: (B, 4) int64 top, left, height, width in pixels, on the CPU.
+        size: side of the square output in pixels.
+        flipped: (B,) bool, whether to mirror left and right, on the CPU.
+        device: where the result goes.
+    """
     where = torch.stack([pixels.starts[indices], pixels.sizes[indices, 1], flipped], dim=1)
     table = to_device(torch.cat([boxes, where], dim=1), device)
     if resident is None:
@@ -90,14 +101,14 @@ def crop_at_once(
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a small tensor from the CPU without waiting for what the device is doing."""
-    # Only from page-locked memory is the copy queued; torch keeps it until the copy is done.
+    """Copy a small tensor from the CPU without waiting for the device's queue."""
+    # A copy is queued only from page-locked memory, which torch keeps until the copy is done.
     source = tensor.pin_memory() if device.type == "cuda" else tensor
     return source.to(device, non_blocking=True)
 
 
 def resize_crop(image: Tensor, box: Sequence[int], size: int) -> Tensor:
-    """Crop one image to a box and resize it, rounding to whole levels where Pillow does.
+    """Crop one image to a box and resize it, rounding to whole levels as Pillow does.
 
     Args:
         image: (H, W, C) uint8 on the CPU.
@@ -123,8 +134,8 @@ def stage_regions(pixels: Pixels, indices: Tensor, boxes: Tensor, *, pin: bool) 
         pin: whether the block is page-locked, to be sent to a GPU.
 
     Returns:
-        (B, height, width, C) uint8 of the largest height and width; every region at the top left
-        of its place, what is beside it arbitrary.
+        (B, height, width, C) uint8, of the largest height and width. Every region lies at the top
+        left of its place; the values beside it are arbitrary.
     """
     height, width = boxes[:, 2:].amax(dim=0).tolist()
     shape = (len(indices), height, width, pixels.channels)
@@ -137,14 +148,14 @@ def stage_regions(pixels: Pixels, indices: Tensor, boxes: Tensor, *, pin: bool) 
 
 
 def gather_regions(flat: Tensor, table: Tensor, channels: int, height: int, width: int) -> Tensor:
-    """Copy the boxes' regions of images that a device holds.
+    """Copy the boxes' regions of images whose bytes a device holds.
 
     Args:
         flat: all bytes of the cache.
         table: (B, 6 or more) int64 on its device: box, first byte and width of every image.
-        channels: of the images.
-        height: of the result, at least that of every box.
-        width: of the result, at least that of every box.
+        channels: 1 or 3.
+        height: of the result in pixels, at least that of every box.
+        width: of the result in pixels, at least that of every box.
 
     Returns:
         (B, height, width, C) uint8, as `stage_regions` returns them.
@@ -154,15 +165,15 @@ def gather_regions(flat: Tensor, table: Tensor, channels: int, height: int, widt
     columns = torch.arange(width, device=flat.device)
     pixel = start // channels + (top + rows) * image_width + left + columns
     grouped = flat.view(-1, channels)
-    return grouped[pixel.clamp_(max=len(grouped) - 1)]  # beside a box: any pixel does
+    return grouped[pixel.clamp_(max=len(grouped) - 1)]  # beside a box any pixel will do
 
 
 def resize_crops(images: Tensor, boxes: Tensor, size: int, flipped: Tensor) -> Tensor:
     """Crop all images of a batch at once and resize them, as Pillow's bilinear filter does.
 
-    Pillow widens its triangle filter when it shrinks an image; as a filter is linear along each
-    side, it is one small matrix a side and image. Pillow rounds to whole grey levels after each
-    side, this does not: the results differ by at most 1.5 levels of 255.
+    Pillow widens its triangle filter when it shrinks an image. Filtering is linear along each
+    side, so it is one small matrix per side and image. Pillow rounds to whole grey levels after
+    each side and this does not: the results differ by at most 1.5 levels of 255.
 
     Args:
         images: (B, C, H, W) uint8 or float, any device.
@@ -186,7 +197,7 @@ def resize_crops(images: Tensor, boxes: Tensor, size: int, flipped: Tensor) -> T
 def _resize_matrices(start: Tensor, length: Tensor, full: int, size: int) -> Tensor:
     """Return (B, size, full) weights of every input pixel in every output pixel."""
     start, length = start[:, None, None].float(), length[:, None, None].float()
-    step = length / size  # input pixels an output pixel stands for
+    step = length / size  # input pixels per output pixel
     support = step.clamp(min=1.0)
     centre = (torch.arange(size, device=start.device)[:, None] + 0.5) * step
     position = torch.arange(full, device=start.device) - start + 0.5
@@ -196,11 +207,11 @@ def _resize_matrices(start: Tensor, length: Tensor, full: int, size: int) -> Ten
 
 
 def normalise_pixels(images: Tensor, spec: InputSpec) -> Tensor:
-    """Turn grey levels 0 to 255 into what a trunk wants.
+    """Turn grey levels 0 to 255 into what a trunk expects.
 
     Args:
         images: (B, C, H, W) uint8 or float, RGB or one channel.
-        spec: of the trunk; one channel is repeated where it wants three.
+        spec: the trunk's; one channel is repeated where the trunk expects three.
 
     Returns:
         (B, len(spec.mean), H, W) float, channels last in memory.
@@ -215,7 +226,8 @@ def normalise_pixels(images: Tensor, spec: InputSpec) -> Tensor:
     scale, offset = to_device(
         torch.stack([spec.value_range / 255 / std, mean / std]), levels.device
     )
-    # A row of pixels at a time: broadcasting three numbers over channels is not vectorised.
+    # Scale a row of pixels at a time, as broadcasting three numbers over channels is not
+    # vectorised.
     width = images.shape[3]
     levels.flatten(2).mul_(scale.repeat(width)).sub_(offset.repeat(width))
     return levels.permute(0, 3, 1, 2)

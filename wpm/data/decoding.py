@@ -1,9 +1,8 @@
-"""Image files become bytes of a pixel cache, in threads or processes; knows nothing of torch.
+"""Decode image files into the bytes of a pixel cache, in threads or processes, without torch.
 
-`python -m wpm.data.decoding` is such a process: it reads parts as lines of JSON and answers with
-lines.
-A process of its own, not one of multiprocessing's: it starts in a tenth of a second whatever the
-parent has imported, and ends by itself when the parent is gone, killed or not.
+`python -m wpm.data.decoding` is such a process: it reads tasks as lines of JSON and answers each
+with a line. multiprocessing is not used, because a process of our own starts in a tenth of a second
+whatever the parent has imported, and ends by itself when the parent is gone, killed or not.
 """
 
 import json
@@ -26,26 +25,27 @@ from PIL import Image
 
 from wpm.errors import UserError
 
-# From here on processes: threads share Python's lock, which an image holds for about 4% of its
-# time, so that no more than this many cores are kept busy (benchmarks/images.py; on few cores
-# threads are faster); and small sets are decoded before a process has started.
+# From this many cores and images on, processes decode. Threads share Python's lock, which decoding
+# an image holds for about 4% of its time, so that threads keep at most this many cores busy
+# (benchmarks/images.py); on fewer cores they are faster. Small sets are decoded before a process
+# has started.
 PROCESS_CORES = 25
 PROCESS_IMAGES = 2048
-# What Pillow raises on files that it cannot read.
+# Errors of Pillow for files that it cannot read.
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
 class DecodingTask:
-    """A run of images whose pixels lie one after another in a file.
+    """A part of a cache to decode: images whose pixels lie one after another in a file.
 
     Attributes:
-        number: among the parts of a cache.
-        file: where the pixels go; exists, and is long enough.
-        offset: of the first image's first byte.
+        number: of the part among those of the cache.
+        file: where the pixels go; it exists and is long enough.
+        offset: position of the first image's first byte in the file.
         root: folder that `paths` are relative to.
         paths: image files.
-        sizes: height and width that each will have, as `cached_size` found them.
+        sizes: height and width of each once decoded, as `cached_size` found them.
         channels: 1 for greyscale, 3 for RGB.
         resize: length of the shorter side in pixels.
     """
@@ -62,11 +62,11 @@ class DecodingTask:
 
 @dataclass(frozen=True)
 class DecodedPart:
-    """What became of a part.
+    """What became of a task.
 
     Attributes:
         number: of the part.
-        crc32: of its bytes.
+        crc32: checksum of its bytes.
         unreadable: path and reason of every image that could not be decoded.
     """
 
@@ -79,7 +79,7 @@ def decode_image(path: Path | Image.Image, channels: int, resize: int) -> NDArra
     """Open an image, convert it and resize its shorter side.
 
     Args:
-        path: the file, or an image that is open already.
+        path: the file, or an image that is open already and stays open.
         channels: 1 for greyscale, 3 for RGB.
         resize: length of the shorter side in pixels; the longer keeps the ratio, rounded down.
 
@@ -87,9 +87,8 @@ def decode_image(path: Path | Image.Image, channels: int, resize: int) -> NDArra
         (height, width, C) uint8.
 
     Raises:
-        OSError, SyntaxError, ValueError: what Pillow raises on files that it cannot read.
+        OSError, SyntaxError, ValueError: Pillow cannot read the file.
     """
-    # An image that is open already is its owner's to close.
     opened = nullcontext(path) if isinstance(path, Image.Image) else Image.open(path)
     with opened as image:
         converted = _to_eight_bit(image).convert("L" if channels == 1 else "RGB")
@@ -105,7 +104,7 @@ def cached_size(path: Path, resize: int) -> tuple[int, int]:
         with Image.open(path) as image:
             width, height = _resized(*image.size, resize)
     except _UNREADABLE:
-        return 0, 0  # decoding it will say why
+        return 0, 0  # decoding it will fail too, and give the reason
     return height, width
 
 
@@ -115,19 +114,20 @@ def _resized(width: int, height: int, resize: int) -> tuple[int, int]:
 
 
 def _to_eight_bit(image: Image.Image) -> Image.Image:
-    """Prepare the kinds of image that Pillow's own conversion clips or warns about."""
-    if image.mode.startswith("I"):  # 16 bits a pixel, which conversion would cut off at 255
+    """Prepare those kinds of image that Pillow's own conversion clips or warns about."""
+    if image.mode.startswith("I"):  # 16 bits a pixel; converting would clip them at 255
         levels = np.asarray(image).astype(np.uint32)
         return Image.fromarray((levels.clip(max=65535) // 257).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        # Strokes on nothing: without a ground they would vanish in the colour under the glass.
+        # Put transparent images on white: converting them directly would show the colour hidden
+        # under transparent pixels.
         layers = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers)
     return image
 
 
 def decode_part(part: DecodingTask) -> DecodedPart:
-    """Decode images into their place in the file, one in memory at a time."""
+    """Decode images into their place in the file; only one is in memory at a time."""
     crc32, unreadable = 0, []
     with Path(part.file).open("r+b", buffering=0) as file:
         file.seek(part.offset)
@@ -148,10 +148,10 @@ def decode_part(part: DecodingTask) -> DecodedPart:
 
 
 def decode_parts(parts: Sequence[DecodingTask]) -> Iterator[DecodedPart]:
-    """Decode parts on all cores, in processes where there are many images and many cores.
+    """Decode parts on all cores: in processes if images and cores are many, else in threads.
 
     Yields:
-        Parts as they are done, in any order.
+        One answer a part, in any order.
 
     Raises:
         OSError: the file cannot be written.
@@ -164,13 +164,13 @@ def decode_parts(parts: Sequence[DecodingTask]) -> Iterator[DecodedPart]:
 
 
 def decode_in_threads(parts: Sequence[DecodingTask], threads: int) -> Iterator[DecodedPart]:
-    """Decode parts in threads of this process (Pillow decodes and resizes outside its lock)."""
+    """Decode parts in threads; Pillow releases Python's lock to decode and to resize."""
     with ThreadPoolExecutor(threads) as pool:
         yield from pool.map(decode_part, parts)
 
 
 def decode_in_processes(parts: Sequence[DecodingTask], processes: int) -> Iterator[DecodedPart]:
-    """Decode parts in other processes, each given its next part when it has answered."""
+    """Decode parts in other processes; each gets its next part when it has answered."""
     waiting = iter(parts)
     with selectors.DefaultSelector() as selector:
         workers: list[subprocess.Popen[str]] = []
@@ -191,7 +191,7 @@ def decode_in_processes(parts: Sequence[DecodingTask], processes: int) -> Iterat
                     yield decoded
         finally:
             for worker in workers:
-                worker.kill()  # what it has not answered is decoded again
+                worker.kill()  # a part without an answer is decoded again
                 worker.communicate()
 
 
@@ -204,19 +204,19 @@ def _start_worker() -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         text=True,
         encoding="ascii",
-        process_group=0,  # Ctrl-C is for the parent to act on
-        # numpy starts a thread a core, and multiplies nothing here
+        process_group=0,  # so that Ctrl-C reaches the parent only
+        # or numpy starts a thread per core, though nothing is multiplied here
         env={**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
     )
 
 
 def _pipe(stream: Any) -> Any:
-    assert stream is not None  # all are started with pipes
+    assert stream is not None  # every process is started with pipes
     return stream
 
 
 def _give(worker: "subprocess.Popen[str]", part: DecodingTask) -> None:
-    with suppress(BrokenPipeError):  # ended: its answer, which is none, will tell
+    with suppress(BrokenPipeError):  # the process has ended; reading its answer reports that
         stream = _pipe(worker.stdin)
         stream.write(json.dumps(asdict(part)) + "\n")
         stream.flush()
@@ -227,7 +227,7 @@ def _take(worker: "subprocess.Popen[str]", part: DecodingTask) -> DecodedPart:
     if not line:
         raise UserError(
             f"a decoding process ended (exit code {worker.wait()}) between {part.paths[0]} and "
-            f"{part.paths[-1]} of {part.root}; free memory, or mend the image that ends it"
+            f"{part.paths[-1]} of {part.root}; free memory, or fix the image that ends it"
         )
     answer = json.loads(line)
     if "error" in answer:
@@ -236,7 +236,7 @@ def _take(worker: "subprocess.Popen[str]", part: DecodingTask) -> DecodedPart:
 
 
 def _serve() -> None:
-    """Decode the parts that come on stdin until it ends."""
+    """Decode the tasks that arrive on stdin until it ends."""
     for line in sys.stdin:
         try:
             answer = asdict(decode_part(DecodingTask(**json.loads(line))))

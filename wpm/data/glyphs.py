@@ -1,6 +1,6 @@
-"""An embedded image data set: characters rendered from the fonts that ship with matplotlib.
+"""A data set that needs no download: characters rendered from the fonts that matplotlib ships.
 
-Nothing is downloaded. Class folders sort by script, so a split by sorted class trains on some
+A class is a character. Class folders sort by script, so that a split by sorted class trains on some
 scripts and tests on others.
 """
 
@@ -19,18 +19,19 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from wpm.errors import UserError, storage_error
 
-VERSION = 1  # raise it with any change that changes pixels: folders of another version are refused
+VERSION = 1  # raise it when the images change; folders of another version are refused
 SIDE = 64  # px, of the square image
-GLYPH_SIDE = 38.0  # px, longer side of a glyph at scale 1: fits the frame turned or sheared
-SUPERSAMPLING = 2  # work at this many px per image px, then average: smooth edges
-EM = 96  # px, font size of the source glyph; about GLYPH_SIDE * SUPERSAMPLING on its longer side
-MIN_FONTS = 3  # a class drawn in fewer is told by its font, not by its shape
+GLYPH_SIDE = 38.0  # px, longer side of a glyph at scale 1; it fits the frame turned or sheared
+SUPERSAMPLING = 2  # draw at this many px per image px, then average, for smooth edges
+EM = 96  # px, font size of the source glyph; its longer side is about GLYPH_SIDE * SUPERSAMPLING
+MIN_FONTS = 3  # a class drawn in fewer fonts could be recognised by its font alone
 MARKER = ".complete"
 
-# (script, characters), sorted by script. Chosen by correlating all pairs under rotation, squeeze
-# and mirroring (augmentation may flip): no Greek or Cyrillic twins of Latin, no E beside ∃.
+# (script, characters), sorted by script. All pairs were correlated under rotation, squeeze and
+# mirroring (augmentation may flip), and lookalikes dropped: Greek and Cyrillic letters that look
+# Latin, and ∃, which is E in a mirror.
 SCRIPTS: tuple[tuple[str, str], ...] = (
-    ("arabic", "جصطعكميثشوق\ufefb"),  # without a shaping engine: isolated forms; FEFB is lam-alef
+    ("arabic", "جصطعكميثشوق\ufefb"),  # isolated forms; FEFB is lam-alef
     ("armenian", "ԲԳԹԺԽՁՃՇՋՎՔՖ"),
     ("astrological", "♄♈♉♊♋♌♍♎♐♑♒♓"),
     ("canadian", "ᐁᑌᑫᒉᓀᓚᔐᔦᕒᕓᕴᖃ"),
@@ -54,7 +55,7 @@ FONT_FILES = (
 
 @dataclass(frozen=True)
 class Distortion:
-    """How strongly images of one class differ; every quantity is drawn uniformly for each image.
+    """How much images of one class differ; every quantity is drawn uniformly for each image.
 
     Attributes:
         rotation: largest turn either way, degrees.
@@ -64,12 +65,12 @@ class Distortion:
         shear: largest horizontal shift either way per unit of height.
         stroke: largest growth of line thickness, px at scale 1.
         translation: largest shift either way along each axis, fraction of the image side.
-        clutter: largest number of straight lines across the image; each is ink or paper.
+        clutter: largest number of straight lines across the image, each of ink or of paper.
         clutter_width: largest thickness of these lines, px; the smallest is 1.
         blur: largest standard deviation of the Gaussian blur, px.
-        contrast_min: smallest grey distance of ink and paper, fraction of black to white.
+        contrast_min: smallest grey distance of ink and paper; 1 is black to white.
         inversion: probability of dark ink on light paper instead of light on dark.
-        noise: standard deviation of the white noise, fraction of black to white; the same for all.
+        noise: standard deviation of the white noise, of all images alike; 1 is black to white.
     """
 
     rotation: float = 20.0
@@ -100,8 +101,8 @@ def render_glyphs(
 ) -> None:
     """Write `root/<script>/U+<code point>/<number>.png`, 64 x 64 px, 8-bit greyscale.
 
-    An image depends on the seed, its character and its number only. `root` appears complete or
-    not at all, also when several processes render at once; if it is there already, nothing is
+    An image depends only on the seed, its character and its number. `root` appears complete or
+    not at all, also when several processes render at once; if it exists already, nothing is
     drawn.
 
     Example:
@@ -109,13 +110,13 @@ def render_glyphs(
 
     Args:
         root: folder to make; its parents are made too.
-        seed: source of all distortions, at least 0.
-        images_per_class: images of each character, at least 1.
+        seed: of all distortions, at least 0.
+        images_per_class: at least 1.
         scripts: (script, characters) pairs: one folder per script, one class per character.
-        distortion: strength of the distortions.
+        distortion: how much images of a class differ.
 
     Raises:
-        UserError: a number is too small, `root` holds anything but this very data set, or the
+        UserError: a number is too small, `root` holds anything but exactly this data set, or the
             installed fonts lack a character.
         StorageError: the images cannot be written; nothing is left behind.
     """
@@ -144,29 +145,34 @@ def render_glyphs(
                     rng = np.random.default_rng((seed, ord(character), number))
                     pixels = draw_image(character, fonts, rng, distortion)
                     Image.fromarray(pixels).save(folder / f"{number:02d}.png")
+        # Plain JSON, not `files.write_json`: every value is compared with the recipe anyway, and
+        # folders that earlier versions rendered have no checksum.
         (draft / MARKER).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
         _publish(draft, root, recipe)
     except OSError as error:
         raise storage_error(root, error) from error
     finally:
-        shutil.rmtree(draft, ignore_errors=True)  # gone already unless we failed or came second
+        shutil.rmtree(draft, ignore_errors=True)  # was renamed, unless we failed or came second
 
 
 def fonts_with(characters: str) -> dict[str, list[ImageFont.FreeTypeFont]]:
-    """Open, for each character, the fonts of `FONT_FILES` whose character map has it.
+    """Open the fonts of `FONT_FILES` that have each character.
+
+    Returns:
+        The fonts of every character.
 
     Raises:
         UserError: fewer than `MIN_FONTS` fonts have a character.
     """
-    import matplotlib  # here, not above: slow to import, and needed only to render
+    import matplotlib  # here because it is slow to import, and needed only to render
     from matplotlib.ft2font import FT2Font
 
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     found: dict[str, list[ImageFont.FreeTypeFont]] = {character: [] for character in characters}
     for path in (folder / name for name in FONT_FILES):
         if not path.is_file():
-            continue  # the count below decides whether the others suffice
-        # BASIC: the optional library raqm would shape characters where it is installed.
+            continue  # the count below decides whether the other fonts are enough
+        # BASIC, because the optional library raqm would join letters where it is installed.
         font = ImageFont.truetype(path, EM, layout_engine=ImageFont.Layout.BASIC)
         covered = FT2Font(path).get_charmap()
         for character in characters:
@@ -192,11 +198,11 @@ def draw_image(
     Args:
         character: what to draw.
         fonts: fonts that have it, as `fonts_with` opens them.
-        rng: source of the font and of every distortion.
-        distortion: strength of the distortions.
+        rng: chooses the font and every distortion.
+        distortion: how much images of a class differ.
 
     Returns:
-        (height, width) grey values, 0 black to 255 white; both sides `SIDE` px.
+        (`SIDE`, `SIDE`) grey values, from 0 for black to 255 for white.
     """
     font = fonts[int(rng.integers(len(fonts)))]
     ink = _warp(_draw_glyph(character, font, rng.uniform(0, distortion.stroke)), rng, distortion)
@@ -212,10 +218,11 @@ def draw_image(
 
 
 def _draw_glyph(character: str, font: ImageFont.FreeTypeFont, stroke: float) -> Image.Image:
-    """Draw a glyph, cropped and magnified, its lines `stroke` px thicker at image scale."""
+    """Draw a glyph, cropped and magnified, with lines `stroke` px thicker at image scale."""
     left, top, right, bottom = font.getbbox(character)
-    # Pillow widens both sides of a line by `margin` px of this larger drawing; the whole, lines
-    # grown, is then shrunk to GLYPH_SIDE: 2 margin GLYPH_SIDE / (longer side + 2 margin) = stroke.
+    # Pillow widens a line by `margin` px on both sides of this larger drawing. The drawing, grown
+    # by these lines, is then shrunk to GLYPH_SIDE, so that
+    # 2 margin GLYPH_SIDE / (longer side + 2 margin) = stroke.
     margin = stroke * max(right - left, bottom - top) / (2 * (GLYPH_SIDE - stroke))
     border = math.ceil(margin) + 1
     size = (round(right - left) + 2 * border, round(bottom - top) + 2 * border)
@@ -233,11 +240,11 @@ def _warp(glyph: Image.Image, rng: np.random.Generator, distortion: Distortion) 
     widen = math.exp(rng.uniform(-distortion.squeeze, distortion.squeeze))
     scale = rng.uniform(distortion.scale_min, distortion.scale_max)
     shift = rng.uniform(-distortion.translation, distortion.translation, size=2)
-    # The longer side of every glyph is the same: size must not give the class away.
+    # Give every glyph the same longer side: its size must not reveal its class.
     scale *= GLYPH_SIDE * SUPERSAMPLING / max(glyph.size)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     forward = scale * turn @ np.array([[1, shear], [0, 1]]) @ np.diag([widen, 1 / widen])
-    back = np.linalg.inv(forward)  # Pillow asks where each output pixel comes from
+    back = np.linalg.inv(forward)  # Pillow wants to know where each output pixel comes from
     side = SIDE * SUPERSAMPLING
     offset = np.array(glyph.size) / 2 - back @ (side * (0.5 + shift))
     matrix = (*back[0], offset[0], *back[1], offset[1])
@@ -245,7 +252,7 @@ def _warp(glyph: Image.Image, rng: np.random.Generator, distortion: Distortion) 
 
 
 def _draw_clutter(ink: Image.Image, rng: np.random.Generator, distortion: Distortion) -> None:
-    """Draw random lines on the supersampled image; lines of paper cut the glyph."""
+    """Draw random lines on the supersampled image; lines of paper cut through the glyph."""
     draw = ImageDraw.Draw(ink)
     for _ in range(int(rng.integers(distortion.clutter + 1))):
         ends = rng.uniform(0, ink.width, size=4).tolist()
@@ -254,7 +261,11 @@ def _draw_clutter(ink: Image.Image, rng: np.random.Generator, distortion: Distor
 
 
 def _is_rendered(root: Path, recipe: Mapping[str, Any]) -> bool:
-    """Tell whether `root` holds this data set; False if nothing is there, else `UserError`."""
+    """Return whether `root` exists and holds this data set.
+
+    Raises:
+        UserError: it exists and holds anything else.
+    """
     if not root.exists():
         return False
     try:
@@ -263,7 +274,7 @@ def _is_rendered(root: Path, recipe: Mapping[str, Any]) -> bool:
         found = None
     if not isinstance(found, dict):
         raise UserError(
-            f"{root} exists without a readable {MARKER}, so it is no complete set of glyphs; "
+            f"{root} exists without a readable {MARKER}, so it is not a complete set of glyphs; "
             "remove it or name another folder"
         )
     differing = [key for key in recipe if found.get(key) != recipe[key]]

@@ -15,14 +15,14 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".we
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """Files of an image set and their classes; no image is opened to make one.
+    """The files of an image set and their classes. Making an index opens no image.
 
     Attributes:
-        dataset: name of the data set.
+        dataset: a name from `wpm.data.datasets.DATASETS`.
         root: folder that `paths` are relative to.
-        paths: N image files, sorted by class, then name.
+        paths: N image files, sorted by class, then by name.
         labels: (N,) int64, position of each file's class in `class_names`.
-        class_names: all classes of the set, sorted; a subset keeps the full list.
+        class_names: all classes of the set, sorted; a subset of the images keeps the full list.
         channels: 1 for greyscale sets, 3 for colour.
     """
 
@@ -34,11 +34,11 @@ class ImageIndex:
     channels: int
 
     def subset(self, classes: Iterable[int]) -> "ImageIndex":
-        """Keep the images of some classes, in order, with their labels unchanged."""
+        """Return the images of some classes, in order, with their labels unchanged."""
         return self._keep(np.flatnonzero(np.isin(self.labels, list(classes))))
 
     def without(self, paths: Collection[str]) -> "ImageIndex":
-        """Leave some images out."""
+        """Return all images but some."""
         return self._keep(np.flatnonzero([path not in paths for path in self.paths]))
 
     def _keep(self, keep: NDArray[np.int64]) -> "ImageIndex":
@@ -60,7 +60,8 @@ class DataSource:
         dataset: a name from `DATASETS`.
         data_root: the user's images (a folder or a zip), or None for the default place.
         work_root: folder for rendered, unpacked and cached files.
-        skip_unreadable: whether images that cannot be read are left out, and recorded.
+        skip_unreadable: whether images that cannot be read are left out and recorded, instead of
+            ending the launch.
     """
 
     dataset: str
@@ -94,11 +95,11 @@ def index_class_folders(dataset: str, root: Path, channels: int) -> ImageIndex:
 
     for folder, children, files in os.walk(root, followlinks=True, onerror=complain):
         real = os.path.realpath(folder)
-        if real in seen:  # a link back up the tree
+        if real in seen:  # by way of a link
             children.clear()
             continue
         seen.add(real)
-        # Sorted: of two names of one folder, the same one must win on every disk.
+        # Sorted, so that where links give a folder two names, the same one is used on every disk.
         children[:] = [name for name in sorted(children) if not name.startswith((".", "__MACOSX"))]
         images = [
             name
@@ -123,9 +124,9 @@ def index_class_folders(dataset: str, root: Path, channels: int) -> ImageIndex:
 
 
 def _skip_wrappers(root: Path) -> Path:
-    """Step over folders that hold one folder of folders and nothing else.
+    """Descend through folders that hold nothing but one folder of folders.
 
-    Archives wrap their tree in such a folder; class names must not depend on it.
+    Archives wrap their tree in such a folder, on which class names must not depend.
     """
     while True:
         try:

@@ -1,4 +1,9 @@
-"""Decode once: image files become a uint8 cache on disk that every trial of a node maps."""
+"""Read the pixel cache: decoded images on disk that all processes of a node map and share.
+
+Three things are easily confused. A *pixel cache* is the folder that `wpm.data.pixel_cache` builds,
+and every variable that holds its path is called `pixel_cache`. `Pixels` is the reader of such a
+folder. The pixels of one image are a tensor that `Pixels.image` returns.
+"""
 
 import logging
 import mmap
@@ -17,46 +22,48 @@ from torch import Tensor
 from wpm.errors import DamagedFileError, FormatError
 from wpm.files import read_json
 
-FORMAT = 2  # raise when the layout or the decoding changes: old caches are then left alone
-# Decoded by one worker, kept when the rest is cut short; has one checksum, so part of the format.
+FORMAT = 2  # raise it when layout or decoding change; caches of another format are then not used
+# Images that one worker decodes in one go. They share a checksum, so the number is part of the
+# format, and after a kill all of them are kept or none.
 PART_IMAGES = 64
-# Of a GPU's free memory when a training starts; activations, and other trials, need the rest.
+# Share of a GPU's free memory that a cache may take when a training starts. Activations and other
+# trials need the rest.
 RESIDENT_SHARE = 0.25
 _READ_BYTES = 16 * 2**20
 
-_MAP_NORESERVE = 0x4000  # Linux's; Python names it from 3.14 on
+_MAP_NORESERVE = 0x4000  # of Linux; Python has a name for it from 3.14 on
 
 _log = logging.getLogger(__name__)
 
 
 class Pixels:
-    """Decoded images of a set, mapped from disk, shared by all processes of a node.
+    """Reader of a pixel cache, mapped from disk and shared by all processes of a node.
 
     Attributes:
+        folder: the pixel cache.
         labels: (N,) int64, position of an image's class in `class_names`.
-        class_names: all classes of the data set.
+        class_names: all classes of the data set, also those without images here.
         sizes: (N, 2) int64, height and width of every image in pixels.
         channels: 1 or 3 (RGB).
-        starts: (N + 1,) int64, where an image's bytes begin among those of all.
-        bytes: all bytes: image after image, row after row, channels last.
+        starts: (N + 1,) int64, position of every image's first byte in `bytes`, and the end.
+        bytes: uint8 of all images: image after image, row after row, channels last.
         left_out: as `read_left_out` returns it.
     """
 
     def __init__(self, folder: Path) -> None:
         """Map a finished cache.
 
-        Args:
-            folder: what `build_pixels` returned.
-
         Raises:
-            UserError: the folder is not a finished cache, or its size is wrong.
+            StorageError: the folder is not a finished cache.
+            FormatError: another version wrote it, in another layout.
+            DamagedFileError: its size is wrong.
         """
         self.folder = folder
         meta = read_json(folder / "meta.json")
         if meta["format"] != FORMAT:
             raise FormatError(
                 f"{folder}: pixel cache of format {meta['format']}, this version reads {FORMAT}; "
-                "give the launch command again, it builds another"
+                "give the launch command again, and it builds another"
             )
         self.class_names: tuple[str, ...] = tuple(meta["class_names"])
         self.channels: int = meta["channels"]
@@ -78,17 +85,13 @@ class Pixels:
         return torch.nonzero(torch.isin(self.labels, torch.tensor(classes))).flatten()
 
     def image(self, position: int) -> Tensor:
-        """Return (height, width, C) uint8 of one image: the mapped memory itself, not a copy."""
+        """Return (height, width, C) uint8 of one image: a view of the mapped memory, not a copy."""
         height, width = self.sizes[position].tolist()
         first, end = self.starts[position : position + 2].tolist()
         return self.bytes[first:end].view(height, width, self.channels)
 
     def resident(self, device: torch.device) -> Tensor | None:
-        """Return all bytes on a GPU, copied there once, or None where they are too many.
-
-        Args:
-            device: a GPU, of whose free memory they may take `RESIDENT_SHARE`.
-        """
+        """Return all bytes on a GPU, copied there once; None if they exceed `RESIDENT_SHARE`."""
         if device not in self._resident:
             free, _ = torch.cuda.mem_get_info(device)
             fits = len(self.bytes) <= RESIDENT_SHARE * free
@@ -98,7 +101,7 @@ class Pixels:
         return self._resident[device]
 
     def verify(self) -> None:
-        """Compare every byte with the checksums written with it.
+        """Compare all bytes with the checksums that were written with them.
 
         Raises:
             DamagedFileError: they differ.
@@ -111,19 +114,20 @@ class Pixels:
 
 
 def read_left_out(folder: Path) -> list[tuple[str, str]]:
-    """Return path and reason of the images that a cache lacks because they could not be read."""
+    """Return path and reason of the images that are not in a cache, as they were unreadable."""
     return _left_out(read_json(folder / "meta.json"))
 
 
 def _left_out(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
-    # The first caches of this format were written when every image had to be readable.
+    # Caches built before --skip-unreadable existed have no such entry.
     return [(path, reason) for path, reason in meta.get("left_out", [])]
 
 
 def _map_privately(path: Path) -> mmap.mmap:
     """Map a file copy-on-write: its pages are shared until somebody writes to them.
 
-    Without NORESERVE Linux would refuse a file larger than the memory, in case all is written to.
+    `torch.frombuffer` expects writable memory. Without NORESERVE Linux would refuse a file that
+    is larger than the memory, in case all of it gets written to.
     """
     with path.open("rb") as file:
         return mmap.mmap(
@@ -135,12 +139,12 @@ def _map_privately(path: Path) -> mmap.mmap:
 
 
 def starts_of(sizes: NDArray[np.int64], channels: int) -> NDArray[np.int64]:
-    """Return (N + 1,) positions of images' first bytes, and the end, from (N, 2) sizes."""
+    """Return (N + 1,) positions of images' first bytes, and the end, from their (N, 2) sizes."""
     return np.concatenate([[0], np.cumsum(channels * sizes.prod(axis=1))])
 
 
 def read_checksums(path: Path, spans: Iterable[tuple[int, int]]) -> list[int]:
-    """Return the CRC-32 of each span of a file, first byte and end."""
+    """Return the CRC-32 of some spans of a file, each given by its first byte and its end."""
 
     def compute(span: tuple[int, int]) -> int:
         first, end = span
@@ -151,12 +155,12 @@ def read_checksums(path: Path, spans: Iterable[tuple[int, int]]) -> list[int]:
                 crc32 = zlib.crc32(chunk, crc32)
         return crc32
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # reads and sums outside Python's lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # reading and summing release Python's lock
         return list(pool.map(compute, spans))
 
 
 def _damaged(folder: Path) -> DamagedFileError:
     return DamagedFileError(
         f"{folder}: pixel cache is damaged (wrong size or checksum); delete the folder, "
-        "it is built again from the images"
+        "and it is built again from the images"
     )

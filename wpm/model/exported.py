@@ -56,7 +56,7 @@ class ExportedModels:
             images: N files or Pillow images, of any size.
 
         Returns:
-            (N, D) unit-norm embeddings; D counts all models.
+            (N, D) unit-norm embeddings, where D counts the dimensions of all models.
         """
         starts = range(0, len(images), EVALUATION_BATCH)
         parts = (images[start : start + EVALUATION_BATCH] for start in starts)
@@ -70,12 +70,12 @@ class ExportedModels:
             return concatenate_embeddings([normalize(model(batch), dim=1) for model in self.models])
 
     def _prepare(self, image: Any) -> Tensor:
-        """Resize and crop one image: (1, C, crop, crop) grey levels."""
+        """Resize and crop one image to (1, C, crop, crop) grey levels."""
         source = image if isinstance(image, Image.Image) else Path(image)
         decoded = decode_image(source, self.channels, self.protocol.resize)
-        pixels = torch.from_numpy(np.array(decoded))  # a copy that may be written to
-        (box,) = centre_crop_boxes(torch.tensor([pixels.shape[:2]]), self.protocol.crop).tolist()
-        return resize_crop(pixels, box, self.protocol.crop).permute(2, 0, 1)[None]
+        levels = torch.from_numpy(np.array(decoded))  # a copy, since torch expects to write to it
+        (box,) = centre_crop_boxes(torch.tensor([levels.shape[:2]]), self.protocol.crop).tolist()
+        return resize_crop(levels, box, self.protocol.crop).permute(2, 0, 1)[None]
 
 
 def _load(file: Path, weights: bytes, protocol: Protocol, channels: int) -> EmbeddingModel:
@@ -93,7 +93,7 @@ def load_exported(path: Path) -> Callable[[Sequence[Any]], Tensor]:
     """Load what `python -m analysis.export` wrote.
 
     Args:
-        path: the folder of a run, for its fold models concatenated, or one `.safetensors` file.
+        path: the folder of a run, whose fold models are concatenated, or one `.safetensors` file.
 
     Returns:
         A callable that turns image files or Pillow images into (N, D) unit-norm embeddings.

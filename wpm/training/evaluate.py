@@ -1,4 +1,4 @@
-"""A model and decoded images become scores: one model alone, or the folds' models concatenated."""
+"""Score models on decoded images: each fold's model alone, and all of them concatenated."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,9 @@ def embed_images(model: EmbeddingModel, batches: BatchMaker, indices: Tensor) ->
     """Embed images without dropout or augmentation.
 
     Args:
-        model: put into evaluation mode here.
+        model: is put into evaluation mode.
         batches: source of the images.
-        indices: (N,) positions.
+        indices: (N,) positions in the pixel cache.
 
     Returns:
         (N, D) unit-norm float32 embeddings, on the model's device.
@@ -30,9 +30,9 @@ def extract_features(model: EmbeddingModel, batches: BatchMaker, indices: Tensor
     """Run images through a model without dropout or augmentation.
 
     Args:
-        model: put into evaluation mode here.
+        model: is put into evaluation mode.
         batches: source of the images.
-        indices: (N,) positions.
+        indices: (N,) positions in the pixel cache.
 
     Returns:
         (N, D) float32 outputs, not normalised, on the model's device.
@@ -47,7 +47,7 @@ def extract_features(model: EmbeddingModel, batches: BatchMaker, indices: Tensor
 
 
 def mean_scores(scores: Sequence[RetrievalScores]) -> RetrievalScores:
-    """Average several models' scores: the `separated` columns of the table."""
+    """Average several models' scores, for the `separated` columns of the table."""
     count = len(scores)
     return RetrievalScores(
         precision_at_1=sum(s.precision_at_1 for s in scores) / count,
@@ -62,13 +62,14 @@ def score_models(
     """Score the folds' models of one run.
 
     Args:
-        models: one a fold.
+        models: one per fold.
         batches: source of the images.
-        indices: (N,) positions of the images to score.
+        indices: (N,) positions of the images to score in the pixel cache.
         labels: (N,) their labels.
 
     Returns:
-        Separated (mean of the models alone) and concatenated scores.
+        Separated scores (the mean over the models) and concatenated scores (of all models'
+        embeddings side by side).
     """
     embeddings = [embed_images(model, batches, indices) for model in models]
     labels = labels.to(embeddings[0].device)

@@ -178,7 +178,7 @@ class FoldTraining:
             self._loss_sum += loss  # stays on the device, whose queue reading it would stall
             self._images += len(indices)
             self.iteration += 1
-        loss_sum = self._loss_sum.item()  # waits for the device, so it belongs to the time
+        loss_sum = self._loss_sum.item()  # waits for the device, whose work belongs to the time
         self._training_seconds += time.perf_counter() - start
         if self.iteration < self._protocol.iterations_per_epoch:
             return False
@@ -202,7 +202,7 @@ class FoldTraining:
         """Score the validation classes, and keep the model if it is the best so far.
 
         Args:
-            epoch: epochs trained.
+            epoch: epochs trained so far.
 
         Raises:
             DivergedError: the embeddings are not finite.
@@ -268,7 +268,7 @@ class FoldTraining:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Resume where `state_dict` was taken."""
         self.model.load_state_dict(state["model"])
         self.loss.load_state_dict(state["loss"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):

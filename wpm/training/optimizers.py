@@ -1,4 +1,4 @@
-"""Build the optimisers of trunk, embedder and loss."""
+"""Build the optimisers of a training: of trunk and embedder, and of a loss's own parameters."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from wpm.model.embedding import EmbeddingModel
 from wpm.protocols import Protocol
 from wpm.rows import Row
 
-_RMSPROP_MOMENTUM = 0.9  # of the published protocol, for weights and loss parameters alike
+_RMSPROP_MOMENTUM = 0.9  # the published protocol's, for weights and loss parameters alike
 
 
 def build_optimizers(
@@ -20,7 +20,11 @@ def build_optimizers(
     model: EmbeddingModel,
     loss: nn.Module,
 ) -> list[Optimizer]:
-    """One optimiser for the weights, one for the loss's own parameters where it has any."""
+    """Build one optimiser for the weights, and one for the loss's own parameters if it has any.
+
+    Raises:
+        UserError: unknown optimiser, or the row lacks the learning rate of its loss.
+    """
     optimizers: list[Optimizer]
     if protocol.optimizer == "adam":
         optimizers = [

@@ -1,4 +1,8 @@
-"""Train one configuration on several folds in lockstep."""
+"""Train one configuration on several folds in lockstep, an epoch at a time.
+
+In lockstep, because a search compares configurations by the mean over their folds, early in
+training too.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,14 +19,19 @@ from wpm.training.fold import FoldTraining, never_pause
 
 
 class Training:
-    """One configuration on its folds, an epoch at a time."""
+    """One configuration and the training of each of its folds.
+
+    Attributes:
+        epoch: epochs that all folds have completed.
+        folds: the folds, in the order of the configuration.
+    """
 
     def __init__(self, config: TrainingConfig, pixels: Pixels, device: torch.device) -> None:
         """Prepare all folds at epoch 0.
 
         Args:
             config: what to train.
-            pixels: decoded trainval images, and no others.
+            pixels: decoded trainval images, and no test images.
             device: where to train.
 
         Raises:
@@ -35,25 +44,25 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether every fold's patience, or the number of epochs, has run out."""
+        """Whether no fold trains on: the epochs, or every fold's patience, have run out."""
         return self.epoch >= self._config.protocol.max_epochs or all(f.stopped for f in self.folds)
 
     @property
     def position(self) -> tuple[int, int]:
-        """Epochs that all folds have completed, and optimiser steps of the one under way."""
+        """Epochs that all folds have completed, and optimiser steps of the current one."""
         steps = self._config.protocol.iterations_per_epoch
         ahead = [fold for fold in self.folds if fold.epoch > self.epoch]
         return self.epoch, len(ahead) * steps + sum(fold.iteration for fold in self.folds)
 
     def run_epoch(self, pause: Callable[[], bool] = never_pause) -> Report | None:
-        """Train every fold that goes on for one epoch; validate when it is time.
+        """Train every fold that has patience left for one epoch, and validate when it is due.
 
         Args:
-            pause: asked before every optimiser step whether to return in the middle of the epoch.
-                The next call, here or after `load_state_dict`, goes on with that step.
+            pause: called before every optimiser step; True returns in the middle of the epoch.
+                The next call, here or after `load_state_dict`, resumes with that step.
 
         Returns:
-            A report if this epoch ended with a validation.
+            A report if this epoch ended with a validation; else None.
 
         Raises:
             DivergedError: a fold's loss or embeddings are not finite.
@@ -84,18 +93,18 @@ class Training:
         return {"epoch": epoch, "iteration": iteration, "folds": folds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Resume where `state_dict` was taken."""
         self.epoch = state["epoch"]
         for fold, saved in zip(self.folds, state["folds"], strict=True):
             fold.load_state_dict({**_EARLIER, "epoch": self.epoch, **saved})
 
 
-# What checkpoints of earlier versions lack: they were written between epochs only.
+# Checkpoints of earlier versions, which were written between epochs only, lack these.
 _EARLIER: Mapping[str, Any] = {"iteration": 0, "loss_sum": torch.zeros(())}
 
 
 def _folds_of(pixels: Pixels, folds: int) -> tuple[Fold, ...]:
-    """Split by the names of all classes, of which the cache holds the trainval half only."""
+    """Split all classes of the data set, although the cache holds only those for trainval."""
     splits = class_disjoint_splits(range(len(pixels.class_names)), folds)
     if set(pixels.labels.tolist()) & set(splits.test_classes):
         raise UserError(
