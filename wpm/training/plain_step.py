@@ -5,7 +5,6 @@ from torch import Tensor, nn
 from wpm.model.embedding import EmbeddingModel
 from wpm.reports import PLAIN
 from wpm.training.loss_gradient import backward_to_outputs
-from wpm.training.mined_step import PLAIN
 
 
 class PlainStep:
