@@ -15,6 +15,7 @@ from wpm.records import (
     ScoredRun,
     StudyPlace,
     TrainingFolder,
+    TrialState,
     best_tested,
     model_file,
     read_finals,
@@ -49,7 +50,9 @@ def test_best_tested_is_the_best_in_validation_of_those_with_a_test() -> None:
 @pytest.fixture
 def place(tmp_path: Path) -> StudyPlace:
     """Two configurations with final runs; the only run of the better one, trial 3, failed."""
-    place = write_search(tmp_path, "contrastive", scores=(0.0, 0.1, 0.5, 0.6), states="cccc")
+    place = write_search(
+        tmp_path, "contrastive", scores=(0.0, 0.1, 0.5, 0.6), states=[TrialState.COMPLETE] * 4
+    )
     for key, trial, score, tested in (("aa", 3, 0.6, None), ("bb", 2, 0.5, 0.7)):
         folder = write_final(place, key, trial, score)
         write_run(folder, 1000, tested, validation=[score])
@@ -99,7 +102,9 @@ def test_table_says_that_a_better_configuration_failed(
 
 
 def test_search_and_table_agree_on_the_best_of_equal_trials(tmp_path: Path) -> None:
-    place = write_search(tmp_path, "margin", "c" * 12, 12, scores=[0.1, 0.2, *[0.5] * 10])
+    place = write_search(
+        tmp_path, "margin", [TrialState.COMPLETE] * 12, 12, scores=[0.1, 0.2, *[0.5] * 10]
+    )
     (best,) = choose_best_trials(place, allow_unfinished=False)
     assert best.number == 2, "not 10, which sorts first as text"
     assert read_row(place)[0].best == (2, 0.5)
