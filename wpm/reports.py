@@ -70,7 +70,7 @@ class Report:
     Attributes:
         epoch: epochs trained.
         best_map_at_r: mean over the folds of each fold's best validation MAP@R so far.
-        folds: one report a fold.
+        folds: one report per fold.
         gpus: GPUs, or the share of one, that the worker was given; 0 for none, and in reports of
             earlier versions, which did not record it.
     """

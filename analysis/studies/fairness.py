@@ -171,13 +171,12 @@ def describe_choice(row: RowRecord) -> list[str]:
     shown = row.finals
     if shown is None or len(row.configurations) == 1:
         return []
+    better = [other for other in row.configurations if chosen_order(other) < chosen_order(shown)]
+    rule = "in validation of those that were tested" if better else "of them in validation"
     line = (
         f"{row.name}: {len(row.configurations)} configurations have final runs; shown is "
-        f"{_tell_trial(shown.trial)}, the best of them in validation"
+        f"{_tell_trial(shown.trial)}, the best {rule}"
     )
-    better = [other for other in row.configurations if chosen_order(other) < chosen_order(shown)]
-    if better:
-        line += " with a tested run"
     for other in better:
         ended = "have not ended" if other.pending else "failed"
         line += f"; {_tell_trial(other.trial)} is better in validation, but its final runs {ended}"

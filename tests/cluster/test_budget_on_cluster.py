@@ -1,4 +1,4 @@
-"""A study whose GPU-hours are spent stops, the other goes on, and a node tells how far they are."""
+"""A study whose GPU-hours are spent stops, the other continues; a node tells how far both are."""
 
 import tempfile
 from collections import Counter

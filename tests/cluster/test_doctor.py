@@ -251,7 +251,7 @@ def test_full_disk_is_told_with_what_is_wanted(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: FullDisk())
     (finding,) = doctor.find_full_disks(planned, [NODE])
     assert finding.where == f"{planned.run_root} and {planned.source.work_root}"
-    assert re.fullmatch(r"0\.001 GB free, about 0\.0[0-9]+ GB wanted", finding.what)
+    assert re.fullmatch(r"0\.001 GB free, about 0\.0[0-9]+ GB needed", finding.what)
 
 
 class FullDisk:

@@ -39,15 +39,15 @@ def test_memory_monitor_ends_a_trial_and_not_the_search(monkeypatch: pytest.Monk
     manager = RayActorManager(resource_manager=SimpleNamespace())  # type: ignore[arg-type]
     monkeypatch.setattr(manager, "_cleanup_actor", lambda tracked_actor: None)
     cluster.pass_memory_errors_to_tune()
-    heard: list[Exception] = []
+    received: list[Exception] = []
 
     def hear(_: TrackedActor, error: Exception) -> None:
-        heard.append(error)
+        received.append(error)
 
     task = TrackedActorTask(TrackedActor(1, on_error=hear), on_error=hear)
     killed = OutOfMemoryError("1 worker(s) were killed due to the node running low on memory.")
     manager._actor_task_failed(task, killed)
-    assert heard == [killed, killed], "of the actor, and of the task"
+    assert received == [killed, killed], "of the actor, and of the task"
 
 
 def test_files_of_killed_launches_are_removed(tmp_path: Path) -> None:

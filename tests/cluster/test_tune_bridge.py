@@ -36,7 +36,7 @@ def test_work_is_handed_out_while_there_is_room(monkeypatch: pytest.MonkeyPatch)
 def test_refusal_of_a_worker_ends_the_launch_and_fails_no_work(
     monkeypatch: pytest.MonkeyPatch, last: bool
 ) -> None:
-    """A full disk, say: the source hears of no end, so the next launch goes on with the work."""
+    """A full disk, say: the source is told of no end, so the next launch resumes the work."""
     monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((8, 0)))
     source = Scripted()
     searcher = tune_bridge.WorkSearcher(source, cluster.QueueCapacity(1, 0))
@@ -65,7 +65,9 @@ def make_trial(error_file: Path | None = None) -> Any:
     return SimpleNamespace(trial_id="1", run_metadata=failures, error_file=error_file)
 
 
-def test_deaths_are_counted_anew_when_a_trial_has_got_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crashes_are_counted_from_zero_when_a_trial_makes_progress(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((8, 0)))
     searcher = tune_bridge.WorkSearcher(Endless(), cluster.QueueCapacity(1, 0))
     scheduler, trial = tune_bridge.WorkScheduler(searcher), make_trial()
@@ -82,7 +84,7 @@ def test_deaths_are_counted_anew_when_a_trial_has_got_on(monkeypatch: pytest.Mon
     assert failures_after(4) == 0
 
 
-def test_saved_work_that_was_asked_to_end_is_no_death(tmp_path: Path) -> None:
+def test_saved_work_that_was_asked_to_end_is_no_crash(tmp_path: Path) -> None:
     searcher = tune_bridge.WorkSearcher(Endless(), lambda: 1)
     noted = tmp_path / "error.txt"
     noted.write_text("Failure # 1 (occurred at 1)\nOOM killer\nFailure # 2 (at 2)\nexit_actor()\n")
@@ -109,7 +111,7 @@ def test_saved_work_that_was_asked_to_end_is_no_death(tmp_path: Path) -> None:
          "wpm.errors.StorageError: /x: cannot be written"),
     ],
 )  # fmt: skip
-def test_death_is_named_in_one_line(error: str, words: str) -> None:
+def test_crash_is_described_in_one_line(error: str, words: str) -> None:
     assert tune_bridge.describe_crash(error) == words
 
 

@@ -29,19 +29,19 @@ def test_worker_asked_to_end_leaves_at_once_while_its_work_starts(
     monkeypatch: pytest.MonkeyPatch, started: bool
 ) -> None:
     """A job may wait minutes for the lock of an orphan."""
-    heard: list[str] = []
+    calls: list[str] = []
 
     class Slow:
         def step(self) -> StepResult:
             worker._receive(signal.SIGTERM, None)
-            assert heard == ["interrupt"]
+            assert calls == ["interrupt"]
             raise InterruptedJobError
 
         def interrupt(self) -> None:
-            heard.append("interrupt")
+            calls.append("interrupt")
 
         def close(self) -> None:
-            heard.append("close")
+            calls.append("close")
 
     def start(payload: object) -> Slow:
         if not started:
@@ -57,7 +57,7 @@ def test_worker_asked_to_end_leaves_at_once_while_its_work_starts(
     worker, _ = make_worker()
     with pytest.raises(ExitedError):
         worker.step()
-    assert heard == (["interrupt", "close"] if started else [])
+    assert calls == (["interrupt", "close"] if started else [])
 
 
 def test_worker_says_what_is_wrong_and_lets_its_work_go(

@@ -316,7 +316,7 @@ def test_unknown_kind_lists_the_choices() -> None:
 
 
 def test_killed_process_loses_at_most_one_epoch(tmp_path: Path) -> None:
-    """SIGKILL a real process in the middle of training; another goes on from its checkpoint."""
+    """SIGKILL a real process in the middle of training; another resumes from its checkpoint."""
     config = make_config(max_epochs=200, patience=200)
     folder = tmp_path / "training"
     TrainingFolder(folder).write_identity(identify(0, config))

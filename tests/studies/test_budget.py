@@ -128,7 +128,7 @@ def test_a_studys_hours_end_its_work_and_let_the_others_go_on() -> None:
     ]  # fmt: skip
     assert told == [("triplet", "1.05 of 1 GPU-hours (--max-gpu-hours-per-study)")]
     assert metered.stopped_studies == {"triplet"}
-    assert metered.limit_reached() == "", "the launch goes on"
+    assert metered.limit_reached() == "", "the launch continues"
 
 
 def test_a_studys_hours_on_the_clock_begin_with_its_first_work(
@@ -152,7 +152,7 @@ def test_a_studys_hours_on_the_clock_begin_with_its_first_work(
     assert metered.on_step(other, step(0.1)) is Decision.CONTINUE, "its clock has not begun"
     assert source.calls == ["step", "stop triplet", "step", "suspended a", "step"]
     assert len(told) == 1
-    assert metered.limit_reached() == "", "the launch goes on"
+    assert metered.limit_reached() == "", "the launch continues"
 
 
 def test_what_the_search_itself_stops_is_not_suspended() -> None:

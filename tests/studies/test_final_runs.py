@@ -251,7 +251,7 @@ def test_a_failed_run_keeps_no_models(study_plan: StudyPlan, tmp_path: Path) -> 
         assert models_under(plan) == 0
 
 
-def test_a_retired_study_is_left_for_a_later_launch(study_plan: StudyPlan, tmp_path: Path) -> None:
+def test_a_stopped_study_is_left_for_a_later_launch(study_plan: StudyPlan, tmp_path: Path) -> None:
     plan = final_plan(study_plan, tmp_path, runs=1)
     with FinalRunsWork([plan], lambda line: None) as source:
         works = [source.next_work() for _ in range(3)]
@@ -266,7 +266,7 @@ def test_a_retired_study_is_left_for_a_later_launch(study_plan: StudyPlan, tmp_p
         assert [p["kind"] for p in drain(again)] == ["train"] * 3 + ["test"]
 
 
-def test_the_last_fold_of_a_retired_study_is_not_tested(
+def test_the_last_fold_of_a_stopped_study_is_not_tested(
     study_plan: StudyPlan, tmp_path: Path
 ) -> None:
     plan = final_plan(study_plan, tmp_path, runs=1)

@@ -82,7 +82,7 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
                 changed = bytearray(data)
                 changed[position] ^= 1 << bit
                 path.write_bytes(changed)
-                if position == len(data) - 1:  # nothing but the end of the last line: mended
+                if position == len(data) - 1:  # nothing but the end of the last line: fixed
                     assert open_journal(path).get_all_studies() == whole
                     assert path.read_bytes() == data
                     continue
@@ -115,7 +115,7 @@ def test_lost_repeated_and_moved_lines_are_noticed(
         Study(plan)
 
 
-def test_lost_end_is_noticed_or_mended_from_the_records(tmp_path: Path) -> None:
+def test_lost_end_is_noticed_or_restored_from_the_records(tmp_path: Path) -> None:
     """Whole lines at the end leave no gap in the numbers: the trials' own records tell."""
     plan = make_plan(tmp_path, trials=2)
     with killed_launch(plan) as study:

@@ -79,7 +79,7 @@ def test_orphans_are_adopted_first_with_their_own_parameters(tmp_path: Path) -> 
 
 
 def test_history_that_the_study_missed_is_caught_up(tmp_path: Path) -> None:
-    """An orphan's worker went on for an epoch that its dead driver never heard of."""
+    """An orphan's worker trained another epoch that its killed driver was never told."""
     plan = make_plan(tmp_path, trials=1)
     with killed_launch(plan) as study:
         asked = study.ask()

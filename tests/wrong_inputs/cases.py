@@ -370,7 +370,7 @@ ON_RAY = [
     ),
     WrongInput(
         SAME_STUDY.removesuffix("contrastive") + "triplet --cpus-per-trial 4096",
-        "a trial wants 4096 CPUs",
+        "a trial needs 4096 CPUs",
         situation="a new study",
         starts_ray=True,
     ),

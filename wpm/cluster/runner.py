@@ -16,6 +16,7 @@ from ray import tune
 from ray.air.execution._internal import actor_manager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.execution import tune_controller as controllers
+from ray.tune.experiment import Trial
 
 from wpm.cluster.connection import Resources, count_gpus
 from wpm.cluster.nodes import count_slots, list_nodes
@@ -88,7 +89,7 @@ def run_work(
                         scheduler=WorkScheduler(searcher),
                         num_samples=-1,
                         reuse_actors=True,
-                        trial_dirname_creator=str,  # the default spells out the whole configuration
+                        trial_dirname_creator=_name_folder,
                     ),
                     run_config=tune.RunConfig(
                         name="tune",
@@ -108,6 +109,11 @@ def run_work(
         if searcher.error is None and isinstance(error, ConnectionError):
             raise  # an error of Ray's network, not of the files that Tune writes
         raise searcher.error or storage_error(run_root, error) from error
+
+
+def _name_folder(trial: Trial) -> str:
+    """Name a trial's folder by its id; Tune's default contains the complete configuration."""
+    return str(trial)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""Learning curves of a training for TensorBoard: what its records say, in the other format.
+"""Write the learning curves of a training for TensorBoard, from its reports.
 
-`reports.json` is the record. The event file is written anew from it whenever a training starts or
-goes on, so that nothing is in it twice; a validation is then appended as it comes.
+The record is `reports.json`. Whenever a training starts or resumes, its event file is written again
+from the record, so that no validation is in it twice. Later validations are appended.
 """
 
 import logging
@@ -18,16 +18,16 @@ from tensorboardX.record_writer import RecordWriter
 from wpm.records.costs import worker_seconds
 from wpm.reports import Report
 
-# Charts, one line a fold in each.
+# One chart each, with a line per fold.
 SCALARS = ("loss", "map_at_r", "best_map_at_r", "precision_at_1", "r_precision",
            "images_per_second")  # fmt: skip
-MEAN = "best_map_at_r/mean"  # what the search maximises
+MEAN = "best_map_at_r/mean"  # the objective of the search
 _PATTERN = "events.out.tfevents.*"
 _log = logging.getLogger(__name__)
 
 
 class CurveFile:
-    """Writes the event file of one training; a disk that refuses it does not end the training."""
+    """Writes the event file of one training; an error of the disk does not end the training."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -35,20 +35,16 @@ class CurveFile:
         self._started = 0.0
 
     def restart(self, reports: Sequence[Report]) -> None:
-        """Write all reports so far into a new file, and delete those of earlier processes.
-
-        Args:
-            reports: of the training, as its record has them.
-        """
+        """Write all reports so far into a new file, and delete the files of earlier processes."""
         before = list(self._folder.glob(_PATTERN))
-        # TensorBoard reads files by name, the next after the last.
+        # TensorBoard reads the files in the order of their names, so the name begins with the time.
         name = _PATTERN.replace("*", f"{time.time():.6f}.{os.getpid()}")
-        # On the clock of the worker: what lay between two processes is no training time.
+        # The time axis counts the worker's time only, without the pauses between two processes.
         self._started = time.time() - worker_seconds(reports)
         try:
             self._writer = RecordWriter(str(self._folder / name))
             self._write(Event(wall_time=self._started, file_version="brain.Event:2"))
-            # TensorBoard forgets what it has read of earlier files.
+            # Makes TensorBoard forget what it has read from earlier files.
             start = SessionLog(status=SessionLog.START)
             self._write(Event(wall_time=self._started, step=0, session_log=start))
             for report in reports:
@@ -60,7 +56,7 @@ class CurveFile:
             self._give_up(error)
 
     def add(self, report: Report) -> None:
-        """Append what a validation found."""
+        """Append the report of a validation."""
         if self._writer is None:
             return
         try:
@@ -70,9 +66,9 @@ class CurveFile:
             self._give_up(error)
 
     def close(self) -> None:
-        """End the file."""
+        """Close the file."""
         if self._writer is not None:
-            with suppress(OSError):  # what a full disk did not take before is tried once more
+            with suppress(OSError):  # closing tries again to write what a full disk refused
                 self._writer.close()
             self._writer = None
 

@@ -135,7 +135,7 @@ def _read_final(folder: Path) -> tuple[FinalRecord, list[str]]:
     """Read one configuration's final runs.
 
     Returns:
-        The record, and a line for each damaged run or fold, which is left out.
+        The record without damaged runs and folds, and a line for each of those.
 
     Raises:
         UserError: final.json itself is damaged, or another version wrote it.

@@ -14,7 +14,7 @@ class Outcome:
     """How a training ended: a trial, or one fold of a final run.
 
     Attributes:
-        state: RUNNING in an outcome that was made from the reports of a training that goes on.
+        state: RUNNING if it was made from the reports of a training that has not ended.
         reason: why it failed or was stopped; "" otherwise.
         score: mean over the folds of the best validation MAP@R; None without a validation.
         epochs: epochs trained.

@@ -18,7 +18,7 @@ def timestamp() -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Say what code, libraries and machine write a record."""
+    """Return the code version, libraries and machine that write a record."""
     libraries = ("torch", "torchvision", "pytorch-metric-learning", "ray", "optuna", "numpy")
     return {
         "wpm": __version__,
@@ -32,7 +32,7 @@ def provenance() -> dict[str, Any]:
     }
 
 
-@cache  # of the code that this process runs, whatever is installed meanwhile
+@cache  # this process keeps running the version that it has loaded, whatever is installed later
 def _version_of(name: str) -> str | None:
     try:
         return version(name)
@@ -42,7 +42,7 @@ def _version_of(name: str) -> str | None:
 
 @cache
 def _commit() -> str | None:
-    """Return the commit of the source tree, marked when it was changed; None outside a tree."""
+    """Return the commit of the source tree, marked "dirty" if changed; None outside a tree."""
     here = Path(__file__).parent
     try:
         answer = subprocess.run(

@@ -28,7 +28,7 @@ def read_study(place: StudyPlace) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = read_json(path)
     check_format(content, path)
-    # A study of an earlier version was run under the defaults of what has been added since.
+    # A study of an earlier version was run with the defaults of the settings added since.
     identity = {"sampler": "tpe", **content["identity"]}
     identity["protocol"] = {**_PROTOCOL_DEFAULTS, **identity.get("protocol", {})}
     content["identity"] = identity
@@ -41,7 +41,7 @@ def write_study(place: StudyPlace, content: Mapping[str, Any]) -> None:
 
 
 def remove_empty_study(place: StudyPlace) -> None:
-    """Remove what a study without a trial has written, if the disk lets us; hold its lock."""
+    """Remove the files of a study without a trial, if possible; the caller holds its lock."""
     with suppress(OSError):
         if not trial_numbers(place):
             place.journal.unlink(missing_ok=True)
@@ -51,13 +51,14 @@ def remove_empty_study(place: StudyPlace) -> None:
 def find_studies(
     run_root: Path, dataset: str | None = None, protocol: str | None = None, row: str | None = None
 ) -> list[StudyPlace]:
-    """Return the studies on disk, narrowed by name, sorted."""
+    """Return the studies on disk, sorted; those with a given data set, protocol or row."""
     places = []
     # Not in hidden folders: a launch may be removing one at this moment.
     for path in run_root.glob("[!.]*/*/*/study.json"):
         names = path.relative_to(run_root).parts[:3]
-        wanted = all(w in (None, n) for w, n in zip((dataset, protocol, row), names, strict=True))
-        if not wanted or not all(NAME_PATTERN.fullmatch(name) for name in names):
+        asked = (dataset, protocol, row)
+        matches = all(a in (None, name) for a, name in zip(asked, names, strict=True))
+        if not matches or not all(NAME_PATTERN.fullmatch(name) for name in names):
             continue
         with suppress(UserError):  # a folder copied by hand, such as "triplet-old", is no row
             places.append(StudyPlace(run_root, names[0], names[1], Row.parse(names[2])))

@@ -1,4 +1,4 @@
-"""One log file a training: what its process says of it, capped in size."""
+"""The log file of a training: what its process logs meanwhile, limited in size."""
 
 import logging
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 LOG_NAME = "train.log"
-MAX_BYTES = 2**20  # of a file; beside it lies at most one older
+MAX_BYTES = 2**20  # per file; at most one older file is kept
 _LINE = 200  # characters of a line that are shown
 
 
@@ -15,10 +15,7 @@ _LINE = 200  # characters of a line that are shown
 def log_training(folder: Path) -> Iterator[None]:
     """Send logging and Python's warnings of this process to a training's log file for a while.
 
-    A disk that refuses it does not end the training.
-
-    Args:
-        folder: of the training.
+    An error of the disk does not end the training.
     """
     handler = _QuietHandler(
         folder / LOG_NAME, maxBytes=MAX_BYTES, backupCount=1, encoding="utf-8", delay=True
@@ -35,24 +32,19 @@ def log_training(folder: Path) -> Iterator[None]:
         logging.captureWarnings(False)
         root.setLevel(level)
         root.removeHandler(handler)
-        with suppress(OSError):  # what a full disk did not take before is tried once more
+        with suppress(OSError):  # closing tries again to write what a full disk refused
             handler.close()
 
 
 class _QuietHandler(RotatingFileHandler):
-    """Drops what the disk does not take: the records, which it takes no more either, say why."""
+    """Ignores write errors: on a full disk writing the records fails too, and that is reported."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         pass
 
 
 def last_lines(folder: Path, count: int = 3) -> list[str]:
-    """Return the last lines of a training's log, shortened; none where there is no log.
-
-    Args:
-        folder: of the training.
-        count: how many at most.
-    """
+    """Return at most `count` last lines of a training's log, shortened; none without a log."""
     try:
         with (folder / LOG_NAME).open("rb") as file:
             size = file.seek(0, 2)
