@@ -1,4 +1,4 @@
-"""Frozen, typed configuration: what a training run is told, and the presets it comes from."""
+"""Protocols: everything that all rows of a table share, and the presets for it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ class Protocol:
     optimizer: str
     learning_rate: float
     weight_decay: float
-    # optimiser of a loss's own parameters (proxies, class weights, beta); its lr is searched
+    # optimiser of a loss's own parameters (proxies, class weights, beta); its rate is searched
     loss_weight_decay: float
     # schedule
     iterations_per_epoch: int
@@ -45,13 +45,13 @@ class Protocol:
     # views of within-pair mining
     trunk_passes: int
     embedding_masks: int
-    # asynchronous successive halving: first rung and share kept (1 / factor) at each
+    # asynchronous successive halving: the first rung, and how few stay at each (1 / factor)
     grace_epochs: int
     reduction_factor: int
-    # budgets unless the command line says otherwise
+    # budgets, unless the command line sets others
     trials: int
     runs: int
-    # of trunk and embedder: "float32" as published, "tf32", or "bf16" (autocast)
+    # arithmetic of trunk and embedder: "float32" as published, "tf32", or "bf16" (autocast)
     precision: str = "float32"
 
     def __post_init__(self) -> None:
@@ -69,13 +69,13 @@ class Protocol:
             )
 
     def batch_size(self) -> int:
-        """Images in a batch."""
+        """Number of images in a batch."""
         return self.classes_per_batch * self.images_per_class
 
 
-# A search on a laptop. What it trades against `mlrc`: small greyscale or colour images, a small
-# trunk trained from scratch, 2 trunk passes instead of 8, and tens of short epochs instead of up
-# to a thousand: it ranks configurations of such a trunk on such images, nothing more.
+# For a search on a laptop. Compared with `mlrc` it has small images, a small trunk that is trained
+# from scratch, 2 trunk passes instead of 8, and at most 20 short epochs instead of 1000. So it
+# ranks configurations for such a trunk on such images, and for nothing else.
 _SMALL = Protocol(
     name="small",
     trunk="convnet",
@@ -98,15 +98,15 @@ _SMALL = Protocol(
     folds=4,
     trunk_passes=2,
     embedding_masks=8,
-    # of the settings replayed in benchmarks/search_halving.py: a third of the epochs, and nearly
-    # always the same best trial
+    # Among the settings that benchmarks/search_halving.py replays, these need a third of the
+    # epochs and find nearly always the same best trial.
     grace_epochs=2,
     reduction_factor=2,
     trials=20,
     runs=5,
 )
 
-# The published protocol (Musgrave et al., ECCV 2020), as ../docs/protocol.md sets out line by line.
+# The published protocol (Musgrave et al., ECCV 2020); docs/protocol.md explains it line by line.
 _MLRC = Protocol(
     name="mlrc",
     trunk="bninception",
@@ -135,7 +135,8 @@ _MLRC = Protocol(
     runs=10,
 )
 
-# Seconds a trial: to try a machine, a cluster or a new loss end to end. Its scores mean nothing.
+# Trials of a few seconds, to try out a machine, a cluster or a new loss end to end. The scores have
+# no meaning.
 _SMOKE = dataclasses.replace(
     _SMALL,
     name="smoke",
@@ -152,12 +153,13 @@ _SMOKE = dataclasses.replace(
     runs=2,
 )
 
-# What a data set changes in a preset: MLRC validates more rarely where an epoch sees less of it.
+# What a preset changes for a data set. MLRC validates less often where an epoch covers less of the
+# data set.
 _PER_DATASET: dict[tuple[str, str], dict[str, Any]] = {
     ("mlrc", "cub200"): {"validation_interval": 2, "patience": 9},
     ("mlrc", "cars196"): {"validation_interval": 5, "patience": 14},
     ("mlrc", "sop"): {"validation_interval": 20, "patience": 39},
-    # photographs have no reading direction, characters do
+    # Photographs may be mirrored; characters, on which the preset was made, may not.
     ("small", "folder"): {"flip": 0.5},
 }
 _PRESETS = {preset.name: preset for preset in (_SMALL, _MLRC, _SMOKE)}
@@ -166,7 +168,7 @@ _PUBLISHED_DATASETS = tuple(dataset for name, dataset in _PER_DATASET if name ==
 
 
 def default_protocol(dataset: str) -> str:
-    """Return the protocol of a data set's published table, where it has one, else the small one."""
+    """Return the protocol of the data set's published table; "small" where there is none."""
     return _MLRC.name if dataset in _PUBLISHED_DATASETS else _SMALL.name
 
 
@@ -178,20 +180,20 @@ def find_protocol(
     Args:
         name: of the preset.
         dataset: name of the data set.
-        trunk: another trunk than the preset's. The protocol's name tells, so that its studies
-            lie apart from those of the preset.
-        precision: another precision than the preset's; the name tells as well.
+        trunk: replaces the preset's trunk. It becomes part of the protocol's name, so that the
+            studies get folders of their own.
+        precision: replaces the preset's precision, and becomes part of the name as well.
 
     Raises:
-        UserError: no such preset or precision; the message lists the choices.
+        UserError: there is no such preset or precision; the message lists the choices.
     """
     if name not in _PRESETS:
         raise UserError(f"unknown protocol {name!r}; choose from {', '.join(_PRESETS)}")
     protocol = dataclasses.replace(_PRESETS[name], **_PER_DATASET.get((name, dataset), {}))
     changes = {"trunk": trunk, "precision": precision}
-    wanted = {k: v for k, v in changes.items() if v not in (None, getattr(protocol, k))}
-    suffixes = [str(value).replace(":", ".") for value in wanted.values()]
-    return dataclasses.replace(protocol, name="-".join([name, *suffixes]), **wanted)  # type: ignore[arg-type]
+    changed = {k: v for k, v in changes.items() if v not in (None, getattr(protocol, k))}
+    suffixes = [str(value).replace(":", ".") for value in changed.values()]
+    return dataclasses.replace(protocol, name="-".join([name, *suffixes]), **changed)  # type: ignore[arg-type]
 
 
 def protocol_from_json(data: Mapping[str, Any]) -> Protocol:

@@ -1,4 +1,4 @@
-"""Search spaces: one TOML file a loss under `search_spaces/`, read and checked here."""
+"""Search spaces: `search_spaces/` has a TOML file for every loss and miner; here they are read."""
 
 import math
 import tomllib
@@ -17,7 +17,7 @@ SPACES_FOLDER = Path(__file__).resolve().parent.parent / "search_spaces"
 
 @dataclass(frozen=True)
 class Range:
-    """What a parameter is searched over."""
+    """The range over which a parameter is searched."""
 
     low: float
     high: float

@@ -1,1 +1,1 @@
-"""Flags in; commands and what a person sees out."""
+"""Flags in; commands, and what a person sees of them, out."""

@@ -1,4 +1,4 @@
-"""What a person sees: events as lines, one live line below them; everything else in a log file."""
+"""What a person sees: a line for every event, and one live line below; the rest goes to a log."""
 
 import io
 import logging
@@ -22,7 +22,7 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class Console:
-    """Prints on the terminal that was there when it was made, whatever libraries redirect later."""
+    """Prints to what stdout was when this was made, even if stdout is redirected later."""
 
     def __init__(self) -> None:
         self._file = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
@@ -43,7 +43,7 @@ class Console:
         self._file.close()
 
     def line(self, text: str) -> None:
-        """Print a line for good, above the live line."""
+        """Print a line that stays, above the live line."""
         self.clear()
         self._file.write(text + "\n")
         logging.getLogger(__name__).info("%s", text)
@@ -52,7 +52,8 @@ class Console:
         """Replace the live line; where output is not a terminal, nothing is printed.
 
         Args:
-            describe: returns the line; asked only when it is shown, for it may read a study.
+            describe: returns the line. It is only called when the line is shown, because it may
+                have to read a study.
         """
         if not self._interactive or time.monotonic() - self._shown_at < _REFRESH_S:
             return
@@ -72,10 +73,10 @@ class Console:
 
 @contextmanager
 def log_to_file(path: Path) -> Iterator[None]:
-    """Send logging, and whatever is printed to stdout and stderr, to a file.
+    """Send log messages, and everything that is printed to stdout and stderr, to a file.
 
-    Libraries print past `logging`, some from C: the file descriptors themselves are redirected.
-    What a disk that fills up later does not take of it is dropped.
+    Some libraries print without `logging`, even from C, so the file descriptors themselves are
+    redirected. If the disk fills up later, lines are lost but nothing fails.
 
     Raises:
         StorageError: the file cannot be written.
@@ -109,7 +110,7 @@ def log_to_file(path: Path) -> Iterator[None]:
 
 
 class _LossyFile(io.FileIO):
-    """A file that drops what the disk does not take: no library may fail for a line in a log."""
+    """A file that ignores write errors, so that no library fails because of a line in a log."""
 
     def write(self, data: "Buffer", /) -> int:
         with suppress(OSError):
@@ -117,15 +118,15 @@ class _LossyFile(io.FileIO):
         return memoryview(data).nbytes
 
 
-LOGS_KEPT = 20  # of launches
+LOGS_KEPT = 20  # the log files of this many launches
 
 
 def new_log(run_root: Path) -> Path:
-    """Return a new name for a launch's log; of the others the newest stay."""
+    """Return a new name for a launch's log file, and delete the oldest log files."""
     folder = run_root / "logs"
     ages: dict[Path, float] = {}
     for path in folder.glob("*.log"):
-        with suppress(OSError):  # another launch has just deleted it
+        with suppress(OSError):  # another launch may have deleted it
             ages[path] = path.stat().st_mtime
     for path in sorted(ages, key=ages.__getitem__)[: max(0, len(ages) - LOGS_KEPT + 1)]:
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The argument parser of every command: one-line errors, exit code 2, checked numbers."""
+"""The argument parser of every command: errors in one line, exit code 2, checked numbers."""
 
 import argparse
 import sys
@@ -18,16 +18,17 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def script_name(parser: argparse.ArgumentParser) -> str:
-    """Return a script's name for its messages: `rank_trials` of `python -m analysis.rank_trials`.
+    """Return the name by which a script calls itself in messages.
 
-    A file keeps its whole name: `launch.py` of `python launch.py`.
+    It is `rank_trials` for `python -m analysis.rank_trials`, and `launch.py` for
+    `python launch.py`.
     """
     name = parser.prog.removeprefix("python ")
     return name.removeprefix("-m ").rpartition(".")[2] if name.startswith("-m ") else name
 
 
 def at_least(low: int) -> Callable[[str], int]:
-    """Return what reads a whole number of at least `low`, for `add_argument(type=...)`."""
+    """Return a function for `add_argument(type=...)` that reads a whole number >= `low`."""
 
     def whole_number(text: str) -> int:
         try:
