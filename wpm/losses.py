@@ -22,7 +22,7 @@ from wpm.errors import UserError
 from wpm.miners import Parameters, find_miner
 from wpm.rows import Row
 
-_ROOT_FLOOR = 1e-5  # under SoftTriple's distance of two centres, as in its authors' code
+_ROOT_FLOOR = 1e-5  # added under the root of SoftTriple's distances, as in its authors' code
 
 
 class PlainLoss(nn.Module):
@@ -43,37 +43,36 @@ class PlainLoss(nn.Module):
 
 
 class UnitZeroMeanRegularizer(ZeroMeanRegularizer):
-    """Mean of |sum of a unit embedding's dimensions|, as the published settings weigh it.
+    """Mean of |sum of the dimensions| over unit-norm embeddings, as published settings weigh it.
 
-    The library's regulariser now sees embeddings before they are normalised; the version that
-    MLRC searched with saw them after, and so do the distances of the loss.
+    The library's regulariser sees embeddings before they are normalised. The version with which
+    the published settings were searched saw them afterwards, as the distances of the loss do.
     """
 
     def compute_loss(self, embeddings: Tensor) -> dict[str, Any]:
-        """Return the loss of every (B, D) embedding, in the library's form."""
+        """Compute the loss of each of (B, D) embeddings, in the library's form."""
         loss: dict[str, Any] = super().compute_loss(F.normalize(embeddings, dim=1))
         return loss
 
 
 class CenterSpreadRegularizer(BaseRegularizer):
-    """Mean distance of the centres of a class, as the published settings weigh it.
+    """Mean distance between the centres of a class, as the published settings weigh it.
 
-    The library's SparseCentersRegularizer is half of it (MLRC's version divided by the number of
-    pairs, not by twice that), has no floor under the root, whose gradient is infinite where two
-    centres meet, and masks all centres against all: 7 GB for the classes of a fold of SOP.
+    The library's SparseCentersRegularizer differs in three ways. It is half as large, since it
+    divides by twice the number of pairs. It adds nothing under the root, whose gradient is infinite
+    where two centres meet. And it masks all centres against all, which takes 7 GB for the classes
+    of a fold of SOP.
+
+    Args:
+        centers_per_class: K > 1; the centres of a class lie one after another.
     """
 
     def __init__(self, centers_per_class: int) -> None:
-        """Take the centres' layout.
-
-        Args:
-            centers_per_class: K > 1; the centres of a class lie one after another.
-        """
         super().__init__()
         self.centers_per_class = centers_per_class
 
     def compute_loss(self, weights: Tensor) -> dict[str, Any]:
-        """Return the distance of every pair of (C * K, D) centres, in the library's form."""
+        """Compute the distance of every pair of (C * K, D) centres, in the library's form."""
         count = self.centers_per_class
         centers = F.normalize(weights, dim=1).unflatten(0, (-1, count))
         first, second = torch.triu_indices(count, count, offset=1, device=weights.device)
@@ -88,7 +87,7 @@ class CenterSpreadRegularizer(BaseRegularizer):
 
 
 def _build_soft_triple(parameters: Parameters, size: Mapping[str, int]) -> BaseMetricLossFunction:
-    """Build SoftTriple; without regulariser where it weighs nothing or has no pair of centres."""
+    """Build SoftTriple, without its regulariser where that has no weight or no pair of centres."""
     count = int(parameters["centers_per_class"])
     weight = parameters["reg_weight"]
     return losses.SoftTripleLoss(
@@ -102,10 +101,10 @@ def _build_soft_triple(parameters: Parameters, size: Mapping[str, int]) -> BaseM
     )
 
 
-# Adding a loss is one line here and one file in search_spaces/. Keys of the parameters are the
-# published names, `size` holds num_classes and embedding_size for losses with weights of their
-# own; reducers and distances are pytorch-metric-learning's defaults, all pairs and all triplets.
-# ../docs/rows.md says per row what is set and why.
+# To add a loss: an entry here and a file in search_spaces/. The keys of the parameters are the
+# published names; `size` holds num_classes and embedding_size for losses with weights of their own.
+# Reducers and distances are pytorch-metric-learning's defaults, over all pairs or all triplets.
+# docs/rows.md says for every row what is set and why.
 _LOSSES: dict[str, Callable[[Parameters, Mapping[str, int]], BaseMetricLossFunction]] = {
     "contrastive": lambda p, size: losses.ContrastiveLoss(
         pos_margin=p["pos_margin"], neg_margin=p["neg_margin"]
@@ -145,7 +144,7 @@ _LOSSES: dict[str, Callable[[Parameters, Mapping[str, int]], BaseMetricLossFunct
     "soft_triple": _build_soft_triple,
 }
 
-# Rows that pick pairs by a threshold before the loss.
+# Losses whose pairs or triplets a threshold picks beforehand.
 _THRESHOLD_MINERS: dict[str, Callable[[Parameters], BaseMiner]] = {
     "multi_similarity_miner": lambda p: miners.MultiSimilarityMiner(epsilon=p["epsilon"]),
 }

@@ -119,7 +119,7 @@ def test_lost_memory_is_found_out_again(root: Path, tmp_path: Path) -> None:
     assert build(root, tmp_path) == folder
 
 
-def test_mended_image_is_read(root: Path, tmp_path: Path) -> None:
+def test_fixed_image_is_read(root: Path, tmp_path: Path) -> None:
     good = (root / "b/1.png").read_bytes()
     whole = build(root, tmp_path)
     damage(root)

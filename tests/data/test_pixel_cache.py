@@ -454,13 +454,13 @@ def test_stopped_builder_is_continued(
     builder.send_signal(stop)
     lines += builder.communicate(timeout=60)[0].splitlines()
     assert builder.returncode in (-stop, 128 + stop)
-    told = sum(line.startswith("decoded") for line in lines)
-    assert 3 <= told < 12, "stopped too late to leave something to do"
+    logged = sum(line.startswith("decoded") for line in lines)
+    assert 3 <= logged < 12, "stopped too late to leave something to do"
 
     caches = tmp_path / "work" / "pixels"
     (partial,) = (p for p in caches.iterdir() if p.is_dir())
     kept = len((partial / "parts.jsonl").read_text().splitlines())
-    assert kept >= told
+    assert kept >= logged
     folder = build(slow_images, tmp_path)
     assert len(decoded_parts) == len(set(decoded_parts)) == 12 - kept
     assert [p for p in caches.iterdir() if p.is_dir()] == [folder]
@@ -520,9 +520,9 @@ def test_progress_counts_what_was_kept(
     slow_images: ImageIndex, tmp_path: Path, decoded_parts: list[int]
 ) -> None:
     stop_building(slow_images, tmp_path / "work", after=40)
-    told: list[tuple[int, int]] = []
-    build_pixels(slow_images, 20, tmp_path / "work", lambda *counts: told.append(counts))
-    assert told == [(done, 96) for done in range(48, 97, 8)]
+    reported: list[tuple[int, int]] = []
+    build_pixels(slow_images, 20, tmp_path / "work", lambda *counts: reported.append(counts))
+    assert reported == [(done, 96) for done in range(48, 97, 8)]
 
 
 def test_disk_that_is_too_small_is_noticed_before_decoding(

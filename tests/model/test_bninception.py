@@ -251,7 +251,7 @@ def test_loader_refuses_a_wrong_checksum(reference: nn.Module, tmp_path: Path) -
     assert f"starts with {digest[:9]}, not 52deb4733" in message
 
 
-def test_loader_checks_the_checksum_of_the_public_file_unless_told(tmp_path: Path) -> None:
+def test_loader_checks_the_checksum_of_the_public_file_by_default(tmp_path: Path) -> None:
     path = save({}, tmp_path)
     with pytest.raises(UserError, match="not 52deb4733"):
         load_bninception_weights(BNInception(), path)
