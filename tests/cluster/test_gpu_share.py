@@ -1,5 +1,7 @@
 """Sharing a GPU: which share is chosen, and that a process keeps to it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -20,11 +22,22 @@ def test_smallest_share_that_holds_the_peak_with_headroom(peak: float, share: fl
         assert all(s * 80 * GIB < HEADROOM * peak * GIB + CONTEXT_BYTES for s in smaller)
 
 
-@pytest.mark.parametrize(("share", "limited"), [(0.25, [0.25]), (1.0, []), (2.0, []), (0.0, [])])
-def test_memory_is_capped_to_a_fraction(
+@pytest.mark.parametrize(
+    ("share", "limited"),
+    [
+        (0.25, [0.25 - 1 / 16]),  # a sixteenth of the card is the process's context
+        (0.1, [0.05]),
+        (1.0, []),
+        (2.0, []),
+        (0.0, []),
+    ],
+)
+def test_memory_is_capped_to_the_share_without_the_context(
     share: float, limited: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[float] = []
+    card = SimpleNamespace(total_memory=16 * CONTEXT_BYTES)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: card)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", calls.append)
     limit_memory(share)

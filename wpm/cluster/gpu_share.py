@@ -23,11 +23,16 @@ SHARES = (1 / 8, 1 / 7, 1 / 6, 1 / 5, 1 / 4, 1 / 3, 1 / 2)
 def limit_memory(share: float) -> None:
     """Limit this process to its share of the GPU's memory, so that the others have theirs.
 
+    The limit binds torch's allocator alone, so the context is taken off the share beforehand: all
+    shares and contexts together fill the card and no more.
+
     Args:
         share: share of one GPU; 0 for none, and 1 or more, set no limit.
     """
     if 0 < share < 1 and torch.cuda.is_available():
-        torch.cuda.set_per_process_memory_fraction(share)
+        total = torch.cuda.get_device_properties().total_memory
+        limit = max(share - CONTEXT_BYTES / total, share / 2)  # half of a share that is too small
+        torch.cuda.set_per_process_memory_fraction(limit)
 
 
 def choose_share(peak_bytes: int, total_bytes: int) -> float:

@@ -26,8 +26,8 @@ FORMAT = 2  # raise it when layout or decoding change; caches of another format 
 # Images that one worker decodes in one go. They share a checksum, so the number is part of the
 # format, and after a kill all of them are kept or none.
 PART_IMAGES = 64
-# Share of a GPU's free memory that a cache may take when a training starts. Activations and other
-# trials need the rest.
+# Share of a GPU's memory that a cache may take, of what this process may still allocate when a
+# training starts. Activations need the rest.
 RESIDENT_SHARE = 0.25
 _READ_BYTES = 16 * 2**20
 
@@ -93,10 +93,9 @@ class Pixels:
     def resident(self, device: torch.device) -> Tensor | None:
         """Return all bytes on a GPU, copied there once; None if they exceed `RESIDENT_SHARE`."""
         if device not in self._resident:
-            free, _ = torch.cuda.mem_get_info(device)
-            fits = len(self.bytes) <= RESIDENT_SHARE * free
-            self._resident[device] = self.bytes.to(device) if fits else None
-            where = "on the GPU" if fits else "in host memory"
+            held = _copy_if_fits(self.bytes, device)
+            self._resident[device] = held
+            where = "in host memory" if held is None else "on the GPU"
             _log.info("%s: %.1f GB %s", self.folder.name, len(self.bytes) / 1e9, where)
         return self._resident[device]
 
@@ -121,6 +120,23 @@ def read_left_out(folder: Path) -> list[tuple[str, str]]:
 def _left_out(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
     # Caches built before --skip-unreadable existed have no such entry.
     return [(path, reason) for path, reason in meta.get("left_out", [])]
+
+
+def _copy_if_fits(data: Tensor, device: torch.device) -> Tensor | None:
+    """Copy bytes to a GPU unless they are too many for it."""
+    if len(data) > RESIDENT_SHARE * _available_bytes(device):
+        return None
+    try:
+        return data.to(device)
+    except torch.OutOfMemoryError:  # another process took the memory meanwhile
+        return None
+
+
+def _available_bytes(device: torch.device) -> float:
+    """Return what this process may still allocate on a GPU: free, and below its cap."""
+    free, total = torch.cuda.mem_get_info(device)
+    cap = torch.cuda.get_per_process_memory_fraction(device) * total
+    return min(free, cap - torch.cuda.memory_allocated(device))
 
 
 def _map_privately(path: Path) -> mmap.mmap:
