@@ -15,7 +15,8 @@ from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.common import add_image_flags, find_device, open_trainval
+from benchmarks.image_data import add_image_flags, open_trainval
+from benchmarks.machine import find_device
 from wpm import retrieval
 from wpm.data.pixels import Pixels
 from wpm.protocols import find_protocol

@@ -17,7 +17,7 @@ from pytorch_metric_learning.losses import ContrastiveLoss
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
-from benchmarks.common import find_device
+from benchmarks.machine import find_device
 from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
 from wpm.protocols import Protocol, find_protocol
 

@@ -17,7 +17,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from benchmarks.common import add_image_flags, find_device, open_trainval
+from benchmarks.image_data import add_image_flags, open_trainval
+from benchmarks.machine import find_device
 from benchmarks.views import PARAMETERS
 from wpm.model.embedding import EmbeddingModel
 from wpm.model.views import ViewMasks

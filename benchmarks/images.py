@@ -27,7 +27,8 @@ from torch.utils.data import DataLoader, RandomSampler
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from benchmarks.common import find_device, make_photographs
+from benchmarks.image_data import make_photographs
+from benchmarks.machine import find_device
 from wpm.data.batches import BatchMaker
 from wpm.data.datasets import load_index
 from wpm.data.decoding import (

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import find_device, make_photographs
+from benchmarks.image_data import make_photographs
+from benchmarks.machine import find_device
 from wpm.data.index import index_class_folders
 from wpm.data.pixel_cache import build_pixels
 from wpm.jobs.job import InterruptedJobError

@@ -10,7 +10,8 @@ import statistics
 
 import torch
 
-from benchmarks.common import add_image_flags, find_device, open_trainval
+from benchmarks.image_data import add_image_flags, open_trainval
+from benchmarks.machine import find_device
 from wpm.protocols import PRECISIONS, PROTOCOL_NAMES, find_protocol
 from wpm.rows import Row
 from wpm.training.config import TrainingConfig

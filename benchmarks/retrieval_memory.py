@@ -13,7 +13,7 @@ import time
 import torch
 from torch.nn.functional import normalize
 
-from benchmarks.common import resident_bytes
+from benchmarks.machine import resident_bytes
 from wpm import retrieval
 
 IMAGES, CLASSES, DIM = 60_502, 11_316, 512  # SOP's test half, four folds' embeddings joined

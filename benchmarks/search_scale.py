@@ -30,7 +30,7 @@ import numpy as np
 import ray
 from ray import tune
 
-from benchmarks.common import resident_bytes
+from benchmarks.machine import resident_bytes
 from benchmarks.search_replay import HISTORIES, History, plan_study, read_studies
 from wpm.cluster import connection, tune_bridge, worker
 from wpm.cluster import runner as cluster

@@ -23,8 +23,8 @@ from PIL import Image
 from pytorch_metric_learning.losses import ContrastiveLoss
 from torchvision import transforms
 
-from benchmarks.common import find_device
 from benchmarks.folds import measure_processes
+from benchmarks.machine import find_device
 from benchmarks.within_pair_step import SHARPNESS, LoopedLoss, backward_baseline
 from wpm.data.batches import BatchMaker
 from wpm.data.index import index_class_folders

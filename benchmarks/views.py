@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import add_image_flags, find_device, open_trainval
+from benchmarks.image_data import add_image_flags, open_trainval
+from benchmarks.machine import find_device
 from wpm.data.pixels import Pixels
 from wpm.files import read_json, write_json
 from wpm.protocols import find_protocol

@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import wpm.model.embedding
-from benchmarks.common import find_device
+from benchmarks.machine import find_device
 from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
 from wpm.model.views import ViewMasks, ViewSettings
 from wpm.precision import float32_products

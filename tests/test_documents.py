@@ -79,7 +79,7 @@ def flags_of(module: str) -> set[str]:
             importlib.import_module(module).main(["--help"])
         text = out.getvalue()
     else:  # slow to import
-        files = [f"{module.replace('.', '/')}.py", "benchmarks/common.py"]
+        files = [f"{module.replace('.', '/')}.py", "benchmarks/image_data.py"]
         text = "".join((ROOT / file).read_text(encoding="utf-8") for file in files)
     return set(re.findall(r"--[a-z][a-z-]*", text))
 
