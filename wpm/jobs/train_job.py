@@ -50,7 +50,7 @@ class TrainJob:
             pixel_cache: folder of the decoded trainval images.
             config: what to train.
             export: whether to keep the best models' weights.
-            gpus: GPUs, or the share of one, that the work was given; for the record.
+            gpus: GPUs, or the share of one, that the work was given; 0 trains on the CPU.
 
         Raises:
             UserError: another process trains here, or something on disk is damaged.
@@ -108,7 +108,8 @@ class TrainJob:
 
     def _advance(self) -> Outcome | None:
         if self._training is None:
-            self._training = Training(self._config, Pixels(self._pixel_cache), choose_device())
+            device = choose_device(self._gpus)
+            self._training = Training(self._config, Pixels(self._pixel_cache), device)
             self._reports, state = self._folder.read_progress()
             self._curves.restart(self._reports)
             _log.info("%s on %s", "started" if state is None else "resumed", platform.node())
