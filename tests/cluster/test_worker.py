@@ -1,7 +1,9 @@
 """The process that runs a trial: how it ends, and what it says; Ray itself is not started."""
 
+import gc
 import signal
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -82,3 +84,27 @@ def test_worker_says_what_is_wrong_and_lets_its_work_go(
     monkeypatch.setattr("wpm.cluster.worker.start_job", refuse)
     assert worker.reset_config(config)
     assert worker.step() == {"refused": "trials/0007: not visible on node 2"}
+
+
+def test_memory_of_a_job_is_free_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cyclic:
+        def __init__(self) -> None:
+            self.training = self  # as an optimiser holds what holds it
+
+        def step(self) -> StepResult:
+            return StepResult()
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("wpm.cluster.worker.start_job", lambda payload: Cyclic())
+    worker, config = make_worker()
+    worker.step()
+    job = weakref.ref(worker._job)
+    assert job() is not None
+    gc.disable()
+    try:
+        worker.reset_config(config)
+        assert job() is None
+    finally:
+        gc.enable()

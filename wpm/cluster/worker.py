@@ -1,5 +1,6 @@
 """The Ray actor that runs one job after another on a worker."""
 
+import gc
 import json
 import os
 import signal
@@ -80,10 +81,13 @@ class Worker(tune.Trainable):
         return True
 
     def cleanup(self) -> None:
-        """Close the job, if there is one."""
+        """Close the job, if there is one, and free its memory."""
         if self._job is not None:
             self._job.close()
             self._job = None
+            # The first optimiser of a process is part of a reference cycle, which would keep the
+            # training's GPU memory until Python happens to collect it.
+            gc.collect()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._interrupted = True
