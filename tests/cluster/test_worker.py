@@ -10,7 +10,7 @@ import pytest
 
 from wpm.cluster.worker import Worker
 from wpm.errors import StorageError, UserError
-from wpm.jobs.job import InterruptedJobError, StepResult
+from wpm.jobs.job import BrokenGpuError, InterruptedJobError, StepResult
 
 
 def make_worker() -> tuple[Worker, dict[str, Any]]:
@@ -108,3 +108,28 @@ def test_memory_of_a_job_is_free_before_the_next(monkeypatch: pytest.MonkeyPatch
         assert job() is None
     finally:
         gc.enable()
+
+
+def test_process_ends_when_its_gpu_is_broken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed = []
+
+    class Broken:
+        def step(self) -> StepResult:
+            raise BrokenGpuError("AcceleratorError: CUDA error: an illegal memory access")
+
+        def close(self) -> None:
+            closed.append(self)
+
+    def leave(code: int) -> None:
+        assert code != 0
+        raise ExitedError
+
+    monkeypatch.setattr("wpm.cluster.worker.start_job", lambda payload: Broken())
+    monkeypatch.setattr("os._exit", leave)
+    worker, _ = make_worker()
+    with pytest.raises(ExitedError):
+        worker.step()
+    assert len(closed) == 1, "the folder's lock is free for the next process"
+    assert "illegal memory access" in caplog.text

@@ -49,6 +49,10 @@ class InterruptedJobError(Exception):
     """The work was asked to end, and has saved itself."""
 
 
+class BrokenGpuError(Exception):
+    """The GPU failed, and this process cannot use it again; the work itself may be resumed."""
+
+
 class Job(Protocol):
     """Work in steps."""
 
