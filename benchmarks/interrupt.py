@@ -84,7 +84,7 @@ def main() -> None:
         config = TrainingConfig(ROW, protocol, space.complete(middle), args.seed, folds)
         folder = root / "training"
         TrainingFolder(folder).write_identity(identify(0, config))
-        job = TrainJob(folder, pixels, config, export=False)
+        job = TrainJob(folder, pixels, config, export=False, gpus=1)
         start = time.monotonic()
         result = job.step().result
         assert result is None, result
@@ -92,7 +92,7 @@ def main() -> None:
         job.close()
         print(f"first epoch: {epoch_s:.1f} s", flush=True)
         for _ in range(args.times):
-            job = TrainJob(folder, pixels, config, export=False)
+            job = TrainJob(folder, pixels, config, export=False, gpus=1)
             job.step()  # a resumed job begins with its history
             took = interrupt_after(job, rng.uniform(0.1, 0.6) * epoch_s)
             if took is None:

@@ -137,7 +137,7 @@ def train(identity: dict[str, Any], max_epochs: int, pixels: Path, path: Path) -
     config = TrainingConfig.from_json(identity["config"])
     protocol = dataclasses.replace(config.protocol, max_epochs=max_epochs)
     config = dataclasses.replace(config, protocol=protocol)
-    training = Training(config, Pixels(pixels), choose_device())
+    training = Training(config, Pixels(pixels), choose_device(gpus=1))
     reports = []
     while not training.finished:
         report = training.run_epoch()

@@ -1,14 +1,16 @@
 """The process that runs a trial: how it ends, and what it says; Ray itself is not started."""
 
+import gc
 import signal
 import threading
+import weakref
 from typing import Any
 
 import pytest
 
 from wpm.cluster.worker import Worker
 from wpm.errors import StorageError, UserError
-from wpm.jobs.job import InterruptedJobError, StepResult
+from wpm.jobs.job import BrokenGpuError, InterruptedJobError, StepResult
 
 
 def make_worker() -> tuple[Worker, dict[str, Any]]:
@@ -82,3 +84,52 @@ def test_worker_says_what_is_wrong_and_lets_its_work_go(
     monkeypatch.setattr("wpm.cluster.worker.start_job", refuse)
     assert worker.reset_config(config)
     assert worker.step() == {"refused": "trials/0007: not visible on node 2"}
+
+
+def test_memory_of_a_job_is_free_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cyclic:
+        def __init__(self) -> None:
+            self.training = self  # as an optimiser holds what holds it
+
+        def step(self) -> StepResult:
+            return StepResult()
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("wpm.cluster.worker.start_job", lambda payload: Cyclic())
+    worker, config = make_worker()
+    worker.step()
+    job = weakref.ref(worker._job)
+    assert job() is not None
+    gc.disable()
+    try:
+        worker.reset_config(config)
+        assert job() is None
+    finally:
+        gc.enable()
+
+
+def test_process_ends_when_its_gpu_is_broken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed = []
+
+    class Broken:
+        def step(self) -> StepResult:
+            raise BrokenGpuError("AcceleratorError: CUDA error: an illegal memory access")
+
+        def close(self) -> None:
+            closed.append(self)
+
+    def leave(code: int) -> None:
+        assert code != 0
+        raise ExitedError
+
+    monkeypatch.setattr("wpm.cluster.worker.start_job", lambda payload: Broken())
+    monkeypatch.setattr("os._exit", leave)
+    worker, _ = make_worker()
+    with pytest.raises(ExitedError):
+        worker.step()
+    assert len(closed) == 1, "the folder's lock is free for the next process"
+    assert "illegal memory access" in caplog.text

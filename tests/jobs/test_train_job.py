@@ -17,7 +17,8 @@ from tests.support.training_jobs import finish, make_job, outcome_of, scores
 from wpm import __version__
 from wpm.errors import DamagedFileError, LockedError, UserError
 from wpm.files import read_json, write_json
-from wpm.jobs.job import InterruptedJobError
+from wpm.jobs.failures import is_broken_gpu
+from wpm.jobs.job import BrokenGpuError, InterruptedJobError
 from wpm.jobs.payloads import identify, training_payload
 from wpm.jobs.start import start_job
 from wpm.jobs.train_job import TrainJob
@@ -173,6 +174,44 @@ def test_divergence_fails_by_name(tmp_path: Path) -> None:
     assert result is not None
     assert result.state == TrialState.FAILED
     assert result.reason.startswith("diverged: loss of fold 0")
+
+
+def test_training_whose_gpu_broke_is_resumed_by_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unbroken = finish(make_job(tmp_path / "whole"))
+    job = make_job(tmp_path / "broken")
+    job.step()
+
+    def break_down(*args: object) -> bool:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FoldTraining, "train_epoch", break_down)
+        with pytest.raises(BrokenGpuError, match="illegal memory access"):
+            job.step()
+    job.close()
+    folder = TrainingFolder(tmp_path / "broken" / "training")
+    assert folder.read().result is None
+    assert "break_down" in (folder.folder / "error.log").read_text()
+    resumed = finish(make_job(tmp_path / "broken"))
+    assert scores(resumed[-1]) == scores(unbroken[-1])
+
+
+@pytest.mark.parametrize(
+    ("error", "is_broken"),
+    [
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasSgemm"), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("CUDA error"), False),
+    ],
+)
+def test_errors_after_which_a_gpu_is_of_no_use(error: Exception, is_broken: bool) -> None:
+    assert is_broken_gpu(error) == is_broken
 
 
 def test_exception_of_a_loss_fails_by_name_and_leaves_a_traceback(tmp_path: Path) -> None:

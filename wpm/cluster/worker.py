@@ -1,6 +1,8 @@
 """The Ray actor that runs one job after another on a worker."""
 
+import gc
 import json
+import logging
 import os
 import signal
 import sys
@@ -17,10 +19,12 @@ from ray.actor import exit_actor
 from wpm.cluster.gpu_share import limit_memory
 from wpm.cluster.watchdog import Watchdog
 from wpm.errors import UserError
-from wpm.jobs.job import InterruptedJobError, Job
+from wpm.jobs.job import BrokenGpuError, InterruptedJobError, Job
 from wpm.jobs.start import start_job
 
 _STOP_FILE_INTERVAL_S = 2.0  # between two checks of a worker for the stop file
+
+_log = logging.getLogger(__name__)
 
 
 class Worker(tune.Trainable):
@@ -59,6 +63,13 @@ class Worker(tune.Trainable):
         except InterruptedJobError:
             self.cleanup()
             exit_actor()
+        except BrokenGpuError as error:
+            # Every later trial of this process would fail as well. Ray starts another process,
+            # which resumes the trial from its checkpoint; if that one breaks too, the crashes of
+            # the trial are counted, and end it.
+            self.cleanup()
+            _log.error("this process ends, because its GPU failed: %s", error)
+            os._exit(1)
         except UserError as error:
             # The error is of a disk, of images or of another version, not of this work. If the
             # process crashed, Tune would start it again and fail the work in the end. So the
@@ -80,10 +91,13 @@ class Worker(tune.Trainable):
         return True
 
     def cleanup(self) -> None:
-        """Close the job, if there is one."""
+        """Close the job, if there is one, and free its memory."""
         if self._job is not None:
             self._job.close()
             self._job = None
+            # The first optimiser of a process is part of a reference cycle, which would keep the
+            # training's GPU memory until Python happens to collect it.
+            gc.collect()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._interrupted = True

@@ -3,12 +3,29 @@
 import traceback
 from pathlib import Path
 
+import torch
+
 from wpm.errors import UserError
 from wpm.training.fold import DivergedError
 from wpm.training.out_of_memory import is_out_of_memory
 
 _REASON_LENGTH = 300
+# How torch's plain RuntimeErrors begin where a GPU, or a library on it, has failed.
+_GPU_ERRORS = ("CUDA error", "cuDNN error", "CUDA driver error")
 _CPU_ALLOCATOR = "DefaultCPUAllocator"  # torch raises a plain RuntimeError that names it
+
+
+def is_broken_gpu(error: Exception) -> bool:
+    """Whether an error leaves this process without a usable GPU.
+
+    After an illegal access, a device-side assertion or a fault of the hardware, every later call
+    on the GPU fails in the same process. Out of memory is harmless: the next call may succeed.
+    """
+    if is_out_of_memory(error):
+        return False
+    if isinstance(error, torch.AcceleratorError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _GPU_ERRORS)
 
 
 def describe_failure(error: Exception) -> str:

@@ -48,7 +48,7 @@ def embed_test_images(
     """
     source = dataclasses.replace(source, skip_unreadable=bool(result.left_out))
     pixels = open_test_images(source, protocol, place, reason=f"embeddings of {folder}")
-    device = choose_device()
+    device = choose_device(gpus=1)
     models = load_models(folder, protocol, pixels.channels, device)
     batches = BatchMaker(pixels, protocol, models[0].trunk.input_spec, device)
     everything = torch.arange(len(pixels))

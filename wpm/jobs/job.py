@@ -49,6 +49,10 @@ class InterruptedJobError(Exception):
     """The work was asked to end, and has saved itself."""
 
 
+class BrokenGpuError(Exception):
+    """The GPU failed, and this process cannot use it again; the work itself may be resumed."""
+
+
 class Job(Protocol):
     """Work in steps."""
 
@@ -66,6 +70,12 @@ class Job(Protocol):
         """Release what the work holds: locks, and open files."""
 
 
-def choose_device() -> torch.device:
-    """Return the GPU that this process may see, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def choose_device(gpus: float) -> torch.device:
+    """Return the GPU if the work was given one, or a share of one; else the CPU.
+
+    Ray does not hide the GPUs of a node from work that was given none.
+
+    Args:
+        gpus: GPUs, or the share of one, that the work was given.
+    """
+    return torch.device("cuda" if gpus > 0 and torch.cuda.is_available() else "cpu")

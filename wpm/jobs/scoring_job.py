@@ -71,7 +71,7 @@ class ScoringJob:
         self, place: StudyPlace, protocol: Protocol, pixels: Pixels
     ) -> tuple[RetrievalScores, RetrievalScores]:
         """Return separated and concatenated scores."""
-        payload, device = self._payload, choose_device()
+        payload, device = self._payload, choose_device(self._payload.get("gpus", 0.0))
         if not place.row.is_trained:
             trainval = Pixels(Path(payload["pixels"]))
             return score_pretrained(protocol, payload["weights"], trainval, pixels, device)

@@ -15,8 +15,8 @@ from safetensors.torch import save
 from wpm.data.pixels import Pixels
 from wpm.errors import DamagedFileError, FormatError, StorageError, UserError, storage_error
 from wpm.files import hold_lock
-from wpm.jobs.failures import describe_failure
-from wpm.jobs.job import InterruptedJobError, StepResult, choose_device
+from wpm.jobs.failures import describe_failure, is_broken_gpu
+from wpm.jobs.job import BrokenGpuError, InterruptedJobError, StepResult, choose_device
 from wpm.records import Outcome, TrainingFolder, TrialState, model_file
 from wpm.records.curves import CurveFile
 from wpm.records.training_log import log_training
@@ -50,7 +50,7 @@ class TrainJob:
             pixel_cache: folder of the decoded trainval images.
             config: what to train.
             export: whether to keep the best models' weights.
-            gpus: GPUs, or the share of one, that the work was given; for the record.
+            gpus: GPUs, or the share of one, that the work was given; 0 trains on the CPU.
 
         Raises:
             UserError: another process trains here, or something on disk is damaged.
@@ -88,6 +88,8 @@ class TrainJob:
                 damaged, or was written by another version. The training has not ended, and can
                 be resumed once that is fixed.
             InterruptedJobError: interrupted; another job in the same folder resumes the training.
+            BrokenGpuError: the GPU failed under this process; a job in another process resumes the
+                training.
         """
         result = self._folder.finish_result()
         if result is None:
@@ -99,6 +101,8 @@ class TrainJob:
                 raise storage_error(Path(error.filename or self._folder.folder), error) from error
             except Exception as error:
                 self._folder.write_log(traceback.format_exc())
+                if is_broken_gpu(error):
+                    raise BrokenGpuError(describe_failure(error)) from error
                 result = self._end(TrialState.FAILED, reason=describe_failure(error))
         return StepResult(self._reports, result)
 
@@ -108,7 +112,8 @@ class TrainJob:
 
     def _advance(self) -> Outcome | None:
         if self._training is None:
-            self._training = Training(self._config, Pixels(self._pixel_cache), choose_device())
+            device = choose_device(self._gpus)
+            self._training = Training(self._config, Pixels(self._pixel_cache), device)
             self._reports, state = self._folder.read_progress()
             self._curves.restart(self._reports)
             _log.info("%s on %s", "started" if state is None else "resumed", platform.node())
