@@ -1,7 +1,6 @@
 """Run work from a source with Ray Tune, on one machine or a cluster."""
 
 import contextlib
-import logging
 import shutil
 import signal
 import tempfile
@@ -27,9 +26,9 @@ from wpm.files import hold_lock, is_locked
 from wpm.jobs.work import WorkSource
 
 LOCK_NAME = "launch.lock"  # in the folder of Ray's files; held while the launch runs
+_STOP_FILE = "stop"  # in the same folder; tells all workers to save their work and exit
 # A folder this young may belong to a launch that has not locked it yet.
 _SWEEP_AFTER_S = 60.0
-_log = logging.getLogger(__name__)
 
 
 class StoppedBySignalError(Exception):
@@ -71,36 +70,13 @@ def run_work(
     searcher = WorkSearcher(source, capacity)
     try:
         with hold_ray_files(run_root.resolve()) as ray_files:
-            stop_file = ray_files / "stop"
+            stop_file = ray_files / _STOP_FILE
             with (
                 _LaunchStopper(lambda: show(source.describe), limit_reached, stop_file) as stopper,
                 warnings.catch_warnings(),
             ):
                 warnings.simplefilter("ignore")  # Ray's deprecations are not the user's business
-                tuner = tune.Tuner(
-                    tune.with_resources(Worker, {"cpu": resources.cpus, "gpu": gpus}),
-                    param_space={
-                        "threads": max(1, int(resources.cpus)),
-                        "gpus": gpus,
-                        "stop_file": str(stop_file),
-                    },
-                    tune_config=tune.TuneConfig(
-                        search_alg=searcher,
-                        scheduler=WorkScheduler(searcher),
-                        num_samples=-1,
-                        reuse_actors=True,
-                        trial_dirname_creator=_name_folder,
-                    ),
-                    run_config=tune.RunConfig(
-                        name="tune",
-                        storage_path=str(ray_files),
-                        verbose=0,
-                        stop=stopper,
-                        failure_config=tune.FailureConfig(max_failures=MAX_CRASHES),
-                        checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # ours do
-                    ),
-                )
-                tuner.fit()
+                _build_tuner(searcher, stopper, resources.cpus, gpus, ray_files).fit()
             if stopper.received:
                 raise StoppedBySignalError
             if searcher.error is not None:
@@ -109,6 +85,34 @@ def run_work(
         if searcher.error is None and isinstance(error, ConnectionError):
             raise  # an error of Ray's network, not of the files that Tune writes
         raise searcher.error or storage_error(run_root, error) from error
+
+
+def _build_tuner(
+    searcher: WorkSearcher, stopper: "_LaunchStopper", cpus: float, gpus: float, ray_files: Path
+) -> tune.Tuner:
+    return tune.Tuner(
+        tune.with_resources(Worker, {"cpu": cpus, "gpu": gpus}),
+        param_space={
+            "threads": max(1, int(cpus)),
+            "gpus": gpus,
+            "stop_file": str(ray_files / _STOP_FILE),
+        },
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=WorkScheduler(searcher),
+            num_samples=-1,
+            reuse_actors=True,
+            trial_dirname_creator=_name_folder,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(ray_files),
+            verbose=0,
+            stop=stopper,
+            failure_config=tune.FailureConfig(max_failures=MAX_CRASHES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # jobs write theirs
+        ),
+    )
 
 
 def _name_folder(trial: Trial) -> str:

@@ -1,6 +1,5 @@
 """One search: an Optuna study that remembers everything, with records beside it."""
 
-import logging
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -36,7 +35,6 @@ _STATES = {
     TrialState.PRUNED: OptunaState.PRUNED,
     TrialState.FAILED: OptunaState.FAIL,
 }
-_log = logging.getLogger(__name__)
 
 
 class Study:
