@@ -150,7 +150,7 @@ def test_lock_ends_with_an_error(tmp_path: Path) -> None:
     assert not is_locked(tmp_path / "lock")
 
 
-def test_second_holder_is_refused_and_told_who_holds(tmp_path: Path) -> None:
+def test_second_holder_is_refused_with_the_process_of_the_first(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     path.write_text("a much longer name of the holder before this one, to be overwritten")
     with (

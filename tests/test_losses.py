@@ -204,7 +204,7 @@ def test_own_parameters_have_the_size_of_the_set_and_get_gradients(name: str) ->
 
 
 @pytest.mark.parametrize("name", ["margin", "margin_per_class"])
-def test_beta_starts_where_it_is_told(name: str) -> None:
+def test_beta_starts_at_its_parameter(name: str) -> None:
     (beta,) = build(name).parameters()
     assert bool((beta == torch.tensor(1.1)).all())
 

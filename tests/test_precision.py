@@ -54,7 +54,7 @@ def test_older_flags_agree_inside_and_outside(precision: str) -> None:
                 pass
 
 
-def test_a_precision_within_another_gives_it_back() -> None:
+def test_a_precision_within_another_is_restored() -> None:
     with float32_products("tf32"):
         with float32_products("float32"):
             assert knobs() == ("ieee", "ieee")

@@ -775,7 +775,7 @@ def test_miner_with_another_distance_is_refused(other: Any) -> None:
         assert describe_distance(owner) in str(caught.value)
 
 
-def test_own_distances_are_given_back_after_a_call() -> None:
+def test_own_distances_are_restored_after_a_call() -> None:
     base_loss, miner = losses.MultiSimilarityLoss(), miners.MultiSimilarityMiner()
     loss_distance, miner_distance = base_loss.distance, miner.distance
     run(WithinPairLoss(base_loss, threshold_miner=miner), make_views())
@@ -783,7 +783,7 @@ def test_own_distances_are_given_back_after_a_call() -> None:
     assert miner.distance is miner_distance
 
 
-def test_own_distances_are_given_back_after_an_error() -> None:
+def test_own_distances_are_restored_after_an_error() -> None:
     proxy_loss = losses.ProxyNCALoss(num_classes=4, embedding_size=6)
     own = proxy_loss.distance
     with pytest.raises(ValueError, match="proxies"):

@@ -253,7 +253,7 @@ def test_two_protocols_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixt
         (["--all-twins", "--dataset", "cub200"], "no studies of --dataset cub200"),
     ],
 )
-def test_bad_requests_are_told_in_one_line(
+def test_bad_requests_are_refused_in_one_line(
     arguments: list[str], message: str, run_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(run_root, *arguments) == 2

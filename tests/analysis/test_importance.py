@@ -66,7 +66,7 @@ def test_interaction_is_where_the_estimates_disagree(tmp_path: Path) -> None:
     assert found.permutation["lr"] > found.fanova["lr"] + 0.15
 
 
-def test_noise_is_said_to_be_noise(tmp_path: Path) -> None:
+def test_noise_is_reported_as_noise(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     place = write_searched(tmp_path, trials=20, score=lambda p: float(rng.uniform(0.2, 0.5)))
     found, _ = measure_importance(search_of(place))

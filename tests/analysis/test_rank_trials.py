@@ -169,7 +169,7 @@ DEPARTURES = (
 PUBLISHED_TRACE = "34.86 / 39.17 / 42.51 / 43.25 / 43.68"
 
 
-def test_progress_stands_beside_that_of_the_published_search(
+def test_progress_is_shown_beside_that_of_the_published_search(
     published_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # --top limits what is shown, not what is compared.
@@ -189,7 +189,7 @@ def test_progress_stands_beside_that_of_the_published_search(
     ]
 
 
-def test_published_traces_are_whole() -> None:
+def test_published_traces_are_complete() -> None:
     traces = {
         (dataset, row): read_trace(dataset, "mlrc", row)
         for dataset in ("cub200", "cars196", "sop")
@@ -521,7 +521,7 @@ def test_names_that_are_no_folder_are_refused(
         (["--data", "x"], "unrecognized arguments: --data x"),
     ],
 )
-def test_bad_flags_are_told_in_one_line(
+def test_bad_flags_are_refused_in_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -80,7 +80,7 @@ def test_page_has_every_part(whole: Path) -> None:
     assert "--protocol small --row contrastive</code> makes them" in page
 
 
-def test_page_is_sound_and_asks_nobody_for_anything(whole: Path) -> None:
+def test_page_is_valid_and_loads_nothing_from_elsewhere(whole: Path) -> None:
     checker = _Checker()
     page = page_of(whole)
     checker.feed(page)

@@ -55,7 +55,7 @@ def test_best_so_far_rises_over_complete_trials_only(tmp_path: Path) -> None:
     assert "No search of this row was published" in figure.caption
 
 
-def test_published_search_stands_beside_ours(tmp_path: Path) -> None:
+def test_published_search_is_shown_beside_ours(tmp_path: Path) -> None:
     search = search_of(tmp_path, row="contrastive", dataset="cub200", protocol="mlrc")
     published = read_trace("cub200", "mlrc", "contrastive")
     figure = search_figures.best_so_far(search, published)

@@ -84,7 +84,7 @@ note: [5] triplet+wpm: unfinished search, 2/4 trials ended
 """  # noqa: E501
 
 
-def test_images_that_were_left_out_of_the_test_are_told(
+def test_images_that_were_left_out_of_the_test_are_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_final(write_search(tmp_path, "triplet"), "aa", trial=2, score=0.2)
@@ -154,7 +154,7 @@ def test_csv_has_exact_fractions(run_root: Path, capsys: pytest.CaptureFixture[s
     assert "note: unequal search budgets: triplet 4/4" in err
 
 
-def test_twins_stand_together_whatever_sorts_between(
+def test_twins_stay_together_whatever_sorts_between(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for row in ("margin_b+wpm", "margin+wpm", "margin", "margin_b", "ntxent+wpm", "amsoftmax"):
@@ -561,7 +561,7 @@ def test_latex_compares_every_published_row(
     assert "\n[1] cub200: nca: 1 tested run, other rows have up to 2\\par\n" in out
 
 
-def test_what_was_not_run_as_published_is_said(
+def test_rows_not_run_as_published_are_noted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stock = json.loads(json.dumps(asdict(find_protocol("mlrc", "cub200"))))

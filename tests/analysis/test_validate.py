@@ -135,7 +135,7 @@ def test_too_few_configurations_say_how_to_make_more(
         (["--row", "triplet+wpm"], "no tested final runs in the selected studies; make them with"),
     ],
 )
-def test_bad_requests_are_told_in_one_line(
+def test_bad_requests_are_refused_in_one_line(
     arguments: list[str], message: str, run_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_search(run_root, "triplet+wpm")

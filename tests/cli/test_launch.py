@@ -112,7 +112,7 @@ def test_fetch_without_rows_stops_before_the_search(tmp_path: Path) -> None:
     assert list((tmp_path / "work" / "pixels").iterdir())
 
 
-def test_command_is_told_how_the_launch_ended(tmp_path: Path) -> None:
+def test_command_receives_how_the_launch_ended(tmp_path: Path) -> None:
     log = tmp_path / "told"
     script = tmp_path / "tell.sh"
     script.write_text(f'echo "$WPM_EVENT|$WPM_STUDIES|$WPM_MESSAGE" >> {log}; exit $1\n')

@@ -18,7 +18,7 @@ def make_script(tmp_path: Path, text: str) -> list[str]:
     return split_command(f"sh '{script}'")
 
 
-def test_command_is_told_of_studies_and_of_the_launch(tmp_path: Path) -> None:
+def test_command_is_run_for_studies_and_for_the_launch(tmp_path: Path) -> None:
     told = "$WPM_EVENT|$WPM_STUDY|$WPM_BEST|$WPM_BEST_TRIAL|$WPM_MESSAGE|$WPM_STUDIES|$WPM_RUN_ROOT"
     command = make_script(tmp_path, f'echo "{told}" >> {tmp_path}/log\n')
     notifier = Notifier(command, "glyphs/triplet", tmp_path)
@@ -46,7 +46,7 @@ def test_a_study_does_not_wait_for_the_command_and_the_launch_ends_it(tmp_path: 
     ]
 
 
-def test_failing_commands_are_told_in_a_line_each(tmp_path: Path) -> None:
+def test_failing_commands_are_reported_in_one_line_each(tmp_path: Path) -> None:
     notifier = Notifier(make_script(tmp_path, "exit 3\n"), "", tmp_path)
     notifier.on_study_end(END)
     notifier.on_launch_end(LaunchEnd.FINISHED, "")

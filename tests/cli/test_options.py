@@ -49,7 +49,7 @@ def test_options_cannot_be_changed() -> None:
         parse().weights = "random"  # type: ignore[misc]
 
 
-def test_rows_are_the_default_the_named_or_the_whole_table_each_once() -> None:
+def test_rows_are_the_default_the_named_or_the_complete_table_each_once() -> None:
     assert parse().table_rows == ("contrastive", "contrastive+wpm")
     assert parse("--rows", "triplet", "nca", "triplet").table_rows == ("triplet", "nca")
     assert parse("--rows", "nca", "all", "nca").table_rows == ("nca", *TABLE_ROWS)

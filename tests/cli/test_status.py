@@ -54,7 +54,7 @@ def test_one_look_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown == ["a 1/3"]
 
 
-def test_looking_never_takes_most_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watching_never_takes_most_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thousands of trials on a network disk: reading them takes longer than the interval."""
     waits: list[float] = []
     clock = iter([0.0, 3.0, 40.0, 41.0])
@@ -65,7 +65,7 @@ def test_looking_never_takes_most_of_the_time(monkeypatch: pytest.MonkeyPatch) -
     assert waits == [pytest.approx(30.0)]
 
 
-def test_it_is_known_whether_a_launch_works(tmp_path: Path) -> None:
+def test_status_shows_whether_a_launch_runs(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, trials=3)
     with Study(plan):
         text, running = describe_status(plan.place.run_root)

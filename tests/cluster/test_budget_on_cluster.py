@@ -28,7 +28,7 @@ def hours_of(launcher: Launcher, row: str) -> float:
     return sum(map(gpu_seconds, read_all_reports(place).values())) / 3600
 
 
-def test_a_study_stops_at_its_gpu_hours_and_the_other_goes_on(tmp_path: Path) -> None:
+def test_a_study_stops_at_its_gpu_hours_and_the_other_continues(tmp_path: Path) -> None:
     launcher = Launcher(tmp_path)
     with (
         tempfile.TemporaryDirectory(prefix="wpm-", dir="/tmp") as folder,  # sockets: short paths

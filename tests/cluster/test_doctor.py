@@ -63,7 +63,7 @@ def safe_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("safe_machine")
-def test_nothing_is_found_on_a_sound_node_and_nothing_left_there(planned: PlannedRun) -> None:
+def test_healthy_node_has_no_findings_and_keeps_no_files(planned: PlannedRun) -> None:
     assert list(examine(planned, ask_here)) == []
     assert list(planned.run_root.iterdir()) == []
     assert list(planned.source.work_root.iterdir()) == []
@@ -129,7 +129,7 @@ def test_folder_that_a_node_does_not_share_is_refused(
         doctor.check_shared([runs], ask)
 
 
-def test_what_a_node_writes_elsewhere_is_missed(
+def test_node_that_writes_elsewhere_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "_CACHE_DELAY_S", 0.0)
@@ -242,7 +242,7 @@ def test_listeners_of_ray_are_read_from_proc(tmp_path: Path) -> None:
     ]
 
 
-def test_full_disk_is_told_with_what_is_wanted(
+def test_full_disk_is_reported_with_the_space_needed(
     planned: PlannedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned.run_root.mkdir()
@@ -258,7 +258,7 @@ class FullDisk:
     free = 1_000_000
 
 
-def test_estimate_of_disk_holds_the_checkpoints_that_are_written(
+def test_disk_estimate_covers_the_checkpoints_that_are_written(
     planned: PlannedRun, tmp_path: Path
 ) -> None:
     pixels = make_pixels(tmp_path)
@@ -271,7 +271,7 @@ def test_estimate_of_disk_holds_the_checkpoints_that_are_written(
     assert 0.9 < per_slot / (2 * checkpoint.stat().st_size) < 1.2
 
 
-def test_estimate_of_pixels_leaves_out_what_lies_there(planned: PlannedRun, tmp_path: Path) -> None:
+def test_pixel_estimate_leaves_out_what_is_cached(planned: PlannedRun, tmp_path: Path) -> None:
     work_root = planned.source.work_root
     before = disk_needs.estimate_disk(planned, [NODE])[work_root]
     built = (make_pixels(tmp_path).folder / "pixels.bin").stat().st_size
@@ -280,7 +280,7 @@ def test_estimate_of_pixels_leaves_out_what_lies_there(planned: PlannedRun, tmp_
 
 
 @pytest.mark.parametrize(("shift", "what"), [(60.0, "60 s ahead"), (-60.0, "60 s behind")])
-def test_wrong_clock_is_told_in_seconds(shift: float, what: str) -> None:
+def test_wrong_clock_is_reported_in_seconds(shift: float, what: str) -> None:
     def ask(function: Callable[[Node, Any], Any], question: Any) -> list[Answer]:
         return [Answer(NODE, function(NODE, question) + shift)]
 

@@ -33,12 +33,12 @@ class Jobs:
 COMMAND = ["python", "launch.py", "--status", "--run-root", "/mnt/my runs"]
 
 
-def test_what_a_command_on_the_head_prints_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_of_a_command_on_the_head_is_returned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "JobSubmissionClient", Jobs)
     assert remote.run_on_head("http://head:8265", COMMAND) == "study a\nstudy b"
 
 
-def test_what_goes_wrong_there_is_one_line_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_a_command_on_the_head_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "JobSubmissionClient", Jobs)
     monkeypatch.setattr(Jobs, "status", JobStatus.FAILED)
     monkeypatch.setattr(Jobs, "printed", "launch.py: error: no studies under /mnt/my runs\n")

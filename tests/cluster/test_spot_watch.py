@@ -123,7 +123,7 @@ def node(tmp_path: Path) -> Iterator[PlayedNode]:
     played.end()
 
 
-def test_trials_are_told_once_and_the_node_is_drained(
+def test_trials_get_one_signal_and_the_node_is_drained(
     node: PlayedNode, metadata: MetadataService
 ) -> None:
     metadata.notice = NOTICE
@@ -156,7 +156,7 @@ def test_nothing_happens_before_the_announcement(
     assert not node.drains.exists()
 
 
-def test_silent_metadata_service_is_said_and_asked_on(
+def test_silent_metadata_service_is_reported_and_asked_again(
     node: PlayedNode, metadata: MetadataService
 ) -> None:
     metadata.broken = True

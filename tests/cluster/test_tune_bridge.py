@@ -115,7 +115,7 @@ def test_crash_is_described_in_one_line(error: str, words: str) -> None:
     assert tune_bridge.describe_crash(error) == words
 
 
-def test_what_tune_keeps_of_an_ended_trial_is_let_go() -> None:
+def test_tune_keeps_nothing_of_an_ended_trial() -> None:
     """It keeps every trial for its analysis, which nobody reads."""
     scheduler = tune_bridge.WorkScheduler(tune_bridge.WorkSearcher(Endless(), lambda: 1))
     controller = SimpleNamespace()
@@ -131,7 +131,7 @@ def test_what_tune_keeps_of_an_ended_trial_is_let_go() -> None:
     assert ending.last_result["step"] == "long"
 
 
-def test_process_that_is_starting_is_left_to_its_trial() -> None:
+def test_starting_process_is_kept_for_its_trial() -> None:
     """Tune would give its trial the next process that is free, and drop it: see the docstring."""
     running, starting, waiting, new = (
         SimpleNamespace(status=status) for status in ("RUNNING", "PENDING", "PENDING", "PENDING")

@@ -34,7 +34,7 @@ def run(code: str) -> tuple[subprocess.CompletedProcess[str], float]:
     return answer, time.monotonic() - start
 
 
-def test_a_step_that_hangs_ends_its_process_and_says_where() -> None:
+def test_step_that_hangs_ends_its_process_and_shows_where() -> None:
     code = (
         "def stuck():\n    time.sleep(50)\n"
         "with Watchdog(first_s=0.3).watch():\n    stuck()\nprint('never')\n"
@@ -46,7 +46,7 @@ def test_a_step_that_hangs_ends_its_process_and_says_where() -> None:
     assert seconds < 40
 
 
-def test_a_step_that_ends_in_time_is_left_alone_even_if_it_fails() -> None:
+def test_step_that_ends_in_time_is_not_touched_even_if_it_fails() -> None:
     code = (
         "dog = Watchdog(first_s=0.5, floor_s=0.5)\n"
         "try:\n    with dog.watch():\n        raise OSError\nexcept OSError:\n    pass\n"

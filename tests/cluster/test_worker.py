@@ -27,7 +27,7 @@ class ExitedError(Exception):
 
 
 @pytest.mark.parametrize("started", [False, True])
-def test_worker_asked_to_end_leaves_at_once_while_its_work_starts(
+def test_worker_that_gets_sigterm_ends_at_once_while_its_work_starts(
     monkeypatch: pytest.MonkeyPatch, started: bool
 ) -> None:
     """A job may wait minutes for the lock of an orphan."""
@@ -62,7 +62,7 @@ def test_worker_asked_to_end_leaves_at_once_while_its_work_starts(
     assert calls == (["interrupt", "close"] if started else [])
 
 
-def test_worker_says_what_is_wrong_and_lets_its_work_go(
+def test_worker_reports_the_error_and_closes_its_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     closed = []

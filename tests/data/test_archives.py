@@ -174,7 +174,7 @@ def archive_bytes(tmp_path: Path) -> bytes:
     return make_zip(tmp_path / "served.zip", "set/a/1.png", content=noise).read_bytes()
 
 
-def test_archive_is_fetched_whole_and_once(tmp_path: Path, archive_bytes: bytes) -> None:
+def test_archive_is_fetched_completely_and_once(tmp_path: Path, archive_bytes: bytes) -> None:
     with serve(Server(archive_bytes)) as server:
         path = fetch_archive(server.archive, tmp_path / "new" / "folder")
         assert fetch_archive(server.archive, tmp_path / "new" / "folder") == path
@@ -208,7 +208,7 @@ def test_download_starts_again_where_the_server_cannot_resume(
     assert server.ranges == ["bytes=5000-"]
 
 
-def test_partial_file_that_is_whole_is_kept(tmp_path: Path, archive_bytes: bytes) -> None:
+def test_partial_file_that_is_complete_is_kept(tmp_path: Path, archive_bytes: bytes) -> None:
     (tmp_path / "images.zip.partial").write_bytes(archive_bytes)
     with serve(Server(archive_bytes)) as server:
         path = fetch_archive(server.archive, tmp_path)

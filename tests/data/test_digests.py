@@ -111,7 +111,7 @@ def test_next_launch_decodes_nothing_again(root: Path, tmp_path: Path, decoded: 
     assert len(decoded) == 9 + 8
 
 
-def test_lost_memory_is_found_out_again(root: Path, tmp_path: Path) -> None:
+def test_damaged_memory_of_images_is_rebuilt(root: Path, tmp_path: Path) -> None:
     damage(root)
     folder = build(root, tmp_path)
     for memory in (tmp_path / "work" / "pixels").glob("*.json"):

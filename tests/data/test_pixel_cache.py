@@ -506,7 +506,7 @@ def test_damaged_part_is_decoded_again(
 
 
 @pytest.mark.parametrize("content", ["[0, 12", "[99, 1]\n", "[-1, 1]\n", "nonsense\n{}\n[1]\n"])
-def test_journal_that_was_cut_or_damaged_is_no_harm(
+def test_journal_that_was_cut_or_damaged_does_no_harm(
     slow_images: ImageIndex, tmp_path: Path, decoded_parts: list[int], content: str
 ) -> None:
     partial = stop_building(slow_images, tmp_path / "work", after=16)

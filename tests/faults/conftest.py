@@ -1,4 +1,4 @@
-"""A launcher whose launches end with the test, even if it fails."""
+"""A launcher whose launches end with the test, even if the test fails."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,10 +1,10 @@
-"""Plants code into every process that a launch starts, run once `wpm.jobs.train_job` is loaded."""
+"""Plant code into every process of a launch. It runs after `wpm.jobs.train_job` is loaded."""
 
 from pathlib import Path
 
 from tests.support.commands import Launcher
 
-# Python runs a module of this name at its start, if it finds one.
+# The source of `sitecustomize`, a module that Python runs at its start if it finds one.
 _SITE = """
 import importlib.util, sys
 
@@ -23,7 +23,7 @@ class _Planter:
 
 sys.meta_path.insert(0, _Planter())
 """
-# Before every optimiser step, `fault(number, folder, fold)` is called: `number` is the trial's.
+# Calls `fault(number, folder, fold)` before every optimiser step; `number` is the trial's.
 _STEPS = """
 from wpm.jobs.train_job import TrainJob
 from wpm.training.fold import FoldTraining
@@ -32,7 +32,7 @@ _current = []
 _init, _draw = TrainJob.__init__, FoldTraining.draw_batch
 
 def once(folder, name):
-    \"\"\"Return True the first time in a trial.\"\"\"
+    \"\"\"Return whether this is the first call with this name in a trial.\"\"\"
     marker = folder / ("planted-" + name)
     first = not marker.exists()
     marker.touch()
@@ -54,8 +54,8 @@ def plant(launcher: Launcher, folder: Path, fault: str) -> None:
     """Plant a fault.
 
     Args:
-        launcher: its launches are given it, by their environment.
-        folder: where the code is put.
+        launcher: its later launches run the planted code.
+        folder: where to write the code.
         fault: source of a function `fault(number, folder, fold)`, called before every optimiser
             step; may call `once(folder, name)`.
     """

@@ -1,10 +1,11 @@
-"""A day of a search in small: many short trials, and something is killed every few seconds.
+"""A long search in small: many short trials, and something is killed every few seconds.
 
     python -m tests.faults.soak --trials 500 --seed 0
 
-Kills the driver (-9), a trial's process (-9), or presses Ctrl-C, at random moments, and gives the
-same command again until it ends by itself. Then counts: every trial once, none left running, none
-failed that was not killed three times. Prints the driver's memory and the run folder's size.
+At random moments the drill kills the driver (-9), kills a trial's process (-9), or presses Ctrl-C.
+It gives the same command again until the search ends by itself. Then it checks that every trial ran
+once, that none is left running, and that none failed without being killed three times. It prints
+the driver's memory and the size of the run folder.
 """
 
 import argparse
@@ -26,30 +27,30 @@ from wpm.records import TrialState
 ROWS = ("contrastive", "triplet")
 DRIVER, TRIAL, CTRL_C = "driver -9", "trial -9", "Ctrl-C"
 WEIGHTS = {TRIAL: 6, DRIVER: 2, CTRL_C: 1}
-# With which a launch may end: by itself, killed, or interrupted.
+# Exit codes of a launch that ended by itself, was killed, or was interrupted.
 _FINISHED, _KILLED, _INTERRUPTED = 0, -signal.SIGKILL, 130
-# The driver's memory is looked at for the rest of the trials, where it is left alone.
+# Share of the trials after which the driver is no longer killed, so that its memory is measured.
 _DRIVER_SPARED = 0.5
-# Caps of the run folder: for every trial and every launch, and for checkpoints of what runs.
+# Limits of the run folder's size: for each trial and launch, and for checkpoints of running trials.
 _CAP_BYTES = 50_000
 _CHECKPOINTS_BYTES = 40_000_000
-# Growth of the driver a trial: Optuna and Tune keep 23 kB of each; were Tune's ended trials not
-# emptied, it would be 48. Few trials tell little.
+# Growth of the driver's memory with each trial, in bytes. Optuna and Tune keep 23 kB of a trial; if
+# ended trials of Tune were not emptied, it would be 48 kB. A slope needs enough trials.
 _MOST_A_TRIAL = 40_000
-_ENOUGH_TO_TELL = 150
+_ENOUGH_TRIALS = 150
 
 
 @dataclass
 class Tally:
-    """What was done to a search, and what was seen of it.
+    """The faults of a search so far, and what was observed.
 
     Attributes:
-        faults: how often each was done.
+        faults: how often each fault was caused.
         launches: how often the command was given.
-        hit: how often each trial's process was killed, by its folder.
-        ended: when each trial ended, by its folder, as first seen.
-        memory: of the last driver: (trials ended, bytes of its own, without mapped files).
-        largest: size of the run folder in bytes.
+        hit: how often each trial's process was killed, by the trial's folder.
+        ended: when each trial ended as first read, by the trial's folder.
+        memory: (ended trials, bytes without mapped files) of the last driver, over time.
+        largest: the largest size of the run folder in bytes.
     """
 
     faults: Counter[str] = field(default_factory=Counter)
@@ -62,11 +63,11 @@ class Tally:
 
 @dataclass(frozen=True)
 class Drill:
-    """What to do to a search.
+    """A search, and how often it is disturbed.
 
     Attributes:
-        trials: in all.
-        faults: to do at most; None for no limit.
+        trials: trials of all studies together.
+        faults: how many faults to cause at most; None for no limit.
         gap_s: shortest and longest time between two faults.
     """
 
@@ -76,12 +77,12 @@ class Drill:
 
 
 def soak(launcher: Launcher, drill: Drill, rng: random.Random) -> Tally:
-    """Search to the end, whatever is killed on the way.
+    """Launch a search again and again until it ends by itself, and disturb it meanwhile.
 
     Args:
-        launcher: whose images are searched.
-        drill: what to do.
-        rng: decides on what is killed, and when.
+        launcher: names the images and the run folder.
+        drill: the number of trials and faults.
+        rng: draws the faults and their moments.
     """
     tally = Tally()
     command = ("--rows", *ROWS, "--trials", str(drill.trials // len(ROWS)), "--no-early-stopping")
@@ -100,7 +101,7 @@ def soak(launcher: Launcher, drill: Drill, rng: random.Random) -> Tally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             code = process.wait()
-        _look(launcher, tally)
+        _note_ended(launcher, tally)
         assert code in (_FINISHED, _KILLED, _INTERRUPTED), output.read_text()
         if code == _FINISHED:
             return tally
@@ -113,7 +114,7 @@ def _harass(
     drill: Drill,
     rng: random.Random,
 ) -> None:
-    """Do things to a launch until it has ended."""
+    """Cause faults in a launch until it has ended."""
     wait_for_start, began = True, _count_ended(launcher)
     while process.poll() is None:
         pause = rng.uniform(*drill.gap_s)
@@ -124,7 +125,7 @@ def _harass(
             ended = _count_ended(launcher)
             if wait_for_start and (ended > began or workers_of(launcher)):
                 wait_for_start, deadline = False, time.monotonic() + pause
-            _weigh(process.pid, ended, launcher, tally)
+            _measure(process.pid, ended, launcher, tally)
         spared = fault != TRIAL and _count_ended(launcher) >= _DRIVER_SPARED * drill.trials
         if process.poll() is not None or spared or tally.faults.total() == drill.faults:
             continue
@@ -153,11 +154,11 @@ def _count_ended(launcher: Launcher) -> int:
     return sum(1 for _ in launcher.run_root.glob("folder/*/*/trials/*/result.json"))
 
 
-def _weigh(driver: int, ended: int, launcher: Launcher, tally: Tally) -> None:
-    """Note the driver's memory and the run folder's size."""
+def _measure(driver: int, ended: int, launcher: Launcher, tally: Tally) -> None:
+    """Note the driver's memory and the size of the run folder."""
     with suppress(OSError, IndexError):
         status = Path(f"/proc/{driver}/status").read_text()
-        # Not all that is resident: at its end a process touches much of its libraries.
+        # Without mapped files: at its end a process reads much of its libraries.
         resident = float(status.split("RssAnon:")[1].split()[0]) * 1024
         tally.memory.append((ended, resident))
     size = 0
@@ -168,8 +169,8 @@ def _weigh(driver: int, ended: int, launcher: Launcher, tally: Tally) -> None:
     tally.largest = max(tally.largest, size)
 
 
-def _look(launcher: Launcher, tally: Tally) -> None:
-    """Remember what has ended; nothing may end twice."""
+def _note_ended(launcher: Launcher, tally: Tally) -> None:
+    """Note which trials have ended; none may end twice."""
     for record in launcher.trials():
         if record.result is not None:
             ended = str(record.result.ended)
@@ -178,7 +179,7 @@ def _look(launcher: Launcher, tally: Tally) -> None:
 
 
 def check(launcher: Launcher, tally: Tally, trials: int) -> dict[str, int]:
-    """Count what a search has left.
+    """Check the records, the study and the memory after a search.
 
     Returns:
         How many trials ended in each state.
@@ -186,8 +187,8 @@ def check(launcher: Launcher, tally: Tally, trials: int) -> dict[str, int]:
     records = launcher.trials()
     folders = sorted(record.folder.relative_to(launcher.run_root) for record in records)
     each = trials // len(ROWS)
-    wanted = [f"folder/smoke/{row}/trials/{k:04d}" for row in ROWS for k in range(each)]
-    assert [str(folder) for folder in folders] == sorted(wanted), "a trial was lost, or is too many"
+    expected = [f"folder/smoke/{row}/trials/{k:04d}" for row in ROWS for k in range(each)]
+    assert [str(folder) for folder in folders] == sorted(expected), "trials are missing or too many"
     for record in records:
         assert record.result is not None, f"{record.folder} has not ended"
         epochs = [report.epoch for report in record.reports]
@@ -206,10 +207,10 @@ def check(launcher: Launcher, tally: Tally, trials: int) -> dict[str, int]:
 
 
 def describe_memory(memory: list[tuple[int, float]]) -> str:
-    """Say how the last driver's memory went, from its tenth ended trial on."""
+    """Describe the memory of the last driver, from its tenth ended trial on."""
     settled = _settle(memory)
     if not settled:
-        return "driver's memory: too short to tell"
+        return "driver's memory: measured over too few trials"
     (first, before), (last, after) = settled[0], settled[-1]
     return (
         f"driver's memory: {before / 1e6:.1f} MB at {first} ended trials, {after / 1e6:.1f} MB at "
@@ -218,21 +219,21 @@ def describe_memory(memory: list[tuple[int, float]]) -> str:
 
 
 def check_memory(memory: list[tuple[int, float]]) -> None:
-    """Fail where a driver that was left alone for long grew too much."""
+    """Fail if a driver that ran undisturbed for long grew too much."""
     settled = _settle(memory)
-    if settled and settled[-1][0] - settled[0][0] >= _ENOUGH_TO_TELL:
+    if settled and settled[-1][0] - settled[0][0] >= _ENOUGH_TRIALS:
         growth = _growth(settled)
         assert growth <= _MOST_A_TRIAL, f"the driver's memory grows by {growth:.0f} bytes a trial"
 
 
 def _settle(memory: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Leave out how a driver starts; empty where nothing is left that could grow."""
+    """Leave out the driver's start; return nothing where too few trials ended after it."""
     settled = [pair for pair in memory if pair[0] > memory[0][0] + 10]
     return settled if settled and settled[0][0] < settled[-1][0] else []
 
 
 def _growth(settled: list[tuple[int, float]]) -> float:
-    """Return bytes a trial."""
+    """Return by how many bytes a trial the memory grows."""
     ended, resident = zip(*settled, strict=True)
     return statistics.linear_regression(ended, resident).slope
 
@@ -242,7 +243,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--trials", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--faults", type=int, help="to do at most; default: until it ends")
+    parser.add_argument(
+        "--faults", type=int, help="cause at most this many faults; default: no limit"
+    )
     args = parser.parse_args()
     start = time.monotonic()
     with (

@@ -207,7 +207,9 @@ def test_damaged_memory_is_rebuilt(tmp_path: Path, memory: str) -> None:
         assert json.loads(path.read_bytes()) == json.loads(data)
 
 
-def test_damaged_list_of_parts_is_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_list_of_parts_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was decoded is believed only where its checksum agrees."""
     from wpm.data.index import index_class_folders
 
@@ -232,7 +234,7 @@ def test_damaged_list_of_parts_is_no_harm(tmp_path: Path, monkeypatch: pytest.Mo
             assert (folder / name).read_bytes() == (whole / name).read_bytes()
 
 
-def test_damaged_reports_of_an_ended_trial_are_told(
+def test_status_names_damaged_reports_of_an_ended_trial(
     world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Neither search nor final runs read them; who looks at them is told."""
@@ -247,9 +249,7 @@ def test_damaged_reports_of_an_ended_trial_are_told(
         assert ("0000/reports.json: damaged" in told) != means_the_same(path, damaged, data)
 
 
-def test_checkpoint_is_checked_again_by_whoever_goes_on_with_it(
-    world: Path, tmp_path: Path
-) -> None:
+def test_checkpoint_is_checked_again_before_it_is_resumed(world: Path, tmp_path: Path) -> None:
     """It may be damaged while the launch runs, as a process dies and another takes over."""
     shutil.copytree(world, tmp_path / "world")
     folder = TrainingFolder(tmp_path / "world" / STUDY / "trials" / "0002")

@@ -80,7 +80,7 @@ def epochs_of(record: TrainingRecord) -> list[int]:
     return [report.epoch for report in record.reports]
 
 
-def test_every_failure_has_a_name_and_the_search_goes_on(
+def test_every_failure_is_named_and_the_search_continues(
     launcher: Launcher, tmp_path: Path
 ) -> None:
     plant(launcher, tmp_path / "site", FAULTS)
@@ -124,7 +124,7 @@ def fault(number, folder, fold):
 """
 
 
-def test_driver_that_is_told_to_end_saves_the_steps_of_its_trials(
+def test_driver_that_gets_sigterm_saves_the_steps_of_its_trials(
     launcher: Launcher, tmp_path: Path
 ) -> None:
     """SIGTERM, as Ctrl-C: nothing is lost but the optimiser steps that were under way."""

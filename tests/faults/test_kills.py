@@ -101,7 +101,7 @@ def test_driver_killed_at_random_moments_of_the_final_runs(launcher: Launcher) -
     print(f"{ledger.kills} kills, {runs} runs, lost 0, trained twice 0; {len(tests)} tests begun")
 
 
-def test_ctrl_c_ends_quickly_and_the_same_command_goes_on(launcher: Launcher) -> None:
+def test_ctrl_c_ends_quickly_and_the_same_command_resumes(launcher: Launcher) -> None:
     process = launcher.start(*ROWS, "--trials", "5")
     wait_until(lambda: Ledger().progress(launcher) >= 2)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group

@@ -47,7 +47,7 @@ def steps_of(folder: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def test_search_goes_on_when_nodes_die_join_and_are_taken_back(
+def test_search_continues_when_nodes_die_join_and_are_taken_back(
     launcher: Launcher, tmp_path: Path, ray_folder: Path
 ) -> None:
     go = tmp_path / "go"

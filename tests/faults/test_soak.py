@@ -1,4 +1,4 @@
-"""The drill of a day in small, in its smallest form."""
+"""The soak drill in its smallest form."""
 
 import os
 import random
@@ -10,7 +10,7 @@ from tests.support.commands import Launcher
 
 
 @pytest.mark.slow
-def test_search_bears_what_is_killed_on_its_way(launcher: Launcher) -> None:
+def test_search_survives_random_kills(launcher: Launcher) -> None:
     seed = int(os.environ.get("WPM_FAULT_SEED", "0"))
     print(f"seed {seed}")
     tally = soak(launcher, Drill(40, faults=3, gap_s=(0.2, 1.5)), random.Random(seed))

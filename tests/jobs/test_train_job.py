@@ -271,7 +271,7 @@ def steps_until(job: TrainJob, stop: int, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("stop", [0, 3, 7, 15, 20])
-def test_interrupted_job_saves_the_step_it_came_to(
+def test_interrupted_job_saves_its_last_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
     whole = finish(make_job(tmp_path / "whole"))

@@ -114,7 +114,7 @@ def test_masks_have_one_factor_each() -> None:
     assert masks.channel.dtype == masks.embedding.dtype == torch.float64
 
 
-def test_masks_drop_the_asked_share_and_keep_the_mean() -> None:
+def test_masks_drop_the_requested_share_and_keep_the_mean() -> None:
     model, images = make_model(), make_images(batch=32)
     masks = sample(model, images, passes=8, masks=8, channel_dropout=0.1, embedding_dropout=0.05)
     for mask, dropout in ((masks.channel, 0.1), (masks.embedding, 0.05)):

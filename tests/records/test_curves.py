@@ -56,7 +56,7 @@ def test_a_training_leaves_every_validation_once(tmp_path: Path) -> None:
     assert len(found) == 4 * (1 + 4 * len(SCALARS))
 
 
-def test_a_training_that_goes_on_leaves_every_validation_once(tmp_path: Path) -> None:
+def test_a_training_that_resumes_leaves_every_validation_once(tmp_path: Path) -> None:
     job = make_job(tmp_path)
     job.step()
     job.step()

@@ -102,7 +102,7 @@ def test_run_in_another_state_is_refused(state: str) -> None:
         (Chosen(), {"trial": None, "score": None}, "the trunk as it comes, without training"),
     ],
 )
-def test_choice_is_written_read_and_said(
+def test_choice_is_written_read_and_described(
     chosen: Chosen, content: dict[str, Any], words: str
 ) -> None:
     assert chosen.to_json() == content

@@ -21,7 +21,7 @@ def test_a_training_logs_its_epochs_and_its_end(tmp_path: Path) -> None:
     assert "complete" in lines[-1]
 
 
-def test_warnings_of_libraries_are_in_it_and_nothing_after_its_end(tmp_path: Path) -> None:
+def test_log_holds_warnings_of_libraries_and_nothing_after_its_end(tmp_path: Path) -> None:
     with warnings.catch_warnings(), log_training(tmp_path):
         warnings.simplefilter("always")
         warnings.warn("deprecated thing", DeprecationWarning, stacklevel=1)

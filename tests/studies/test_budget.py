@@ -108,7 +108,7 @@ def test_everything_is_passed_on() -> None:
     assert (metered.describe(), metered.exhausted) == ("endless", False)
 
 
-def test_a_studys_hours_end_its_work_and_let_the_others_go_on() -> None:
+def test_spent_hours_of_a_study_end_its_work_and_no_other() -> None:
     source, told = Endless(), []
     metered = MeteredWork(
         source, Budget(study_gpu_hours=1.0), {}, announce=lambda *line: told.append(line)
@@ -163,7 +163,7 @@ def test_what_the_search_itself_stops_is_not_suspended() -> None:
     assert source.calls == ["stop triplet", "step", "stopped"]
 
 
-def test_a_study_that_has_spent_its_hours_is_not_begun() -> None:
+def test_study_that_has_spent_its_hours_is_not_started() -> None:
     source = Endless()
     spent = {"triplet": {"/a": 3601.0}, "margin": {"/b": 3599.0}}
     MeteredWork(source, Budget(study_gpu_hours=1.0), spent)
@@ -194,7 +194,7 @@ def test_all_reports_are_read_and_counted_in_proportion(tmp_path: Path) -> None:
     )
 
 
-def test_a_budget_that_ends_the_last_trials_is_said(tmp_path: Path) -> None:
+def test_budget_that_ends_the_last_trials_is_announced(tmp_path: Path) -> None:
     """Handing out the last trial does not finish a study: what runs when the hours end remains."""
     plan = make_plan(tmp_path, trials=1)
     with Study(plan) as study:

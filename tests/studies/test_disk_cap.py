@@ -79,7 +79,9 @@ def test_whatever_ends_a_trial_its_checkpoints_go(tmp_path: Path) -> None:
         assert sorted(p.name for p in folder.folder.iterdir()) == ["reports.json", "result.json"]
 
 
-def test_a_checkpoint_that_outlived_its_result_goes_when_the_trial_is_told(tmp_path: Path) -> None:
+def test_checkpoint_that_outlived_its_result_is_removed(
+    tmp_path: Path,
+) -> None:
     """Killed between the two: the next launch adopts the trial, and tells how it ended."""
     plan = make_plan(tmp_path, trials=1)
     with Study(plan) as study:

@@ -282,7 +282,9 @@ def test_the_last_fold_of_a_stopped_study_is_not_tested(
         assert [p["kind"] for p in drain(again)] == ["test"]
 
 
-def test_the_end_of_a_studys_final_runs_is_told_once(study_plan: StudyPlan, tmp_path: Path) -> None:
+def test_end_of_a_studys_final_runs_is_announced_once(
+    study_plan: StudyPlan, tmp_path: Path
+) -> None:
     ends: list[StudyEnd] = []
     plan = final_plan(study_plan, tmp_path, runs=2)
     with FinalRunsWork([plan], lambda line: None, ends.append) as source:
@@ -297,7 +299,7 @@ def test_the_end_of_a_studys_final_runs_is_told_once(study_plan: StudyPlan, tmp_
     assert len(ends) == 1
 
 
-def test_final_runs_that_all_fail_are_told(study_plan: StudyPlan, tmp_path: Path) -> None:
+def test_final_runs_that_all_fail_are_announced(study_plan: StudyPlan, tmp_path: Path) -> None:
     ends: list[StudyEnd] = []
     plan = final_plan(study_plan, tmp_path, runs=1)
     with FinalRunsWork([plan], lambda line: None, ends.append) as source:

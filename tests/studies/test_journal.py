@@ -138,7 +138,7 @@ def test_lost_end_is_noticed_or_restored_from_the_records(tmp_path: Path) -> Non
     assert 10 < refused < len(lines) - 2, "both happened"
 
 
-def test_torn_line_is_cut_off_and_a_whole_one_kept(tmp_path: Path) -> None:
+def test_torn_line_is_cut_off_and_a_complete_one_is_kept(tmp_path: Path) -> None:
     path = write_study_file(tmp_path).place.journal
     data = path.read_bytes()
     last = data.rindex(b"\n", 0, -1) + 1

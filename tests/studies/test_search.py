@@ -70,7 +70,7 @@ def test_orphans_go_first(tmp_path: Path) -> None:
         assert work.key == "folder/smoke/triplet/0"
 
 
-def test_stop_is_asked_for_and_told(studies: list[Study]) -> None:
+def test_stop_is_decided_and_recorded(studies: list[Study]) -> None:
     source = SearchWork(studies[:1], lambda line: None)
     good, bad = source.next_work(), source.next_work()
     assert good is not None and bad is not None
@@ -102,7 +102,7 @@ def test_failures_after_a_success_do_not_stop_the_launch(studies: list[Study]) -
     assert source.exhausted
 
 
-def test_lost_work_is_announced_with_its_reason(studies: list[Study]) -> None:
+def test_crashed_work_is_announced_with_its_reason(studies: list[Study]) -> None:
     lines: list[str] = []
     source = SearchWork(studies[:1], lines.append)
     work = source.next_work()
@@ -112,7 +112,7 @@ def test_lost_work_is_announced_with_its_reason(studies: list[Study]) -> None:
     assert "its process died 3 times" in lines[0]
 
 
-def test_the_end_of_every_study_is_told_once(studies: list[Study]) -> None:
+def test_end_of_every_study_is_announced_once(studies: list[Study]) -> None:
     ends: list[StudyEnd] = []
     source = SearchWork(studies, lambda line: None, ends.append)
     while (work := source.next_work()) is not None:
@@ -149,7 +149,7 @@ def test_a_study_without_a_complete_trial_has_failed(tmp_path: Path) -> None:
     ]
 
 
-def test_the_last_words_of_a_failed_trial_are_shown(studies: list[Study]) -> None:
+def test_last_log_lines_of_a_failed_trial_are_shown(studies: list[Study]) -> None:
     lines: list[str] = []
     source = SearchWork(studies[:1], lines.append)
     work = source.next_work()

@@ -23,7 +23,7 @@ def points(study: Study) -> list[dict[str, Any]]:
     return [trial.params for trial in stored_trials(study.plan)]
 
 
-def test_budget_is_used_up_and_states_are_told(tmp_path: Path) -> None:
+def test_budget_is_used_up_and_states_are_recorded(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, trials=6)
     with Study(plan) as study:
         while run_trial(study, lambda n: 0.9 - 0.1 * n) is not None:
@@ -100,7 +100,7 @@ def test_rungs_survive_a_kill(tmp_path: Path) -> None:
         assert states(again) == [OptunaState.COMPLETE, OptunaState.PRUNED]
 
 
-def test_trial_that_ended_before_its_driver_could_tell_is_not_run_again(tmp_path: Path) -> None:
+def test_trial_that_ended_before_its_driver_recorded_it_is_not_run_again(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, trials=2)
     with killed_launch(plan) as study:
         asked = study.ask()
@@ -116,7 +116,7 @@ def test_trial_that_ended_before_its_driver_could_tell_is_not_run_again(tmp_path
         assert len(stored_trials(again.plan)[0].intermediate_values) == EPOCHS
 
 
-def test_kill_between_asking_and_the_record_is_healed(tmp_path: Path) -> None:
+def test_kill_between_asking_and_the_record_is_repaired(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, trials=1)
     with killed_launch(plan):
         # RUNNING in the study, no parameters, no trial.json
@@ -183,7 +183,7 @@ def test_changed_sampler_is_refused(tmp_path: Path) -> None:
         Study(plan)
 
 
-def test_study_from_before_samplers_could_be_chosen_goes_on_with_tpe(tmp_path: Path) -> None:
+def test_study_from_before_samplers_could_be_chosen_continues_with_tpe(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     with Study(plan):
         pass
@@ -197,7 +197,7 @@ def test_study_from_before_samplers_could_be_chosen_goes_on_with_tpe(tmp_path: P
         Study(dataclasses.replace(plan, sampler="random"))
 
 
-def test_lost_trial_is_failed_with_its_reason_and_counts(tmp_path: Path) -> None:
+def test_crashed_trial_is_failed_with_its_reason_and_counts(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, trials=1)
     with Study(plan) as study:
         assert study.ask() is not None
@@ -227,7 +227,7 @@ def test_second_launch_is_refused_at_once(tmp_path: Path) -> None:
     Study(plan).__exit__()
 
 
-def test_changed_protocol_is_refused_and_says_how_to_go_on(tmp_path: Path) -> None:
+def test_changed_protocol_is_refused_with_a_way_to_continue(tmp_path: Path) -> None:
     with Study(make_plan(tmp_path)):
         pass
     with pytest.raises(UserError, match=r"protocol.max_epochs = 4, now 5; .*--run-root"):
@@ -303,7 +303,7 @@ def test_damaged_study_file_is_refused_by_name(tmp_path: Path, damage: bytes) ->
         Study(plan)
 
 
-def test_study_file_cut_in_its_last_line_goes_on(tmp_path: Path) -> None:
+def test_study_file_cut_in_its_last_line_is_continued(tmp_path: Path) -> None:
     """A driver killed while it appended leaves half a line: no more than that write is lost."""
     plan = make_plan(tmp_path, trials=3)
     with Study(plan) as study:

@@ -1,4 +1,4 @@
-"""Runs launch.py as a user does, on tiny images, and looks at what it left."""
+"""Run launch.py as a user does, on tiny images, and read what it wrote."""
 
 import json
 import os
@@ -23,14 +23,14 @@ class Launcher:
         self.run_root = tmp_path / "runs"
         self.work_root = tmp_path / "work"
         self.environment = dict(os.environ)
-        self.preexec: Callable[[], None] | None = None  # run in the new process before it begins
+        self.preexec: Callable[[], None] | None = None  # called in the new process, before Python
         self._started: list[subprocess.Popen[str]] = []
 
     def __enter__(self) -> "Launcher":
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End what a failed test has left; Ray on this machine ends with its driver."""
+        """Kill the launches of a failed test. Ray on this machine ends with its driver."""
         for process in self._started:
             with process:
                 if process.poll() is None:
@@ -44,7 +44,7 @@ class Launcher:
         ]  # fmt: skip
 
     def start(self, *more: str) -> subprocess.Popen[str]:
-        """Start in a process group of its own, as a shell does."""
+        """Start a launch in its own process group, as a shell does."""
         process = subprocess.Popen(
             self.arguments(*more), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, env=self.environment, start_new_session=True, preexec_fn=self.preexec,
@@ -59,7 +59,7 @@ class Launcher:
         return output
 
     def trials(self) -> list[TrainingRecord]:
-        """Return the records of all trials, which must all be readable."""
+        """Return the records of all trials. All must be readable."""
         records = []
         for place in find_studies(self.run_root):
             found, problems = read_trials(place, with_reports=True)
@@ -69,10 +69,10 @@ class Launcher:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 90) -> None:
-    """Wait for something on disk."""
+    """Wait until a condition holds; fail after some seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it never happened"
+        assert time.monotonic() < deadline, f"the condition did not hold within {seconds} s"
         time.sleep(0.05)
 
 
@@ -92,7 +92,7 @@ def workers_of(launcher: Launcher) -> dict[int, Path]:
 
 
 def study_states(run_root: Path) -> dict[str, list[str]]:
-    """Return the states of all trials in Optuna's own storage, study by study."""
+    """Return the states of all trials in Optuna's storage, by row."""
     code = (
         "import optuna, sys, json\n"
         "from optuna.storages import JournalStorage\n"

@@ -27,7 +27,7 @@ def final_plan(plan: StudyPlan, tmp_path: Path, runs: int = 2) -> FinalPlan:
 
 
 def drain(source: FinalRunsWork) -> list[dict[str, Any]]:
-    """Do all work in this process; return the payloads in order."""
+    """Run all work in this process; return the payloads in the order of the work."""
     done = []
     while (work := source.next_work()) is not None:
         done.append(dict(work.payload))

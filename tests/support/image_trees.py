@@ -17,7 +17,7 @@ def image_bytes(level: int = 0) -> bytes:
 
 
 def make_tree(root: Path, *paths: str) -> Path:
-    """Write an image at every path."""
+    """Write a different image at every path."""
     for number, path in enumerate(paths):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_bytes(image_bytes(number))

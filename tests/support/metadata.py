@@ -8,7 +8,7 @@ NOTICE = '{"action": "terminate", "time": "2026-01-01T00:02:00Z"}'
 
 
 class MetadataService:
-    """Says nothing of an end until `notice` is set; refuses who brings no token."""
+    """Announces no interruption until `notice` is set; refuses requests without the token."""
 
     def __init__(self) -> None:
         self.notice: str | None = None

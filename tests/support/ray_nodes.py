@@ -1,7 +1,8 @@
 """A Ray cluster of several nodes on this machine, in a process of its own.
 
-As a program it reads lines: `add GPUS` adds a node, `remove RAYLET` kills one. It answers each
-with a line, the first of all being the cluster's address, and ends with its input.
+Run as a program, this module first prints the address of its cluster. Then it reads commands, one
+a line, and answers each with a line: `add GPUS` adds a node, `remove RAYLET` kills one. It ends
+when its input ends.
 """
 
 import os
@@ -19,19 +20,19 @@ _END_WAIT_S = 60
 
 
 class RayNodes:
-    """The process, and how it is spoken to; nodes have one CPU each."""
+    """The cluster's process and the commands to it. Every node has one CPU."""
 
     def __init__(self, folder: Path, nodes: int, environment: dict[str, str]) -> None:
-        """Start a head and more nodes.
+        """Start a cluster.
 
         Args:
-            folder: for the token and Ray's own files; its path is short, for it holds sockets.
-            nodes: in all.
-            environment: of every process of the cluster.
+            folder: for the token and Ray's own files; its path must be short, since it holds
+                sockets.
+            nodes: how many nodes to start, the head included.
+            environment: environment variables of every process of the cluster.
         """
         (folder / "token").write_text("0123456789abcdef" * 4)
-        # RAY_TMPDIR: other clusters of this machine stay out of each other's way. It also marks
-        # the processes that are ours.
+        # RAY_TMPDIR keeps clusters of one machine apart, and marks the processes of this one.
         self.environment = {
             **environment,
             "RAY_TMPDIR": str(folder),
@@ -46,7 +47,7 @@ class RayNodes:
                 text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
             )  # fmt: skip
         try:
-            self.address = self._hear()
+            self.address = self._answer()
             self.added = [self.add() for _ in range(nodes - 1)]
         except BaseException:
             self._end()
@@ -64,33 +65,33 @@ class RayNodes:
         self._end()
 
     def add(self, gpus: int = 0) -> int:
-        """Add a node, with GPUs that are only declared.
+        """Add a node. Its GPUs are declared, not real.
 
         Returns:
-            The process that is the parent of all the node's workers.
+            The node's raylet: the process that is the parent of all its workers.
         """
         return int(self._say(f"add {gpus}"))
 
     def remove(self, raylet: int) -> None:
-        """Kill a node that was added, with all that runs on it."""
+        """Kill a node that was added, and all processes on it."""
         self._say(f"remove {raylet}")
 
     def _say(self, line: str) -> str:
         assert self._process.stdin is not None
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
-        return self._hear()
+        return self._answer()
 
-    def _hear(self) -> str:
+    def _answer(self) -> str:
         assert self._process.stdout is not None
         # Ray prints on stdout as well.
         for line in self._process.stdout:
             if line.startswith("> "):
                 return line[2:].strip()
-        raise AssertionError(f"the cluster has ended: {self._errors.read_text()[-500:]}")
+        raise AssertionError(f"the cluster's process has ended: {self._errors.read_text()[-500:]}")
 
     def _end(self) -> None:
-        """End the cluster, by force what does not end by itself: launches on it, too."""
+        """End the cluster and the launches on it; kill what does not end by itself."""
         with suppress(subprocess.TimeoutExpired):
             self._process.communicate(timeout=_END_WAIT_S)
         deadline = time.monotonic() + _END_WAIT_S
@@ -112,13 +113,13 @@ class RayNodes:
 
 
 def children_of(parent: int) -> list[int]:
-    """Return the processes that a process is the parent of."""
+    """Return the child processes of a process."""
     processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
     return [process for process in processes if parent_of(process) == parent]
 
 
 def parent_of(process: int) -> int | None:
-    """Return a process's parent, None once it has ended."""
+    """Return the parent of a process, or None if the process has ended."""
     with suppress(OSError):
         status = Path(f"/proc/{process}/status").read_text()
         return int(status.split("PPid:")[1].split()[0])
@@ -142,7 +143,7 @@ def _serve() -> None:
             added[raylet] = node
         else:
             raylet = int(number)
-            # As when a machine vanishes: workers do not outlive their node by a moment.
+            # As when a machine vanishes, workers end at the same moment as their node.
             for worker in children_of(raylet):
                 with suppress(ProcessLookupError):
                     os.kill(worker, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Records and embeddings that fill every part of the report, written in a blink."""
+"""Records and embeddings that fill every part of the report, written within a second."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.support.stored import write_final, write_run
 from wpm.records import StudyPlace
 from wpm.records.embedded_images import EmbeddedImages
 
-EVIL = "<script>alert('reason')</script> & <b>NaN</b>"  # what a record may say of a failure
+EVIL = "<script>alert('reason')</script> & <b>NaN</b>"  # a reason of failure that would run as code
 
 
 def write_report_records(root: Path, trials: int = 24) -> list[StudyPlace]:
@@ -33,7 +33,7 @@ def write_report_records(root: Path, trials: int = 24) -> list[StudyPlace]:
 
 
 def write_embeddings(root: Path, place: StudyPlace, images: int = 80, classes: int = 8) -> None:
-    """Write random embeddings of images of a few classes, one with a name that is HTML."""
+    """Write random embeddings of a few classes, one of which has HTML as its name."""
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(images, 6)).astype(np.float32)
     embedded = EmbeddedImages(

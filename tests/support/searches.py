@@ -116,15 +116,15 @@ def write_searched(
 
     Args:
         root: the run folder.
-        row: of the study.
-        trials: how many.
-        score: of a trial's parameters.
-        stopped: numbers of the trials that were stopped, at epoch 5.
-        failed: numbers of those that failed, and why.
-        dataset: of the study.
-        protocol: its name.
-        ranges: that are searched.
-        identity: more of it.
+        row: the study's row.
+        trials: how many trials to write.
+        score: returns the score of a trial with these parameters.
+        stopped: numbers of the trials that were stopped at epoch 5.
+        failed: numbers of the trials that failed, with the reason of each.
+        dataset: the study's data set.
+        protocol: the name of its protocol.
+        ranges: the parameters' ranges.
+        identity: changes to the study's identity.
     """
     place = StudyPlace(root, dataset, protocol, Row.parse(row))
     standard = {

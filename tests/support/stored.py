@@ -73,7 +73,7 @@ def training_result(score: float, hours: float = 1.0, state: TrialState = COMPLE
 
 
 def write_final(place: StudyPlace, key: str, trial: int | None, score: float | None) -> Path:
-    """Say which configuration is trained finally; return its folder."""
+    """Write which configuration was chosen for final runs; return its folder."""
     folder = place.folder / "finals" / key
     chosen: dict[str, Any] = {"trial": trial, "score": score}
     if trial is None:
@@ -89,9 +89,10 @@ def write_run(
     separated: float = 0.0,
     validation: Sequence[float] = (),
 ) -> None:
-    """Write a tested run; P@1 as given, RP 0.1 and MAP@R 0.2 below; None: a failed run.
+    """Write a final run that was tested, or a failed one where `concatenated` is None.
 
-    Every fold with a score in `validation` took half an hour.
+    The scores given are P@1; RP is 0.1 and MAP@R 0.2 below. Each score in `validation` is that of
+    a fold, which took half an hour.
     """
 
     def scores(p: float) -> Mapping[str, float]:
@@ -108,5 +109,5 @@ def write_run(
 
 
 def bytes_under(root: Path) -> dict[str, bytes]:
-    """Return every file under a folder, to see that nothing was changed."""
+    """Return the content of every file under a folder, to check that nothing changes."""
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}

@@ -1,4 +1,4 @@
-"""Images and configurations small enough to train in a blink."""
+"""Images and configurations that are small enough to train within a second."""
 
 import dataclasses
 from pathlib import Path
@@ -23,7 +23,7 @@ CONTRASTIVE = {"pos_margin": 0.0, "neg_margin": 1.0}
 
 
 def make_image_folder(root: Path, classes: int = 16, images: int = 4) -> Path:
-    """Write a tree of small greyscale images; images of a class resemble one another."""
+    """Write a folder of small greyscale images for each class; images of a class are alike."""
     rng = np.random.default_rng(0)
     for label in range(classes):
         pattern = rng.integers(0, 256, (5, 5))
@@ -36,7 +36,7 @@ def make_image_folder(root: Path, classes: int = 16, images: int = 4) -> Path:
 
 
 def trainval_pixels(root: Path, work_root: Path, protocol: Protocol) -> Path:
-    """Build the cache of the trainval half."""
+    """Build the pixel cache of the trainval classes."""
     index = load_index(DataSource("folder", root, work_root))
     splits = class_disjoint_splits(index.labels, protocol.folds)
     return build_pixels(index.subset(splits.trainval_classes), protocol.resize, work_root)

@@ -17,7 +17,7 @@ from wpm.reports import FoldReport, Report
 from wpm.studies.plan import StudyPlan
 from wpm.studies.study import Study
 
-EPOCHS = 9  # of the invented trainings: rungs at 1, 3 and 9
+EPOCHS = 9  # of an invented training; its rungs are epochs 1, 3 and 9
 
 
 def fold_report(fold: int = 0, **changes: Any) -> FoldReport:
@@ -50,7 +50,7 @@ def outcome(
 
 
 def run_trial(study: Study, quality: Callable[[int], float]) -> int | None:
-    """Run one trial as a worker and its driver would; return its number."""
+    """Run one trial as a worker and its driver do; return its number."""
     asked = study.ask()
     if asked is None:
         return None

@@ -104,7 +104,7 @@ def test_pause_of_an_epoch_changes_nothing(pixels: Pixels) -> None:
     assert numbers(reports) == numbers(whole)
 
 
-def test_checkpoint_of_an_earlier_version_goes_on(pixels: Pixels) -> None:
+def test_checkpoint_of_an_earlier_version_is_resumed(pixels: Pixels) -> None:
     whole = run(Training(make_config(), pixels, CPU))
     begun = Training(make_config(), pixels, CPU)
     begun.run_epoch()
