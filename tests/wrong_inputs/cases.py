@@ -81,6 +81,20 @@ ROWS = [
     WrongInput("--trunk torchvision:resnet5", "did you mean torchvision:resnet50"),
     WrongInput("--trunk timm:resnet18", "no weights that could be fetched; download model.safet"),
     WrongInput("--trunk torchvision:resnet18", "add --fetch, or download https://download.pytorch"),
+    WrongInput("--trunk mobilenet_v1_0.75", "unknown trunk 'mobilenet_v1_0.75'; choose from conv"),
+    WrongInput("--trunk mobilenet_v2", "add --fetch, or download https://raw.githubusercontent."),
+    WrongInput(
+        "--trunk mobilenet_v2 --weights {tmp}/w.tflite",
+        "w.tflite is not a TensorFlow Lite file; download https://raw.githubusercontent.com/",
+        prepare=write("w.tflite", "<html>404</html>"),
+        situation="a web page",
+    ),
+    WrongInput(
+        "--trunk mobilenet_v1_0.25 --weights {tmp}/mobilenet_v1_0.25_128_quant.tflite",
+        "(cut short or altered); delete it and download https://raw.githubusercontent.com/",
+        prepare=write("mobilenet_v1_0.25_128_quant.tflite", "half"),
+        situation="cut short",
+    ),
     WrongInput("--weights random.pth", "--weights has no meaning for trunk convnet"),
     WrongInput("--dataset cub200", "no weights of trunk bninception at"),
     WrongInput(

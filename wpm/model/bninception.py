@@ -99,6 +99,7 @@ class BNInception(Trunk):
 
     feature_dim = 1024
     stem_channels = _STEM.out_channels
+    native_size = 224
     input_spec = InputSpec(CHANNEL_ORDER, VALUE_RANGE, MEAN, STD)
 
     def __init__(self) -> None:

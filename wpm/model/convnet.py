@@ -15,6 +15,7 @@ class ConvNet(Trunk):
     """
 
     stem_channels = 32
+    native_size = 24
     feature_dim = 64 * 3 * 3
 
     def __init__(self, channels: int) -> None:

@@ -28,19 +28,22 @@ class LibraryTrunk(Trunk):
     which differ by their masks alone.
     """
 
-    def __init__(self, name: str, network: nn.Module, input_spec: InputSpec) -> None:
+    def __init__(
+        self, name: str, network: nn.Module, input_spec: InputSpec, native_size: int
+    ) -> None:
         """Cut a network, and verify on a small image that its features stay the same.
 
         Args:
             name: for messages.
             network: from (B, 3, H, W) images to (B, F) features.
             input_spec: how the network's weights expect pixels.
+            native_size: side in pixels of the images that they were trained on.
 
         Raises:
             UserError: the network cannot be cut there.
         """
         super().__init__()
-        self.name, self.input_spec = name, input_spec
+        self.name, self.input_spec, self.native_size = name, input_spec, native_size
         place = next((n for n, m in network.named_modules() if isinstance(m, nn.Conv2d)), None)
         if place is None:
             raise UserError(f"trunk {name} has no convolution to drop channels of")

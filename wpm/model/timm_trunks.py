@@ -32,7 +32,8 @@ class TimmSource(TrunkSource):
             # would compare that with the size of images.
             network.patch_embed.img_size = None
         config = network.pretrained_cfg
-        return LibraryTrunk(name, network, InputSpec("RGB", 1.0, config["mean"], config["std"]))
+        input_spec = InputSpec("RGB", 1.0, config["mean"], config["std"])
+        return LibraryTrunk(name, network, input_spec, config["input_size"][-1])
 
     def load_weights(self, trunk: Trunk, path: Path) -> None:
         """Read the library's own weights file."""

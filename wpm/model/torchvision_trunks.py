@@ -32,7 +32,7 @@ class TorchvisionSource(TrunkSource):
         if not place:
             raise UserError(f"trunk {name} does not end in a linear classifier; choose another")
         network.set_submodule(place[0], nn.Identity())
-        return LibraryTrunk(name, network, torchvision_input(name))
+        return LibraryTrunk(name, network, torchvision_input(name), _native_size(name))
 
     def load_weights(self, trunk: Trunk, path: Path) -> None:
         """Read the library's own weights file."""
@@ -53,6 +53,11 @@ def torchvision_input(name: str) -> InputSpec:
     """
     transforms = _first_weights(name).transforms()
     return InputSpec("RGB", 1.0, tuple(transforms.mean), tuple(transforms.std))
+
+
+def _native_size(name: str) -> int:
+    side: int = _first_weights(name).transforms().crop_size[0]
+    return side
 
 
 def _models() -> Any:

@@ -19,11 +19,14 @@ class Trunk(nn.Module, ABC):
         feature_dim: F, features of an image.
         stem_channels: S, channels of the first convolution's output.
         input_spec: how the trunk expects its pixels.
+        native_size: side in pixels of the images that its weights were trained on or, of a trunk
+            that is trained from scratch, that it was designed for. Other sizes work too.
     """
 
     feature_dim: int
     stem_channels: int
     input_spec: InputSpec
+    native_size: int
 
     @abstractmethod
     def stem(self, images: Tensor) -> Tensor:

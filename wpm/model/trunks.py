@@ -7,6 +7,8 @@ from wpm.data.archives import Archive
 from wpm.errors import UserError
 from wpm.model.bninception import BNInceptionSource
 from wpm.model.convnet import ConvNetSource
+from wpm.model.mobilenet import MobileNetSource
+from wpm.model.mobilenet_variants import MOBILENETS
 from wpm.model.timm_trunks import TimmSource
 from wpm.model.torchvision_trunks import TorchvisionSource
 from wpm.model.trunk import TrunkSource
@@ -15,6 +17,7 @@ from wpm.model.trunk import TrunkSource
 TRUNKS: dict[str, TrunkSource] = {
     "convnet": ConvNetSource(),
     "bninception": BNInceptionSource(),
+    **dict.fromkeys(MOBILENETS, MobileNetSource()),
     "torchvision:": TorchvisionSource(),
     "timm:": TimmSource(),
 }
