@@ -8,7 +8,7 @@ from PIL import Image
 
 from wpm.data.datasets import load_index
 from wpm.data.index import DataSource
-from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.protocols import Protocol
 from wpm.splits import class_disjoint_splits
@@ -26,7 +26,7 @@ def open_trainval(args: argparse.Namespace, protocol: Protocol) -> Pixels:
     index = load_index(DataSource(args.dataset, args.data_root, args.work_root))
     splits = class_disjoint_splits(index.labels, protocol.folds)
     trainval = index.subset(splits.trainval_classes)
-    return Pixels(build_pixels(trainval, protocol.resize, args.work_root))
+    return Pixels(build_pixel_cache(trainval, protocol.resize, args.work_root))
 
 
 def make_photographs(root: Path, images: int, classes: int = 8) -> Path:

@@ -39,7 +39,7 @@ from wpm.data.decoding import (
     decode_in_threads,
 )
 from wpm.data.index import DataSource, ImageIndex
-from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import PART_IMAGES, Pixels
 from wpm.model.embedding import build_model, freeze_batch_norm
 from wpm.protocols import Protocol, find_protocol
@@ -306,7 +306,7 @@ def main() -> None:
         if args.quick:
             index = index.subset(range(8))
         compare_decoding(index, protocol.resize, args.cores, work_root, repeats)
-        pixels = Pixels(build_pixels(index, protocol.resize, work_root))
+        pixels = Pixels(build_pixel_cache(index, protocol.resize, work_root))
         compare_batches(index.root, pixels, protocol, device, args.cores, seconds, repeats)
         measure_waiting(pixels, protocol, device, 3 * seconds)
         measure_sharing(pixels.folder)

@@ -22,7 +22,7 @@ import torch
 from benchmarks.image_data import make_photographs
 from benchmarks.machine import find_device
 from wpm.data.index import index_class_folders
-from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixel_cache import build_pixel_cache
 from wpm.jobs.job import InterruptedJobError
 from wpm.jobs.payloads import identify
 from wpm.jobs.train_job import TrainJob
@@ -77,14 +77,14 @@ def main() -> None:
         make_photographs(root / "images", CLASSES * IMAGES, CLASSES)
         index = index_class_folders("folder", root / "images", channels=3)
         trainval = class_disjoint_splits(index.labels, protocol.folds).trainval_classes
-        pixels = build_pixels(index.subset(trainval), protocol.resize, root / "work")
+        pixel_cache = build_pixel_cache(index.subset(trainval), protocol.resize, root / "work")
         folds = tuple(range(protocol.folds))
         space = load_space(ROW)
         middle = {name: (r.low + r.high) / 2 for name, r in space.searched.items()}
         config = TrainingConfig(ROW, protocol, space.complete(middle), args.seed, folds)
         folder = root / "training"
         TrainingFolder(folder).write_identity(identify(0, config))
-        job = TrainJob(folder, pixels, config, export=False, gpus=1)
+        job = TrainJob(folder, pixel_cache, config, export=False, gpus=1)
         start = time.monotonic()
         result = job.step().result
         assert result is None, result
@@ -92,7 +92,7 @@ def main() -> None:
         job.close()
         print(f"first epoch: {epoch_s:.1f} s", flush=True)
         for _ in range(args.times):
-            job = TrainJob(folder, pixels, config, export=False, gpus=1)
+            job = TrainJob(folder, pixel_cache, config, export=False, gpus=1)
             job.step()  # a resumed job begins with its history
             took = interrupt_after(job, rng.uniform(0.1, 0.6) * epoch_s)
             if took is None:

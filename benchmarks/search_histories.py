@@ -53,7 +53,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="*")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--max-epochs", type=int, help="train again, at most so long")
-    parser.add_argument("--pixels", type=Path, help="trainval images, to train again")
+    parser.add_argument(
+        "--pixels", type=Path, help="pixel cache of trainval images, to train again"
+    )
     parser.add_argument("--processes", type=int, default=1, help="of training again")
     return parser.parse_args()
 
@@ -125,7 +127,7 @@ def train_again(records: list[TrainingRecord], args: argparse.Namespace) -> list
     return [json.loads(path.read_text()) for path in paths]
 
 
-def train(identity: dict[str, Any], max_epochs: int, pixels: Path, path: Path) -> None:
+def train(identity: dict[str, Any], max_epochs: int, pixel_cache: Path, path: Path) -> None:
     """Train one configuration on one core, and write its history."""
     import torch
 
@@ -137,7 +139,7 @@ def train(identity: dict[str, Any], max_epochs: int, pixels: Path, path: Path) -
     config = TrainingConfig.from_json(identity["config"])
     protocol = dataclasses.replace(config.protocol, max_epochs=max_epochs)
     config = dataclasses.replace(config, protocol=protocol)
-    training = Training(config, Pixels(pixels), choose_device(gpus=1))
+    training = Training(config, Pixels(pixel_cache), choose_device(gpus=1))
     reports = []
     while not training.finished:
         report = training.run_epoch()

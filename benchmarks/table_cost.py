@@ -28,7 +28,7 @@ from benchmarks.machine import find_device
 from benchmarks.within_pair_step import SHARPNESS, LoopedLoss, backward_baseline
 from wpm.data.batches import BatchMaker
 from wpm.data.index import index_class_folders
-from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.model.embedding import build_model, freeze_batch_norm
 from wpm.model.views import ViewSettings
@@ -116,7 +116,7 @@ def measure_images(protocol: Protocol, device: torch.device, seconds: float) -> 
             coarse.resize((500, 375), Image.Resampling.BICUBIC).save(file, quality=90)
         index = index_class_folders("folder", root / "images", channels=3)
         files = [index.root / path for path in index.paths]
-        pixels = Pixels(build_pixels(index, protocol.resize, root / "work"))
+        pixels = Pixels(build_pixel_cache(index, protocol.resize, root / "work"))
         spec = build_model(protocol, 3, seed=0).trunk.input_spec
         maker, generator = BatchMaker(pixels, protocol, spec, device), torch.Generator()
 

@@ -11,7 +11,7 @@ import torch
 from tests.support.tiny import make_config, make_pixels, smoke_protocol
 from wpm.data.datasets import load_index
 from wpm.data.index import DataSource
-from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.model.embedding import build_model
 from wpm.precision import float32_products
@@ -106,7 +106,7 @@ def test_bf16_scores_agree_within_the_spread_of_seeds(tmp_path: Path) -> None:
     """On rendered characters; `python -m benchmarks.precision` does it on images of one's own."""
     index = load_index(DataSource("glyphs", None, tmp_path))
     classes = class_disjoint_splits(index.labels, 4).trainval_classes
-    pixels = Pixels(build_pixels(index.subset(classes), 28, tmp_path))
+    pixels = Pixels(build_pixel_cache(index.subset(classes), 28, tmp_path))
     exact, rounded = (
         [best_score(pixels, precision, seed) for seed in range(4)]
         for precision in ("float32", "bf16")

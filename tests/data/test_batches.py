@@ -21,7 +21,7 @@ from wpm.data.batches import BatchMaker, ClassBalancedSampler
 from wpm.data.crop_boxes import centre_crop_boxes, sample_crop_boxes
 from wpm.data.crops import InputSpec
 from wpm.data.index import index_class_folders
-from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.errors import UserError
 from wpm.protocols import Protocol, find_protocol
@@ -263,7 +263,7 @@ def ragged(image_tree: ImageTree, tmp_path: Path) -> Pixels:
             for i, shape in enumerate(shapes)
         }
     )
-    return Pixels(build_pixels(index_class_folders("folder", root, 1), 20, tmp_path / "work"))
+    return Pixels(build_pixel_cache(index_class_folders("folder", root, 1), 20, tmp_path / "work"))
 
 
 def smoke() -> Protocol:

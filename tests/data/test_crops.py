@@ -19,7 +19,7 @@ from wpm.data.crops import (
     resize_crops,
 )
 from wpm.data.index import index_class_folders
-from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 
 GREY_SPEC = InputSpec("RGB", 1.0, (0.5,), (0.25,))
@@ -131,7 +131,7 @@ def pixels(image_tree: ImageTree, tmp_path: Path, request: pytest.FixtureRequest
         }
     )
     index = index_class_folders("folder", root, request.param)
-    return Pixels(build_pixels(index, 20, tmp_path / "work"))
+    return Pixels(build_pixel_cache(index, 20, tmp_path / "work"))
 
 
 INDICES = torch.tensor([3, 1, 0, 2, 3, 1])

@@ -12,7 +12,7 @@ from wpm.data import pixel_cache
 from wpm.data.decoding import DecodedPart, DecodingTask, decode_parts
 from wpm.data.digests import UnreadableImagesError
 from wpm.data.index import ImageIndex, index_class_folders
-from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels, read_left_out
 from wpm.errors import UserError
 from wpm.files import read_json, write_json
@@ -47,7 +47,7 @@ def index_of(root: Path) -> ImageIndex:
 def build(
     root: Path, tmp_path: Path, *, skip: bool = True, index: ImageIndex | None = None
 ) -> Path:
-    return build_pixels(index or index_of(root), 9, tmp_path / "work", skip_unreadable=skip)
+    return build_pixel_cache(index or index_of(root), 9, tmp_path / "work", skip_unreadable=skip)
 
 
 def damage(root: Path, path: str = "b/1.png") -> None:

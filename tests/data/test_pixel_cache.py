@@ -26,7 +26,7 @@ from tests.support.image_trees import ImageTree
 from wpm.data import pixel_cache, pixels
 from wpm.data.decoding import DecodedPart, DecodingTask, decode_image, decode_parts
 from wpm.data.index import ImageIndex, index_class_folders
-from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.errors import DamagedFileError, StorageError, UserError
 from wpm.files import read_json, write_json
@@ -46,7 +46,7 @@ def index_of(root: Path, channels: int = 1) -> ImageIndex:
 
 
 def build(index: ImageIndex, tmp_path: Path, resize: int = 20) -> Path:
-    return build_pixels(index, resize, tmp_path / "work")
+    return build_pixel_cache(index, resize, tmp_path / "work")
 
 
 @pytest.fixture
@@ -340,7 +340,7 @@ pixels.PART_IMAGES = pixel_cache.PART_IMAGES = 8
 index = index_class_folders("folder", Path(sys.argv[1]), 1)
 print("ready", flush=True)
 sys.stdin.readline()
-print(pixel_cache.build_pixels(index, 20, Path(sys.argv[2])), flush=True)
+print(pixel_cache.build_pixel_cache(index, 20, Path(sys.argv[2])), flush=True)
 """
 IN_THREADS, IN_PROCESSES = 10**9, 0
 
@@ -444,7 +444,7 @@ def test_stopped_builder_is_continued(
     stop: signal.Signals,
     way: int,
 ) -> None:
-    undisturbed = build_pixels(slow_images, 20, tmp_path / "undisturbed")
+    undisturbed = build_pixel_cache(slow_images, 20, tmp_path / "undisturbed")
     assert sorted(decoded_parts) == list(range(12))
     decoded_parts.clear()
     builder = start_builder(slow_images.root, tmp_path / "work", way)
@@ -486,7 +486,7 @@ def stop_building(index: ImageIndex, work_root: Path, after: int) -> Path:
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        build_pixels(index, 20, work_root, progress)
+        build_pixel_cache(index, 20, work_root, progress)
     (partial,) = (work_root / "pixels").glob(".partial-*")
     return partial
 
@@ -521,7 +521,7 @@ def test_progress_counts_what_was_kept(
 ) -> None:
     stop_building(slow_images, tmp_path / "work", after=40)
     reported: list[tuple[int, int]] = []
-    build_pixels(slow_images, 20, tmp_path / "work", lambda *counts: reported.append(counts))
+    build_pixel_cache(slow_images, 20, tmp_path / "work", lambda *counts: reported.append(counts))
     assert reported == [(done, 96) for done in range(48, 97, 8)]
 
 
@@ -585,7 +585,7 @@ def test_cache_is_streamed_to_disk_and_mapped(
     total = 200 * noise.nbytes  # 6 MB
     tracemalloc.start()
     try:
-        cache = build_pixels(index, 100, tmp_path / "work")
+        cache = build_pixel_cache(index, 100, tmp_path / "work")
         _, peak = tracemalloc.get_traced_memory()
         assert peak < total / 4
         tracemalloc.reset_peak()
@@ -602,7 +602,7 @@ def test_cache_is_streamed_to_disk_and_mapped(
 def test_processes_share_one_copy_in_memory(image_tree: ImageTree, tmp_path: Path) -> None:
     """Two mappings, as two trials have them: each page counts half for either, none is its own."""
     index = index_of(image_tree({f"a/{i}.png": noise(500, 500, seed=i) for i in range(4)}))
-    folder = build_pixels(index, 500, tmp_path / "work")
+    folder = build_pixel_cache(index, 500, tmp_path / "work")
     first, second = Pixels(folder), Pixels(folder)
     assert int(first.bytes.sum()) == int(second.bytes.sum())  # reads all pages
     mappings = (Path("/proc/self/smaps")).read_text().split("\n")

@@ -19,7 +19,7 @@ from tests.support.final_runs import drain, final_plan
 from tests.support.tiny import make_image_folder, make_plan
 from tests.support.trials import killed_launch, run_trial
 from wpm.data import pixel_cache, pixels
-from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixel_cache import build_pixel_cache
 from wpm.errors import UserError
 from wpm.jobs.start import start_job
 from wpm.model.exported import load_exported
@@ -198,12 +198,12 @@ def test_damaged_memory_is_rebuilt(tmp_path: Path, memory: str) -> None:
     images = make_image_folder(tmp_path / "images", classes=3)
     (images / "class_01" / "1.png").write_bytes(b"")
     index = index_class_folders("folder", images, channels=1)
-    folder = build_pixels(index, 20, tmp_path / "work", skip_unreadable=True)
+    folder = build_pixel_cache(index, 20, tmp_path / "work", skip_unreadable=True)
     (path,) = (tmp_path / "work" / "pixels").glob(f"{memory}-*.json")
     data = path.read_bytes()
     for damaged in damages(data, random.Random(f"{SEED} {memory}")):
         path.write_bytes(damaged)
-        assert build_pixels(index, 20, tmp_path / "work", skip_unreadable=True) == folder
+        assert build_pixel_cache(index, 20, tmp_path / "work", skip_unreadable=True) == folder
         assert json.loads(path.read_bytes()) == json.loads(data)
 
 
@@ -216,7 +216,7 @@ def test_damaged_list_of_parts_does_no_harm(
     for module in (pixels, pixel_cache):
         monkeypatch.setattr(module, "PART_IMAGES", 8)
     index = index_class_folders("folder", make_image_folder(tmp_path / "images"), channels=1)
-    whole = build_pixels(index, 20, tmp_path / "whole")
+    whole = build_pixel_cache(index, 20, tmp_path / "whole")
     rng = random.Random(f"{SEED} parts.jsonl")
 
     def stop(done: int, total: int) -> None:
@@ -226,10 +226,10 @@ def test_damaged_list_of_parts_does_no_harm(
     for number in range(FLIPS + CUTS + 1):
         work = tmp_path / str(number)
         with pytest.raises(KeyboardInterrupt):
-            build_pixels(index, 20, work, stop)
+            build_pixel_cache(index, 20, work, stop)
         (path,) = work.glob("pixels/.partial-*/parts.jsonl")
         path.write_bytes(damages(path.read_bytes(), rng)[number])
-        folder = build_pixels(index, 20, work)
+        folder = build_pixel_cache(index, 20, work)
         for name in ("meta.json", "pixels.bin"):
             assert (folder / name).read_bytes() == (whole / name).read_bytes()
 

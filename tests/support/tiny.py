@@ -8,7 +8,7 @@ from PIL import Image
 
 from wpm.data.datasets import load_index
 from wpm.data.index import DataSource
-from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.protocols import Protocol, find_protocol
 from wpm.records import StudyPlace
@@ -39,7 +39,7 @@ def trainval_pixels(root: Path, work_root: Path, protocol: Protocol) -> Path:
     """Build the pixel cache of the trainval classes."""
     index = load_index(DataSource("folder", root, work_root))
     splits = class_disjoint_splits(index.labels, protocol.folds)
-    return build_pixels(index.subset(splits.trainval_classes), protocol.resize, work_root)
+    return build_pixel_cache(index.subset(splits.trainval_classes), protocol.resize, work_root)
 
 
 def smoke_protocol(**changes: int) -> Protocol:

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 from tests.support.image_trees import ImageTree
 from wpm.data.batches import BatchMaker
 from wpm.data.index import index_class_folders
-from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.model import embedding
 from wpm.model.embedding import EmbeddingModel, build_model, concatenate_embeddings
@@ -37,7 +37,7 @@ def pixels(image_tree: ImageTree, tmp_path: Path) -> Pixels:
         }
     )
     index = index_class_folders("folder", root, 1)
-    return Pixels(build_pixels(index, PROTOCOL.resize, tmp_path / "work"))
+    return Pixels(build_pixel_cache(index, PROTOCOL.resize, tmp_path / "work"))
 
 
 def make_model(seed: int = 0) -> EmbeddingModel:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.support.tiny import CONTRASTIVE, MINED
 from wpm.data.datasets import load_index
 from wpm.data.index import DataSource
-from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.errors import UserError
 from wpm.model.bninception import BNInception, load_bninception_weights
@@ -47,7 +47,7 @@ def pixels(tmp_path: Path) -> Pixels:
             )
     index = load_index(DataSource("folder", tmp_path / "images", tmp_path))
     splits = class_disjoint_splits(index.labels)
-    return Pixels(build_pixels(index.subset(splits.trainval_classes), 40, tmp_path))
+    return Pixels(build_pixel_cache(index.subset(splits.trainval_classes), 40, tmp_path))
 
 
 def plain_contrastive(embeddings: Tensor, labels: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from tests.support.tiny import (
 )
 from wpm.data.datasets import load_index
 from wpm.data.index import DataSource
-from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.errors import UserError
 from wpm.reports import Report
@@ -206,7 +206,7 @@ def test_missing_parameter_is_named(pixels: Pixels) -> None:
 def test_pixels_with_test_classes_are_refused(tmp_path: Path) -> None:
     root = make_image_folder(tmp_path / "images")
     index = load_index(DataSource("folder", root, tmp_path))
-    everything = Pixels(build_pixels(index, 20, tmp_path))
+    everything = Pixels(build_pixel_cache(index, 20, tmp_path))
     config = TrainingConfig(Row("contrastive"), smoke_protocol(), CONTRASTIVE, 0, (0,))
     with pytest.raises(UserError, match="test classes"):
         Training(config, everything, CPU)

@@ -14,7 +14,7 @@ from wpm.cli.options import LaunchOptions
 from wpm.cli.prepare import (
     OnStudyEnd,
     Prepared,
-    prepare_pixels,
+    prepare_pixel_cache,
     prepare_retraining,
     prepare_search,
 )
@@ -45,7 +45,7 @@ def launch(
         return _look_ahead(plan)
     with Console() as console:
         if options.only_fetches:
-            prepare_pixels(plan, console)
+            prepare_pixel_cache(plan, console)
             console.line("fetched; next: the same command with --rows instead of --fetch")
             return LaunchEnd.FINISHED
         prepare = prepare_retraining if options.best_only else prepare_search

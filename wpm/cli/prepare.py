@@ -10,7 +10,7 @@ from wpm.cli.console import Console
 from wpm.cli.launch_plan import LaunchPlan
 from wpm.data.datasets import load_index
 from wpm.data.digests import name_first
-from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import read_left_out
 from wpm.errors import UserError
 from wpm.jobs.payloads import training_payload
@@ -51,7 +51,7 @@ class Prepared:
     probe: Mapping[str, Any] | None
 
 
-def prepare_pixels(plan: LaunchPlan, console: Console) -> Path:
+def prepare_pixel_cache(plan: LaunchPlan, console: Console) -> Path:
     """Decode the images of the trainval classes, and return the folder of their pixels.
 
     Raises:
@@ -71,7 +71,7 @@ def prepare_pixels(plan: LaunchPlan, console: Console) -> Path:
         console.live(lambda: f"decoding: {done} of {total} images")
 
     trainval = index.subset(splits.trainval_classes)
-    pixel_cache = build_pixels(
+    pixel_cache = build_pixel_cache(
         trainval, protocol.resize, source.work_root, show, skip_unreadable=source.skip_unreadable
     )
     left_out = read_left_out(pixel_cache)
@@ -100,7 +100,7 @@ def prepare_search(
     Raises:
         UserError: the images cannot be read, or a study is in use, damaged or of another plan.
     """
-    pixel_cache = prepare_pixels(plan, console)
+    pixel_cache = prepare_pixel_cache(plan, console)
     searched = [place for place in plan.places if place.row.is_trained]
     for place in plan.places:
         if place not in searched:
@@ -165,7 +165,7 @@ def prepare_retraining(
         for place in plan.places
         if place.row.is_trained and not options.published
     }
-    pixel_cache = prepare_pixels(plan, console)
+    pixel_cache = prepare_pixel_cache(plan, console)
     final_plans = []
     for place in plan.places:
         if place in best:

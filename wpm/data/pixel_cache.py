@@ -34,7 +34,7 @@ _BUILD_WAIT_S = 24 * 3600.0  # for another process that decodes; the largest set
 Progress = Callable[[int, int], None]
 
 
-def build_pixels(
+def build_pixel_cache(
     index: ImageIndex,
     resize: int,
     work_root: Path,

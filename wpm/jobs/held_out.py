@@ -7,7 +7,7 @@ from safetensors.torch import load
 
 from wpm.data.datasets import load_index
 from wpm.data.index import DataSource
-from wpm.data.pixel_cache import build_pixels
+from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.errors import UserError
 from wpm.model.embedding import EmbeddingModel, build_model
@@ -33,7 +33,7 @@ def open_test_images(
     note_test_access(place, reason)
     index = load_index(source)
     splits = class_disjoint_splits(index.labels, protocol.folds)
-    folder = build_pixels(
+    folder = build_pixel_cache(
         index.subset(splits.test_classes),
         protocol.resize,
         source.work_root,

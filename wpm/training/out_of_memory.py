@@ -1,9 +1,9 @@
-"""Tell an error that means "out of GPU memory" from every other one."""
+"""Recognise the errors that mean "out of GPU memory"."""
 
 import torch
 
-# What libraries below torch say, in a plain RuntimeError, where their own workspace did not fit.
-# cuDNN looks for another algorithm then, and finds none.
+# Libraries below torch raise a plain RuntimeError with such a text when their own workspace does
+# not fit. (cuDNN then looks for another algorithm, and finds none.)
 _DISGUISES = (
     "unable to find an engine to execute this computation",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -15,7 +15,7 @@ _DISGUISES = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a GPU's memory was too small for what was asked of it."""
+    """Whether an error means that the GPU's memory was too small."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _DISGUISES)
