@@ -30,7 +30,7 @@ from wpm.model.embedding import build_model, freeze_batch_norm
 from wpm.model.mobilenet import MobileNet, load_mobilenet_weights
 from wpm.model.mobilenet_variants import (
     MOBILENETS,
-    Block,
+    MobileNetBlock,
     MobileNetVariant,
     Unit,
     plan_operations,
@@ -43,11 +43,13 @@ from wpm.training.training import Training
 SMALL = MobileNetVariant(
     4,
     (
-        Block((Unit(4, depthwise=True, stride=2), Unit(6))),
-        Block((Unit(6, depthwise=True), Unit(5, activation="linear"))),
-        Block((Unit(8), Unit(8, depthwise=True), Unit(5, activation="linear")), residual=True),
-        Block((Unit(8), Unit(8, depthwise=True, stride=2), Unit(6, activation="linear"))),
-        Block((Unit(9),)),
+        MobileNetBlock((Unit(4, depthwise=True, stride=2), Unit(6))),
+        MobileNetBlock((Unit(6, depthwise=True), Unit(5, activation="linear"))),
+        MobileNetBlock(
+            (Unit(8), Unit(8, depthwise=True), Unit(5, activation="linear")), residual=True
+        ),
+        MobileNetBlock((Unit(8), Unit(8, depthwise=True, stride=2), Unit(6, activation="linear"))),
+        MobileNetBlock((Unit(9),)),
     ),
     20,
     Archive("https://example.org/small.tflite", "sha256:" + 64 * "0"),

@@ -29,7 +29,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Block:
+class MobileNetBlock:
     """Units one after another; `residual`: their input is added to their output."""
 
     units: tuple[Unit, ...]
@@ -48,7 +48,7 @@ class MobileNetVariant:
     """
 
     stem: int
-    blocks: tuple[Block, ...]
+    blocks: tuple[MobileNetBlock, ...]
     native_size: int
     weights: Archive
 
@@ -58,7 +58,7 @@ class MobileNetVariant:
         return self.blocks[-1].units[-1].outputs
 
 
-def _first_version(width: float) -> tuple[int, tuple[Block, ...]]:
+def _first_version(width: float) -> tuple[int, tuple[MobileNetBlock, ...]]:
     """Return the stem's channels and the blocks of MobileNet V1 at a fraction of its width."""
     pairs = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5)
     channels, blocks = int(32 * width), []
@@ -66,11 +66,11 @@ def _first_version(width: float) -> tuple[int, tuple[Block, ...]]:
     for outputs, stride in (*pairs, (1024, 2), (1024, 1)):
         depthwise = Unit(channels, depthwise=True, stride=stride)
         channels = int(outputs * width)
-        blocks.append(Block((depthwise, Unit(channels))))
+        blocks.append(MobileNetBlock((depthwise, Unit(channels))))
     return stem, tuple(blocks)
 
 
-def _second_version() -> tuple[int, tuple[Block, ...]]:
+def _second_version() -> tuple[int, tuple[MobileNetBlock, ...]]:
     """Return the stem's channels and the blocks of MobileNet V2."""
     stages = (
         # expansion, outputs, blocks, stride of the first block
@@ -90,9 +90,9 @@ def _second_version() -> tuple[int, tuple[Block, ...]]:
             expand = (Unit(wide),) if expansion > 1 else ()
             depthwise = Unit(wide, depthwise=True, stride=stride if number == 0 else 1)
             project = Unit(outputs, activation="linear")
-            blocks.append(Block((*expand, depthwise, project), residual=number > 0))
+            blocks.append(MobileNetBlock((*expand, depthwise, project), residual=number > 0))
             channels = outputs
-    return stem, (*blocks, Block((Unit(1280),)))
+    return stem, (*blocks, MobileNetBlock((Unit(1280),)))
 
 
 MOBILENETS = {
