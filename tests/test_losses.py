@@ -14,6 +14,8 @@ from wpm.errors import UserError
 from wpm.losses import (
     CenterSpreadRegularizer,
     PlainLoss,
+    PublishedArcFaceLoss,
+    PublishedNTXentLoss,
     UnitZeroMeanRegularizer,
     build_loss,
 )
@@ -301,3 +303,55 @@ def test_search_space_sets_what_the_loss_needs(name: str) -> None:
         of_training |= {"channel_dropout", "metric_loss_lr", "metric_loss_weight_decay"}
         read = set(PARAMETERS[name]) | ({"sharpness"} if mined else set())
         assert parameters.keys() - of_training == read
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 2.4e-4, 1e-3, 0.0219, 0.2, 10.0, 100.0])
+def test_ntxent_adds_the_published_floor_over_the_whole_range(temperature: float) -> None:
+    """As version 0.9.88 of the library computed it, pair by pair, in float64."""
+    generator = torch.Generator().manual_seed(0)
+    embeddings = normalize(torch.randn(len(LABELS), DIM, generator=generator), dim=1)
+    embeddings.requires_grad_()
+    exact = embeddings.detach().double().requires_grad_()
+    unit = normalize(exact, dim=1)
+    cosines, terms = unit @ unit.T, []
+    for anchor, label in enumerate(LABELS.tolist()):
+        negatives = cosines[anchor][label != LABELS]
+        for positive in range(len(LABELS)):
+            if positive != anchor and LABELS[positive] == label:
+                logits = torch.cat([cosines[anchor, positive][None], negatives]) / temperature
+                terms.append(-torch.log(torch.softmax(logits, 0)[0] + 1e-20))
+    expected = torch.stack(terms).mean()
+    loss = PublishedNTXentLoss(temperature=temperature)(embeddings, LABELS)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert loss.item() <= -math.log(1e-20) * 1.0001, "the floor bounds it"
+    loss.backward()
+    expected.backward()
+    assert embeddings.grad is not None and exact.grad is not None
+    size = exact.grad.abs().max().item()
+    assert torch.allclose(embeddings.grad.double(), exact.grad, rtol=1e-2, atol=1e-3 * size + 1e-9)
+
+
+def test_ntxent_without_a_pair_is_zero() -> None:
+    loss = PublishedNTXentLoss(temperature=0.1)
+    assert loss(torch.eye(3, requires_grad=True), torch.arange(3)).item() == 0
+
+
+@pytest.mark.parametrize("margin", [0.0, 20.0, 57.0, 80.0, 120.0, 179.0])
+def test_arcface_adds_its_margin_beyond_180_degrees_too(margin: float) -> None:
+    torch.manual_seed(0)
+    loss = PublishedArcFaceLoss(**SIZE, margin=margin, scale=10.0)
+    embeddings = normalize(torch.randn(len(LABELS), DIM), dim=1)
+    weights = normalize(loss.W.detach().double(), dim=0)
+    cosines = embeddings.double() @ weights
+    for row, label in enumerate(LABELS.tolist()):
+        angle = math.acos(cosines[row, label].clamp(-1, 1).item())
+        cosines[row, label] = math.cos(angle + math.radians(margin))
+    expected = nn.functional.cross_entropy(10.0 * cosines, LABELS)
+    assert loss(embeddings, LABELS).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_arcface_has_a_finite_gradient_where_an_embedding_meets_its_weight() -> None:
+    loss = PublishedArcFaceLoss(**SIZE, margin=20.0, scale=10.0)
+    embeddings = loss.W.detach().T[:2].clone().requires_grad_()
+    loss(embeddings, torch.tensor([0, 1])).backward()
+    assert embeddings.grad is not None and torch.isfinite(embeddings.grad).all()

@@ -124,10 +124,28 @@ def test_published_thresholds_are_the_methods() -> None:
 @pytest.mark.parametrize(
     ("name", "dataset", "source", "expected"),
     [
-        ("contrastive", "cub200", "mlrc", {"pos_margin": -0.2, "neg_margin": 0.3841}),
-        ("triplet", "cars196", "mlrc", {"margin": 0.119}),
-        ("margin", "sop", "mlrc", {"metric_loss_lr": 1.82e-3, "margin": 0.0915, "beta": 1.1072}),
-        ("multi_similarity", "cars196", "mlrc", {"alpha": 14.35, "beta": 75.83, "base": 0.66}),
+        ("triplet", "cars196", "mlrc", {"margin": 0.11902737154413517}),
+        ("ntxent", "sop", "mlrc", {"temperature": 0.00024011856920638322}),
+        (
+            "margin",
+            "cub200",
+            "mlrc",
+            {
+                "metric_loss_lr": 0.0013149455388326019,
+                "margin": 0.08780730856882307,
+                "beta": 0.7838655471893237,
+            },
+        ),
+        (
+            "multi_similarity",
+            "cub200",
+            "mlrc",
+            {
+                "alpha": 0.010000000000000505,
+                "beta": 50.601773762279336,
+                "base": 0.5624815816186126,
+            },
+        ),
     ],
 )
 def test_published_points_are_on_file(

@@ -23,6 +23,8 @@ from wpm.miners import Parameters, find_miner
 from wpm.rows import Row
 
 _ROOT_FLOOR = 1e-5  # added under the root of SoftTriple's distances, as in its authors' code
+_PROBABILITY_FLOOR = 1e-20  # added to NT-Xent's probabilities
+_COSINE_MARGIN = 1e-7  # ArcFace's cosines stay this far from -1 and 1
 
 
 class PlainLoss(nn.Module):
@@ -53,6 +55,47 @@ class UnitZeroMeanRegularizer(ZeroMeanRegularizer):
         """Compute the loss of each of (B, D) embeddings, in the library's form."""
         loss: dict[str, Any] = super().compute_loss(F.normalize(embeddings, dim=1))
         return loss
+
+
+class PublishedNTXentLoss(losses.NTXentLoss):
+    """NT-Xent as it was when the published temperatures were searched: -log(p + 1e-20).
+
+    The library now adds the smallest normal number, 1.2e-38 in float32. The floor bounds loss and
+    gradient of a pair whose probability p is tiny, so it matters at temperatures below 0.0025.
+
+    References:
+        pytorch-metric-learning 0.9.88, losses/ntxent_loss.py.
+    """
+
+    def _compute_loss(
+        self, pos_pairs: Tensor, neg_pairs: Tensor, indices_tuple: tuple[Tensor, ...]
+    ) -> dict[str, Any]:
+        result: dict[str, Any] = super()._compute_loss(pos_pairs, neg_pairs, indices_tuple)
+        found = result["loss"]
+        if torch.is_tensor(found["losses"]):  # else there is no pair, and the loss is the number 0
+            found["losses"] = -torch.log(torch.exp(-found["losses"]) + _PROBABILITY_FLOOR)
+        return result
+
+
+class PublishedArcFaceLoss(losses.ArcFaceLoss):
+    """ArcFace as it was when the published settings were searched: cos(angle + margin) throughout.
+
+    The library now lets the logit fall further where angle + margin passes 180 degrees, which
+    concerns margins of 80 degrees and more.
+
+    References:
+        pytorch-metric-learning 0.9.88, losses/arcface_loss.py.
+    """
+
+    def get_angles(self, cosine_of_target_classes: Tensor) -> Tensor:
+        """Return the angles in radians, kept off 0 and 180 degrees, where acos has no slope."""
+        limit = 1 - _COSINE_MARGIN
+        angles: Tensor = super().get_angles(cosine_of_target_classes.clamp(-limit, limit))
+        return angles
+
+    def modify_cosine_of_target_classes(self, cosine_of_target_classes: Tensor) -> Tensor:
+        """Return the cosine of every angle enlarged by the margin."""
+        return torch.cos(self.get_angles(cosine_of_target_classes) + self.margin)
 
 
 class CenterSpreadRegularizer(BaseRegularizer):
@@ -110,7 +153,7 @@ _LOSSES: dict[str, Callable[[Parameters, Mapping[str, int]], BaseMetricLossFunct
         pos_margin=p["pos_margin"], neg_margin=p["neg_margin"]
     ),
     "triplet": lambda p, size: losses.TripletMarginLoss(margin=p["margin"]),
-    "ntxent": lambda p, size: losses.NTXentLoss(temperature=p["temperature"]),
+    "ntxent": lambda p, size: PublishedNTXentLoss(temperature=p["temperature"]),
     "nca": lambda p, size: losses.NCALoss(softmax_scale=p["softmax_scale"]),
     "proxy_nca": lambda p, size: losses.ProxyNCALoss(**size, softmax_scale=p["softmax_scale"]),
     "proxy_anchor": lambda p, size: losses.ProxyAnchorLoss(
@@ -126,7 +169,7 @@ _LOSSES: dict[str, Callable[[Parameters, Mapping[str, int]], BaseMetricLossFunct
         **size, temperature=p["temperature"]
     ),
     "cosface": lambda p, size: losses.CosFaceLoss(**size, margin=p["margin"], scale=p["scale"]),
-    "arcface": lambda p, size: losses.ArcFaceLoss(**size, margin=p["margin"], scale=p["scale"]),
+    "arcface": lambda p, size: PublishedArcFaceLoss(**size, margin=p["margin"], scale=p["scale"]),
     "fast_ap": lambda p, size: losses.FastAPLoss(num_bins=int(p["num_bins"])),
     "snr_contrastive": lambda p, size: losses.SignalToNoiseRatioContrastiveLoss(
         pos_margin=p["pos_margin"],
