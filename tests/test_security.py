@@ -140,8 +140,9 @@ def test_launch_makes_no_folder_of_a_name_that_climbs(
     assert list(tmp_path.rglob("*")) == []
 
 
-def test_folders_that_are_no_studies_are_passed_over(tmp_path: Path) -> None:
-    odd = tmp_path / "glyphs" / "small" / "..triplet"
+@pytest.mark.parametrize("name", ["..triplet", "triplet (copy)", "triplet-old", "Triplet"])
+def test_folders_that_are_no_studies_are_passed_over(name: str, tmp_path: Path) -> None:
+    odd = tmp_path / "glyphs" / "small" / name
     odd.mkdir(parents=True)
     (odd / "study.json").write_text("{}")
     assert find_studies(tmp_path) == []

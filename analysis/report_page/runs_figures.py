@@ -31,28 +31,26 @@ def final_runs(rows: Sequence[RowRecord], view: str) -> Figure | None:
     if not tested:
         return None
     data: list[dict[str, Any]] = []
-    for mined, label, colour, symbol in (
-        (False, "runs, plain", BLUE, "circle-open"),
-        (True, "runs, +wpm", ORANGE, "diamond"),
-    ):
+    for miner in sorted({row.place.row.miner for row in tested}, key=lambda name: name or ""):
+        label = "runs, plain" if miner is None else f"runs, +{miner}"
+        colour, symbol = (BLUE, "circle-open") if miner is None else (ORANGE, "diamond")
         x: list[float | None] = []
         y: list[float] = []
         seeds: list[int] = []
         for place, row in enumerate(tested):
-            if (row.place.row.miner is not None) is mined and row.finals:
+            if row.place.row.miner == miner and row.finals:
                 scores = row.finals.scores(view, "map_at_r")
                 x += [percent(score) for score in scores]
                 y += [place - offset for offset in _offsets(len(scores))]
                 seeds += list(row.finals.tested)
-        if x:
-            data.append(
-                {
-                    "type": "scatter", "mode": "markers", "name": label, "x": x, "y": y,
-                    "customdata": seeds, "hovertemplate": "seed %{customdata}<br>%{x:.2f} %",
-                    "marker": {"color": colour, "symbol": symbol, "size": 9,
-                               "line": {"color": BLACK if mined else colour, "width": 1.5}},
-                }
-            )  # fmt: skip
+        data.append(
+            {
+                "type": "scatter", "mode": "markers", "name": label, "x": x, "y": y,
+                "customdata": seeds, "hovertemplate": "seed %{customdata}<br>%{x:.2f} %",
+                "marker": {"color": colour, "symbol": symbol, "size": 9,
+                           "line": {"color": BLACK if miner else colour, "width": 1.5}},
+            }
+        )  # fmt: skip
     data.append(_means(tested, view))
     layout = {
         "xaxis": axis(f"test MAP@R, {view}, %"),

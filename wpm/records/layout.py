@@ -32,7 +32,7 @@ from wpm.errors import FormatError, UserError
 from wpm.rows import Row
 
 FORMAT = 1  # raise when a reader of the old layout would misread the new
-NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class StudyPlace:
 
     def __post_init__(self) -> None:
         for part in (self.dataset, self.protocol, str(self.row)):
-            if not NAME_PATTERN.fullmatch(part):
+            if not _NAME_PATTERN.fullmatch(part):
                 raise UserError(
                     f"{part!r} cannot name a folder under {self.run_root}: "
                     "letters, digits and '_.+-' only"

@@ -9,7 +9,7 @@ from typing import Any
 from wpm.errors import UserError
 from wpm.files import is_locked, read_json, write_json
 from wpm.protocols import Protocol
-from wpm.records.layout import FORMAT, NAME_PATTERN, StudyPlace, check_format, sorted_folders
+from wpm.records.layout import FORMAT, StudyPlace, check_format, sorted_folders
 from wpm.records.trainings import TrainingFolder, TrainingRecord
 from wpm.reports import Report
 from wpm.rows import Row
@@ -58,10 +58,10 @@ def find_studies(
         names = path.relative_to(run_root).parts[:3]
         asked = (dataset, protocol, row)
         matches = all(a in (None, name) for a, name in zip(asked, names, strict=True))
-        if not matches or not all(NAME_PATTERN.fullmatch(name) for name in names):
-            continue
-        with suppress(UserError):  # a folder copied by hand, such as "triplet-old", is no row
-            places.append(StudyPlace(run_root, names[0], names[1], Row.parse(names[2])))
+        if matches:
+            # A folder that somebody copied by hand, "triplet (copy)", is not a study.
+            with suppress(UserError):
+                places.append(StudyPlace(run_root, names[0], names[1], Row.parse(names[2])))
     return sorted(places, key=lambda place: place.folder)
 
 
