@@ -1,1 +1,1 @@
-"""Speed as ratios measured side by side in one run; never a timed test."""
+"""Benchmarks measure two ways side by side in one run, and print ratios; none is a timed test."""

@@ -1,4 +1,4 @@
-"""Seconds that the analysis scripts take on many records, from command to prompt.
+"""Seconds that the analysis commands take on many records, from start to exit.
 
 python -m benchmarks.analysis_scale [--quick]
 """
@@ -31,7 +31,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Print a line a script: the median and the longest of its runs, interleaved."""
+    """Print a line for each command: the median and the longest of its runs, interleaved."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="1,000 trials in 10 studies")
     studies, trials = (10, 100) if parser.parse_args().quick else (100, 100)
@@ -56,7 +56,7 @@ def main() -> None:
     for name, times in seconds.items():
         print(f"{name}: {statistics.median(times):.2f} s (longest {max(times):.2f} s)")
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(f"report, once: {reported:.1f} s, {size:.1f} MB; the largest of all scripts held "
+    print(f"report, once: {reported:.1f} s, {size:.1f} MB; the largest of all commands used "
           f"{used.ru_maxrss / 1024:.0f} MiB")  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What a validation costs: neighbours of CUB's test half, and its share of a real training.
+"""What a validation costs: time to score CUB's test half, and its share of a real training.
 
 python -m benchmarks.evaluation                                          # trains on the glyphs
 python -m benchmarks.evaluation --dataset omniglot --data-root DIR --work-root DIR
@@ -41,7 +41,7 @@ def make_set(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def score_by(way: str, embeddings: Tensor, labels: Tensor) -> RetrievalScores:
-    """Score with one way of finding neighbours, whatever is usual on the device."""
+    """Score with one way of finding neighbours, instead of the usual one of the device."""
     usual = retrieval.FAISS_DEVICES
     retrieval.FAISS_DEVICES = ("cpu",) if way == "faiss" else ()
     try:
@@ -51,7 +51,7 @@ def score_by(way: str, embeddings: Tensor, labels: Tensor) -> RetrievalScores:
 
 
 def compare_scoring(device: torch.device, repeats: int) -> None:
-    """Print the milliseconds of every way, its ratio to AccuracyCalculator and its scores."""
+    """Print the time of every way, its ratio to AccuracyCalculator, and how its scores differ."""
     embeddings, labels = make_set(device)
     calculator = AccuracyCalculator(include=SCORES, k="max_bin_count", device=device)
 
@@ -63,7 +63,7 @@ def compare_scoring(device: torch.device, repeats: int) -> None:
         "AccuracyCalculator": theirs,
         "ours, matrix products": lambda: score_by("products", embeddings, labels),
     }
-    if device.type == "cpu":  # faiss is called with memory of the CPU
+    if device.type == "cpu":  # faiss works on memory of the CPU
         ways["ours, faiss"] = lambda: score_by("faiss", embeddings, labels)
     scores = {name: torch.tensor(astuple(way()), dtype=torch.float64) for name, way in ways.items()}
     times = [{name: measure(way) for name, way in ways.items()} for _ in range(repeats)]
@@ -77,14 +77,14 @@ def compare_scoring(device: torch.device, repeats: int) -> None:
 
 
 def measure(function: Callable[[], object]) -> float:
-    """Return the seconds that a call takes; scores are plain numbers, so a GPU is done."""
+    """Return the seconds that a call takes. It returns plain numbers, so a GPU has finished too."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def print_split(pixels: Pixels, row: Row, device: torch.device, dataset: str, epochs: int) -> None:
-    """Train one trial for some epochs, all folds, and print where its time went."""
+    """Train all folds of one trial for some epochs, and print where the time went."""
     protocol = find_protocol("small", dataset)
     parameters = {**MARGINS, **(MINED if row.miner else {})}
     config = TrainingConfig(row, protocol, parameters, 0, tuple(range(protocol.folds)))
@@ -100,7 +100,7 @@ def print_split(pixels: Pixels, row: Row, device: torch.device, dataset: str, ep
 
 
 def main() -> None:
-    """Print scoring, then the split between training and validation."""
+    """Print the time of scoring, then the split between training and validation."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

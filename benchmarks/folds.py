@@ -1,4 +1,4 @@
-"""Four folds and several trials on one device: one after another, fused, on streams, in processes.
+"""Four folds or several trials on one device: in turn, fused, on streams, or in processes.
 
 python -m benchmarks.folds            # bninception, batch 32 at 227 px
 python -m benchmarks.folds --quick    # convnet at 24 px, under a minute on two cores
@@ -26,13 +26,15 @@ Step = Callable[[], None]
 
 
 class FusedFolds(nn.Module):
-    """Folds' models as one: stacked parameters, one vectorised forward (`torch.func.vmap`).
+    """The models of all folds as one: stacked parameters, one vectorised forward pass (`vmap`).
 
-    Convolutions of F models over F batches become one convolution in F groups.
+    The convolutions of F models over F batches become one convolution in F groups.
+
+    Args:
+        models: models of the same shape.
     """
 
     def __init__(self, models: Sequence[EmbeddingModel]) -> None:
-        """Stack the parameters of models of one shape."""
         super().__init__()
         stacked, self._buffers_of = stack_module_state(list(models))
         self._names = list(stacked)
@@ -47,14 +49,14 @@ class FusedFolds(nn.Module):
         self._forward = torch.vmap(forward_one)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(F, B, C, H, W) images to (F, B, D) embeddings, fold by fold."""
+        """Turn (F, B, C, H, W) images into (F, B, D) embeddings, fold by fold."""
         parameters = dict(zip(self._names, self.stacked, strict=True))
         embeddings: Tensor = self._forward(parameters, self._buffers_of, images)
         return embeddings
 
 
 def make_models(protocol: Protocol, device: torch.device) -> list[EmbeddingModel]:
-    """Build one model a fold, as a training does."""
+    """Build one model for each fold, as a training does."""
     models = []
     for fold in range(FOLDS):
         model = build_model(protocol, 3, seed=fold).to(device)
@@ -66,7 +68,7 @@ def make_models(protocol: Protocol, device: torch.device) -> list[EmbeddingModel
 
 
 def make_optimizer(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """RMSprop as in the published protocol; it works element by element, stacked or not."""
+    """Return RMSprop as in the published protocol. It works element by element, stacked or not."""
     return torch.optim.RMSprop(parameters, lr=1e-6, weight_decay=1e-4, momentum=0.9)
 
 
@@ -79,7 +81,7 @@ def make_images(protocol: Protocol, device: torch.device) -> tuple[Tensor, Tenso
 
 
 def one_after_another(protocol: Protocol, device: torch.device) -> Step:
-    """Return a step of every fold, as `wpm.training` takes them."""
+    """Return a function that steps the folds one after another, as `wpm.training` does."""
     models, loss = make_models(protocol, device), ContrastiveLoss()
     optimizers = [make_optimizer(list(model.parameters())) for model in models]
     images, labels = make_images(protocol, device)
@@ -94,14 +96,14 @@ def one_after_another(protocol: Protocol, device: torch.device) -> Step:
 
 
 def fused(protocol: Protocol, device: torch.device) -> Step:
-    """Return a step of all folds at once."""
+    """Return a function that steps all folds at once."""
     model, loss = FusedFolds(make_models(protocol, device)), ContrastiveLoss()
     optimizer = make_optimizer(list(model.stacked))
     images, labels = make_images(protocol, device)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        # pair losses pick pairs by value, which vmap cannot trace: one loss a fold
+        # Pair losses select pairs by value. vmap cannot trace that, so every fold has its own loss.
         torch.stack([loss(embeddings, labels) for embeddings in model(images)]).sum().backward()
         optimizer.step()
 
@@ -109,7 +111,7 @@ def fused(protocol: Protocol, device: torch.device) -> Step:
 
 
 def on_streams(protocol: Protocol, device: torch.device) -> Step:
-    """Return a step of every fold, each queued on a CUDA stream of its own."""
+    """Return a function that queues the step of each fold on its own CUDA stream."""
     models, loss = make_models(protocol, device), ContrastiveLoss()
     optimizers = [make_optimizer(list(model.parameters())) for model in models]
     images, labels = make_images(protocol, device)
@@ -129,7 +131,7 @@ def on_streams(protocol: Protocol, device: torch.device) -> Step:
 
 
 def graphed(protocol: Protocol, device: torch.device) -> Step:
-    """Return a step of every fold whose trunk is replayed as a CUDA graph, forward and backward."""
+    """Return a function that steps the folds in turn, with forward and backward as CUDA graphs."""
     models, loss = make_models(protocol, device), ContrastiveLoss()
     images, labels = make_images(protocol, device)
     replayed = torch.cuda.make_graphed_callables(tuple(models), tuple((batch,) for batch in images))
@@ -145,7 +147,7 @@ def graphed(protocol: Protocol, device: torch.device) -> Step:
 
 
 def measure(step: Step, device: torch.device, seconds: float) -> float:
-    """Return the median seconds of a step, after two to warm up."""
+    """Return the median seconds of a step, after two warm-up steps."""
     times: list[float] = []
     end = float("inf")
     while len(times) < 5 or time.perf_counter() < end:
@@ -162,7 +164,7 @@ def measure(step: Step, device: torch.device, seconds: float) -> float:
 def _work(
     protocol: Protocol, device: str, threads: int, seconds: float, start: object, steps: object
 ) -> None:
-    """Take steps of one trial from a common start on, in a process of its own."""
+    """Run the steps of one trial in its own process, from a start that all processes share."""
     torch.set_num_threads(threads)
     step = one_after_another(protocol, torch.device(device))
     step()
@@ -179,7 +181,7 @@ def _work(
 def measure_processes(
     protocol: Protocol, device: torch.device, processes: int, threads: int, seconds: float
 ) -> float:
-    """Return the trial steps a second of several processes together."""
+    """Return how many trial steps several processes make in a second, together."""
     context = multiprocessing.get_context("spawn")
     start, steps = context.Barrier(processes), context.SimpleQueue()
     arguments = (protocol, device.type, threads, seconds, start, steps)
@@ -193,7 +195,7 @@ def measure_processes(
 
 
 def main() -> None:
-    """Print seconds a step of four folds, and trials an hour of several processes, as ratios."""
+    """Print the seconds for a step of all folds, and the rate of several processes, with ratios."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -213,7 +215,7 @@ def main() -> None:
     for name, make in variants.items():
         median = measure(make(protocol, device), device, seconds)
         first = first or median
-        print(f"{name:20} {median:8.4f} s a step of all folds, {first / median:5.2f} x")
+        print(f"{name:20} {median:8.4f} s for a step of all folds, {first / median:5.2f} x")
     shapes = [(1, cores), (cores, 1)] if device.type == "cpu" else [(n, 1) for n in (1, 2, 4, 8)]
     first = None
     for processes, threads in shapes:

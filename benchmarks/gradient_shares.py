@@ -1,10 +1,10 @@
-"""Which trunk passes could go without a backward: shares of the gradient in a real training.
+"""How many trunk passes could skip their backward pass: shares of the gradient in a real training.
 
 python -m benchmarks.gradient_shares --dataset omniglot --data-root DIR
 
-Trains `contrastive+wpm` on fold 0. Every `--every` steps: the share that each image of each pass
-has of the gradient's norm (at the embeddings), how many are at most a threshold, and by how much
-the weights' gradient would be off without these.
+Trains `contrastive+wpm` on fold 0. Every `--every` steps it measures the share that each image in
+each pass has of the gradient's norm (at the embeddings), how many shares are at most a threshold,
+and how wrong the gradient of the weights would be without these images.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from wpm.training.mined_step import MinedStep
 from wpm.training.training import Training
 
 THRESHOLDS = (0.0, 1e-6, 1e-4, 1e-3, 1e-2)
-# Of an image in a pass, of a whole pass; each a share in percent, and a relative error.
+# By threshold: percent of the images in passes, percent of the passes, and a relative error.
 Shares = dict[float, list[tuple[float, float, float]]]
 
 
@@ -41,30 +41,29 @@ def flatten_gradient(model: EmbeddingModel) -> Tensor:
 def measure(
     step: MinedStep, images: Tensor, classes: Tensor, masks: ViewMasks
 ) -> dict[float, tuple[float, float, float]]:
-    """Measure one batch; gradients are left as they were found, none.
+    """Measure one batch; afterwards the weights have no gradient, as before.
 
     Args:
-        step: of a training.
         images: (B, C, H, W) float.
         classes: (B,) class numbers.
-        masks: of the batch.
 
     Returns:
-        By threshold: percent of the images in passes, percent of the passes, at or below it; and
-        the relative error of the weights' gradient without these images in passes.
+        By threshold: percent of the images in passes at or below it, percent of the passes at or
+        below it, and the relative error of the weights' gradient without these images in passes.
     """
     model = step.model
     with torch.no_grad():
-        held = model.embed_passes(model.run_stem(images), masks.channel)
-    held.requires_grad_()
-    (gradient,) = torch.autograd.grad(step.loss(model.mask_embeddings(held, masks), classes), held)
+        embeddings = model.embed_passes(model.run_stem(images), masks.channel)
+    embeddings.requires_grad_()
+    loss = step.loss(model.mask_embeddings(embeddings, masks), classes)
+    (gradient,) = torch.autograd.grad(loss, embeddings)
     total = gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny)
     of_images = gradient.norm(dim=2) / total
     of_passes = gradient.flatten(1).norm(dim=1) / total
 
-    def backward(wanted: Tensor) -> Tensor:
+    def backward(gradient: Tensor) -> Tensor:
         model.zero_grad(set_to_none=True)
-        model.embed_passes(model.run_stem(images), masks.channel).backward(wanted)
+        model.embed_passes(model.run_stem(images), masks.channel).backward(gradient)
         return flatten_gradient(model)
 
     exact = backward(gradient)
@@ -79,7 +78,7 @@ def measure(
 
 
 def watch(found: Shares, every: int) -> Callable[..., Tensor]:
-    """Return a `MinedStep.backward_fast` that measures every so many steps."""
+    """Return a `MinedStep.backward_fast` that also measures every `every` steps."""
     steps, backward_fast = 0, MinedStep.backward_fast
 
     def backward(step: MinedStep, images: Tensor, classes: Tensor, masks: ViewMasks) -> Tensor:
@@ -101,7 +100,7 @@ def main() -> None:
     add_image_flags(parser)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--every", type=int, default=5, help="steps between measurements [5]")
-    parser.add_argument("--passes", type=int, default=8, help="of the trunk, T [8]")
+    parser.add_argument("--passes", type=int, default=8, help="trunk passes T [8]")
     parser.add_argument("--sharpness", type=float, default=PARAMETERS["sharpness"])
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -112,8 +111,8 @@ def main() -> None:
     config = TrainingConfig(Row("contrastive", "wpm"), protocol, parameters, 0, (0,))
     training = Training(config, open_trainval(args, protocol), find_device()[0])
     print(f"{protocol.trunk_passes} x {protocol.embedding_masks} views, sharpness "
-          f"{args.sharpness:g}, {protocol.iterations_per_epoch} steps an epoch\n"
-          "epoch  share <=  images in passes  whole passes  error of the gradient (largest)"
+          f"{args.sharpness:g}, {protocol.iterations_per_epoch} steps in an epoch\n"
+          "epoch  share <=  images in passes        passes  error of the gradient (largest)"
           )  # fmt: skip
     while not training.finished:
         found: Shares = defaultdict(list)

@@ -1,7 +1,7 @@
-"""From image files to the trunk's input: files decoded every time against a cache and byte crops.
+"""From image files to the input of the trunk: decoding them every time against a pixel cache.
 
 python -m benchmarks.images                            # photographs of 500 x 375 made here
-python -m benchmarks.images --data-root DIR            # a folder or zip, one folder a class
+python -m benchmarks.images --data-root DIR            # a folder or zip, a folder for each class
 python -m benchmarks.images --protocol small --quick   # 24 px instead of 227
 """
 
@@ -49,7 +49,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def endless_pil_batches(root: Path, protocol: Protocol, cores: int) -> Iterator[Tensor]:
-    """Yield batches as a DataLoader makes them from files with Pillow, a worker a core."""
+    """Yield batches that a DataLoader makes from files with Pillow, one worker on each core."""
     augment = transforms.Compose(
         [
             transforms.RandomResizedCrop(protocol.crop, protocol.crop_scale, protocol.crop_ratio),
@@ -70,7 +70,7 @@ def endless_pil_batches(root: Path, protocol: Protocol, cores: int) -> Iterator[
 def endless_cached_batches(
     pixels: Pixels, protocol: Protocol, device: torch.device
 ) -> Iterator[Tensor]:
-    """Yield batches as a training makes them from the cache."""
+    """Yield batches from the pixel cache, as a training makes them."""
     spec = build_model(protocol, pixels.channels, seed=0).trunk.input_spec
     maker, generator = BatchMaker(pixels, protocol, spec, device), torch.Generator().manual_seed(0)
     while True:
@@ -80,14 +80,14 @@ def endless_cached_batches(
 
 @dataclass(frozen=True)
 class Rate:
-    """Images a second, and images a second of CPU time of this process and its children."""
+    """Images per second, and per second of CPU time of this process and its children."""
 
     wall: float
     cpu: float
 
 
 def cpu_seconds(with_children: bool) -> float:
-    """Return the CPU time of this process, and of all it has started."""
+    """Return the CPU time of this process, and if asked of all that it has started."""
     total = time.process_time()
     if not with_children:
         return total
@@ -100,7 +100,7 @@ def cpu_seconds(with_children: bool) -> float:
 
 
 def measure(run: Callable[[], int], *, with_children: bool) -> Rate:
-    """Return the rate of something that returns how many images it has dealt with."""
+    """Return the rate of a function that returns the number of images it has processed."""
     synchronize()
     wall, cpu = time.perf_counter(), cpu_seconds(with_children)
     count = run()
@@ -116,16 +116,16 @@ def synchronize() -> None:
 
 
 def compare(what: str, ways: dict[str, Callable[[], Rate]], repeats: int) -> None:
-    """Print the rates of two ways, measured in turn, and the medians of their ratios."""
+    """Print the rates of two ways, measured in turn, and the median of their ratios."""
     pairs = [tuple(way() for way in ways.values()) for _ in range(repeats)]
-    told = []
+    rates = []
     for name, column in zip(ways, zip(*pairs, strict=True), strict=True):
         wall = statistics.median(rate.wall for rate in column)
         cpu = statistics.median(rate.cpu for rate in column)
-        told.append(f"{name} {wall:.0f} images/s ({cpu:.0f} a CPU second)")
+        rates.append(f"{name} {wall:.0f} images/s ({cpu:.0f} per CPU second)")
     wall = statistics.median(b.wall / a.wall for a, b in pairs)
     cpu = statistics.median(b.cpu / a.cpu for a, b in pairs)
-    print(f"{what}: {', '.join(told)}; ratio {wall:.2f} by the clock, {cpu:.2f} by CPU time "
+    print(f"{what}: {', '.join(rates)}; ratio {wall:.2f} by the clock, {cpu:.2f} by CPU time "
           f"(n = {repeats} pairs)", flush=True)  # fmt: skip
 
 
@@ -138,10 +138,12 @@ def compare_batches(
     seconds: float,
     repeats: int,
 ) -> None:
-    """Print the rates of both paths."""
+    """Print the rates of batches from files and of batches from the cache."""
 
     def take(batches: Iterator[Tensor], ahead: int, with_children: bool) -> Rate:
-        for _ in itertools.islice(batches, ahead):  # made by workers while nobody counted
+        for _ in itertools.islice(
+            batches, ahead
+        ):  # batches that were made before the clock started
             pass
         end = time.perf_counter() + seconds
 
@@ -165,7 +167,7 @@ def compare_batches(
 def compare_decoding(
     index: ImageIndex, resize: int, cores: int, folder: Path, repeats: int
 ) -> None:
-    """Print the rates of threads and of processes, and what threads cannot do at once."""
+    """Print the rates of threads and of processes, and how many cores threads can use at most."""
     sizes = [cached_size(index.root / path, resize) for path in index.paths]
     starts = np.cumsum([0, *(index.channels * h * w for h, w in sizes)]).tolist()
     file = folder / "pixels.bin"
@@ -191,12 +193,12 @@ def compare_decoding(
     stages = time_stages(index, resize)
     locked = stages["open"] + stages["copy"]
     print("; ".join(f"{name} {1e6 * seconds:.0f} us" for name, seconds in stages.items())
-          + f" an image: {locked / sum(stages.values()):.0%} under Python's lock, so threads "
+          + f" per image: {locked / sum(stages.values()):.0%} under Python's lock, so threads "
           f"cannot use more than about {sum(stages.values()) / locked:.0f} cores")  # fmt: skip
 
 
 def time_stages(index: ImageIndex, resize: int) -> dict[str, float]:
-    """Return CPU seconds an image; Pillow drops Python's lock to decode and to resize, no more."""
+    """Return the CPU seconds per image; Pillow releases Python's lock only to decode and resize."""
     spent = dict.fromkeys(("open", "decode", "resize", "copy"), 0.0)
     paths = index.paths[:300]
 
@@ -218,7 +220,7 @@ def time_stages(index: ImageIndex, resize: int) -> dict[str, float]:
 def measure_waiting(
     pixels: Pixels, protocol: Protocol, device: torch.device, seconds: float
 ) -> None:
-    """Print the share of a training step that goes into waiting for its images."""
+    """Print the share of a training step that it spends waiting for its images."""
     model = build_model(protocol, pixels.channels, seed=0).to(device)
     model.to(memory_format=torch.channels_last).train()
     freeze_batch_norm(model)
@@ -232,7 +234,7 @@ def measure_waiting(
         optimizer.step()
 
     def take_steps(source: Iterator[Tensor], steps: int) -> tuple[float, float]:
-        """Return the seconds of some steps, and those in which the CPU made their images."""
+        """Return the seconds for some steps, and the seconds in which the CPU made their images."""
         synchronize()
         making, start = 0.0, time.perf_counter()
         for _ in range(steps):
@@ -243,22 +245,23 @@ def measure_waiting(
         synchronize()
         return time.perf_counter() - start, making
 
-    kept, steps = itertools.repeat(next(batches)), 20 if device.type == "cuda" else 1
+    ready, steps = itertools.repeat(next(batches)), 20 if device.type == "cuda" else 1
     take_steps(batches, 1)
     waits: list[tuple[float, float]] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(waits) < 3:
         total, making = take_steps(batches, steps)
-        # A GPU works on while the CPU makes images: it waited as far as steps without are faster.
-        wait = total - take_steps(kept, steps)[0] if device.type == "cuda" else making
+        # A GPU computes while the CPU makes images; it waited as long as steps with images that
+        # are ready are faster.
+        wait = total - take_steps(ready, steps)[0] if device.type == "cuda" else making
         waits.append((wait / total, total / steps))
     share, total = (statistics.median(column) for column in zip(*waits, strict=True))
-    print(f"{protocol.trunk} at {protocol.crop} px, batch {BATCH}: {1e3 * total:.0f} ms a step, "
+    print(f"{protocol.trunk} at {protocol.crop} px, batch {BATCH}: {1e3 * total:.0f} ms per step, "
           f"{share:.1%} of it waiting for images (n = {len(waits)})")  # fmt: skip
 
 
 def _read_all(folder: Path, barrier: Any, answers: Any) -> None:
-    """Read a cache, and tell how much memory its mapping takes while others have read it too."""
+    """Read a cache, and return the memory of its mapping once the other process has read it too."""
     pixels = Pixels(folder)
     pixels.bytes.sum()
     barrier.wait()
@@ -284,7 +287,7 @@ def measure_sharing(folder: Path) -> None:
 
 
 def main() -> None:
-    """Print decoding, batches, waiting and memory."""
+    """Print the figures for decoding, batches, waiting and memory."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

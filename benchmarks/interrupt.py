@@ -1,12 +1,12 @@
-"""How soon a training is on disk and ended after SIGTERM: published protocol, four folds, mining.
+"""How soon a training has saved its work and ended after SIGTERM.
 
 python -m benchmarks.interrupt            # bninception, 8 x 4 images at 227 px; 10 min on two cores
 python -m benchmarks.interrupt --quick    # small protocol, under a minute
 
-Every fold trains first, so that the checkpoint is as large as it gets; an epoch has 2 steps instead
-of 100, so that this takes minutes. Then the job is interrupted as the handler of SIGTERM does it,
-`--times` at random moments, and goes on each time in a new job from what was saved. Photographs and
-weights are random. Needs safetensors.
+Four folds with within-pair mining. First every fold trains, so that the checkpoint has its full
+size; an epoch has 2 steps instead of 100, so that this takes only minutes. Then the job is
+interrupted `--times` times at random moments, in the way the handler of SIGTERM does it, and each
+time a new job resumes what was saved. Photographs and weights are random. Needs safetensors.
 """
 
 import argparse
@@ -34,15 +34,15 @@ from wpm.splits import class_disjoint_splits
 from wpm.training.config import TrainingConfig
 
 ROW = Row("contrastive", "wpm")
-CLASSES, IMAGES = 32, 8  # half of them to train and validate on
+CLASSES, IMAGES = 32, 8  # half of the classes are for training and validation
 
 
 def interrupt_after(job: TrainJob, wait_s: float) -> float | None:
-    """Run a job, and interrupt it after a while; return seconds to its end, None if it was over."""
-    at: list[float] = []
+    """Interrupt a job after a while; return the seconds until it ended, None if it had ended."""
+    signalled: list[float] = []
 
     def interrupt() -> None:
-        at.append(time.monotonic())
+        signalled.append(time.monotonic())
         job.interrupt()
 
     timer = threading.Timer(wait_s, interrupt)
@@ -53,7 +53,7 @@ def interrupt_after(job: TrainJob, wait_s: float) -> float | None:
         assert isinstance(result, Outcome)
         assert result.state == TrialState.COMPLETE, result.reason
     except InterruptedJobError:
-        return time.monotonic() - at[0]
+        return time.monotonic() - signalled[0]
     finally:
         timer.cancel()
         job.close()
@@ -93,7 +93,7 @@ def main() -> None:
         print(f"first epoch: {epoch_s:.1f} s", flush=True)
         for _ in range(args.times):
             job = TrainJob(folder, pixel_cache, config, export=False, gpus=1)
-            job.step()  # a resumed job begins with its history
+            job.step()  # the first step of a resumed job returns its history
             took = interrupt_after(job, rng.uniform(0.1, 0.6) * epoch_s)
             if took is None:
                 print("it ended before it was interrupted")

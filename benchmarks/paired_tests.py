@@ -1,4 +1,4 @@
-"""What the tests of analysis/ find with 5 and 10 runs, and what their intervals hold.
+"""How often the tests of analysis/ find a difference, and their intervals contain the truth.
 
 python -m benchmarks.paired_tests [--quick]
 """
@@ -20,21 +20,21 @@ _Rng = np.random.Generator
 
 
 def main() -> None:
-    """Print two tables; the numbers are shares of simulated studies."""
+    """Print two tables of shares of simulated studies."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the repeats")
     repeats = 200 if parser.parse_args().quick else 2000
     print(f"Python {platform.python_version()}, numpy {np.__version__}, scipy {scipy.__version__}, "
-          f"n = {repeats} simulated studies a line")  # fmt: skip
+          f"n = {repeats} simulated studies for each line")  # fmt: skip
     print_power(repeats)
     print_coverage(repeats // 4)
 
 
 def print_power(repeats: int) -> None:
-    """Print how often a difference is found at 5%, and how often the interval holds it.
+    """Print how often a difference is found at 5%, and how often the interval contains it.
 
-    Differences of paired runs are drawn with standard deviation 1 around the true one: normal, or
-    with every tenth run 5 worse than that, as when a training fails to take off.
+    The differences of paired runs have standard deviation 1 around the true difference. They are
+    normal, or one run in ten is worse by 5, as if its training had failed to converge.
     """
     draws: dict[str, Callable[[_Rng, int], Any]] = {
         "normal": lambda rng, pairs: rng.normal(size=pairs),
@@ -42,7 +42,9 @@ def print_power(repeats: int) -> None:
             rng.normal(size=pairs) - 5 * (rng.random(pairs) < 0.1) + 0.5
         ),
     }
-    print("\npairs  runs         difference / sd  t-test finds  sign flip finds  interval holds")
+    print(
+        "\npairs  runs         difference / sd  t-test finds  sign flip finds  interval contains it"
+    )
     for pairs in (5, 10):
         for name, draw in draws.items():
             for effect in sorted({0.0, 1.0, 2.0, round(detectable_effect(pairs), 2)}):
@@ -56,11 +58,11 @@ def print_power(repeats: int) -> None:
                     sum(1 for d in found if d.half_width and abs(d.mean - effect) <= d.half_width),
                 )
                 print(f"{pairs:>5}  {name:<11}  {effect:>15.2f}  {t / repeats:>12.2f}  "
-                      f"{flip / repeats:>15.2f}  {holds / repeats:>14.2f}")  # fmt: skip
+                      f"{flip / repeats:>15.2f}  {holds / repeats:>20.2f}")  # fmt: skip
 
 
 def print_coverage(repeats: int) -> None:
-    """Print how often intervals of correlations hold the truth: Fisher's, and the bootstrap's."""
+    """Print how often Fisher's and bootstrap intervals of correlations contain the true value."""
     print("\nconfigurations  true r  Pearson: Fisher  bootstrap  Spearman: Fisher  bootstrap")
     for count in (5, 10, 20, 40):
         for true in (0.5, 0.9):

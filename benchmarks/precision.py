@@ -21,7 +21,7 @@ PARAMETERS = {"pos_margin": 0.1, "neg_margin": 0.8}
 
 
 def main() -> None:
-    """Print a line a precision."""
+    """Print a line for each precision."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""Scoring an embedded set: ours against pytorch-metric-learning's AccuracyCalculator.
+"""Time to score a set of embeddings: ours against AccuracyCalculator of pytorch-metric-learning.
 
 python -m benchmarks.retrieval
 """
@@ -16,12 +16,12 @@ from wpm.retrieval import retrieval_scores
 
 REPEATS = 7
 INCLUDE = ("precision_at_1", "r_precision", "mean_average_precision_at_r")
-# (images, classes, dimensions): a fold of `small`, CUB's test half apart and concatenated
+# (images, classes, dimensions): a fold of `small`; CUB's test half, separated and concatenated
 SIZES = ((340, 17, 128), (1500, 25, 128), (5900, 100, 128), (5900, 100, 512))
 
 
 def main() -> None:
-    """Print a line a size: medians, and the median of the paired ratios."""
+    """Print a line for each size: both medians, and the median of the paired ratios."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
           f"device {device}, torch {torch.__version__}, n = {REPEATS} pairs")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Memory and time of scoring a set as large as SOP's test half, beyond its embeddings.
+"""Time to score a set as large as SOP's test half, and the memory beyond its embeddings.
 
 python -m benchmarks.retrieval_memory            # 60,502 x 512, faiss and matrix products
 python -m benchmarks.retrieval_memory --quick    # 12,000 x 512
@@ -16,13 +16,13 @@ from torch.nn.functional import normalize
 from benchmarks.machine import resident_bytes
 from wpm import retrieval
 
-IMAGES, CLASSES, DIM = 60_502, 11_316, 512  # SOP's test half, four folds' embeddings joined
+IMAGES, CLASSES, DIM = 60_502, 11_316, 512  # SOP's test half, embeddings of four folds concatenated
 
 
 def make_set(images: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return embeddings around class centres, and their labels.
 
-    They are made in slices: a peak of the making would hide that of the scoring.
+    They are made in slices, or the peak memory of making them would hide that of scoring.
     """
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(images).remainder(classes)
@@ -35,12 +35,12 @@ def make_set(images: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def peak_bytes() -> int:
-    """Return the largest resident size of this process so far."""
+    """Return the largest resident memory of this process so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main() -> None:
-    """Print one line a way of finding neighbours."""
+    """Print one line for each way of finding neighbours."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--way", choices=["faiss", "products"], help="one way only")
     args = parser.parse_args()
     if args.way is None:
-        # A process each: a peak does not come down again.
+        # Each way has its own process, because a peak of memory never comes down.
         import subprocess
 
         for way in ("faiss", "products"):
@@ -58,7 +58,7 @@ def main() -> None:
     images, classes = (12_000, 2_200) if args.quick else (IMAGES, CLASSES)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     embeddings, labels = make_set(images, classes)
-    retrieval.retrieval_scores(embeddings[:500], labels[:500] % 50)  # libraries are loaded
+    retrieval.retrieval_scores(embeddings[:500], labels[:500] % 50)  # loads the libraries
     if args.way == "products":
         embeddings, labels = embeddings.to(device), labels.to(device)
         retrieval.FAISS_DEVICES = ()
@@ -72,7 +72,8 @@ def main() -> None:
     seconds = time.perf_counter() - start
     beyond = peak_bytes() - before
     line = f"{platform.machine()}, {embeddings.device.type}, {torch.get_num_threads()} threads, "
-    line += f"{args.way}: {images} x {DIM}: {seconds:.1f} s, {beyond / 2**30:.2f} GiB beyond them"
+    line += f"{args.way}: {images} x {DIM}: {seconds:.1f} s, "
+    line += f"{beyond / 2**30:.2f} GiB beyond the embeddings"
     if embeddings.device.type == "cuda":
         line += f", {(torch.cuda.max_memory_allocated() - on_device) / 2**30:.2f} GiB on the GPU"
     print(f"{line}; MAP@R {scores.map_at_r:.4f}", flush=True)

@@ -1,10 +1,10 @@
-"""Stopping rules replayed over recorded trials: epochs saved, and what it costs in the best score.
+"""Stopping rules replayed over recorded trials: epochs saved, and what the best score loses.
 
 python -m benchmarks.search_halving [--quick]
 
-Needs Optuna, whose pruners decide. Every trial was recorded to the end of its patience (or of its
-protocol's epochs); a replay starts them in some order on several workers, passes on each report at
-the time it was made, and stops those that the pruner stops.
+Needs Optuna, whose pruners decide. Every trial was recorded to the end of its patience, or of the
+epochs of its protocol. A replay starts the trials in some order on several workers, reports each
+validation at its recorded time, and stops the trials that the pruner stops.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def make_rules(graces: Sequence[int]) -> dict[str, MakePruner]:
                 SuccessiveHalvingPruner, min_resource=grace, reduction_factor=factor
             )
     for grace in (2, 5):
-        # Warm-up steps are those whose reports are never judged.
+        # Reports of warm-up steps are never judged.
         rules[f"median from {grace}"] = partial(MedianPruner, n_warmup_steps=grace - 1)
     rules["best third from 2"] = partial(PercentilePruner, 33.0, n_warmup_steps=1)
     rules["hyperband 2 to 20, 3"] = partial(HyperbandPruner, 2, 20, 3)
@@ -71,7 +71,7 @@ def make_rules(graces: Sequence[int]) -> dict[str, MakePruner]:
 def print_rules(
     trials: Sequence[History], rules: dict[str, MakePruner], orders: int, workers: int
 ) -> None:
-    """Replay every rule over a study's trials, and print a line each."""
+    """Replay every rule over the trials of a study, and print a line for each."""
     epochs = sum(trial.cost(len(trial.epochs)) for trial in trials)
     best = max(trial.values[-1] for trial in trials)
     print(
@@ -100,7 +100,7 @@ def spend(
     """Replay trials under a stopping rule.
 
     Returns:
-        The epochs trained, the best score of a complete trial, and how many were complete.
+        The epochs trained, the best score of a complete trial, and the number of complete trials.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(study_name="replay", direction="maximize", pruner=make_pruner())

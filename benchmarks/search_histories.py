@@ -1,10 +1,10 @@
-r"""A compact copy of recorded trials, from which the other search benchmarks replay.
+r"""Write a compact copy of recorded trials, which the other search benchmarks replay.
 
 python -m benchmarks.search_histories --run-root runs --dataset omniglot --rows contrastive \
     --out histories.json
 
 `--max-epochs 300 --pixels DIR` trains the recorded configurations again with another limit on the
-epochs: to the end of their patience, if the limit is high enough.
+epochs. If the limit is high enough, they train to the end of their patience.
 """
 
 import argparse
@@ -52,16 +52,16 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--protocol", default="small")
     parser.add_argument("--rows", nargs="*")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--max-epochs", type=int, help="train again, at most so long")
+    parser.add_argument("--max-epochs", type=int, help="train again, for at most this many epochs")
     parser.add_argument(
-        "--pixels", type=Path, help="pixel cache of trainval images, to train again"
+        "--pixels", type=Path, help="pixel cache of the trainval images, to train again"
     )
-    parser.add_argument("--processes", type=int, default=1, help="of training again")
+    parser.add_argument("--processes", type=int, default=1, help="processes that train again")
     return parser.parse_args()
 
 
 def copy_study(place: StudyPlace, args: argparse.Namespace) -> dict[str, Any]:
-    """Return a study's space and the history of each complete trial."""
+    """Return the space of a study and the history of each complete trial."""
     content = read_study(place)
     assert content is not None
     identity = content["identity"]
@@ -93,8 +93,9 @@ def copy_trial(identity: Any, reports: Sequence[Report]) -> dict[str, Any]:
     """Return what a replay needs of a trial.
 
     Returns:
-        parameters; epochs of the reports; what each told the search (mean over folds of the best
-        MAP@R so far); folds still training at each; seconds on all folds at each.
+        The parameters; and for each report its epoch, the value reported to the search (mean over
+        folds of the best MAP@R so far), the number of folds still training, and the seconds spent
+        on all folds.
     """
     folds_running = [
         sum(not fold.stopped for fold in before.folds) if before else len(now.folds)
@@ -112,7 +113,7 @@ def copy_trial(identity: Any, reports: Sequence[Report]) -> dict[str, Any]:
 
 
 def train_again(records: list[TrainingRecord], args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Train recorded configurations with another limit on the epochs; goes on where it was."""
+    """Train recorded configurations with another limit on the epochs, or resume doing so."""
     done = args.out.with_suffix(".done")
     done.mkdir(parents=True, exist_ok=True)
     paths = [done / f"{record.identity['number']}.json" for record in records]

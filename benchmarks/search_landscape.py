@@ -1,4 +1,4 @@
-"""A surrogate of a recorded study: what any configuration of its space would have reported."""
+"""A surrogate of a recorded study: it predicts what any configuration would have reported."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -19,30 +19,32 @@ from benchmarks.search_replay import History
 
 _CANDIDATES = 2**14
 _Array = NDArray[np.float64]
-# From (points, parameters) to (points, epochs).
+# A function from (points, parameters) to (points, epochs).
 _Predict = Callable[[_Array], _Array]
 
 
 def fit_trees(points: _Array, curves: _Array) -> _Predict:
-    """Fit extremely randomised trees, which go through every recorded score."""
+    """Fit extremely randomised trees, which reproduce every recorded score."""
     forest = ExtraTreesRegressor(50, random_state=0).fit(points, curves)
     return partial(_ask_trees, [tree.tree_ for tree in forest.estimators_])
 
 
 def _ask_trees(trees: Sequence[Any], asked: _Array) -> _Array:
-    features = asked.astype(np.float32)  # the trees' own, without scikit-learn's checks
+    features = asked.astype(
+        np.float32
+    )  # calls the trees directly, without the slow checks of scikit-learn
     mean: _Array = np.mean([tree.value[tree.apply(features), :, 0] for tree in trees], axis=0)
     return mean
 
 
 def fit_process(points: _Array, curves: _Array) -> _Predict:
-    """Fit a Gaussian process: its kernel on the last scores, its weights on every epoch's."""
+    """Fit a Gaussian process: its kernel to the last scores, its weights to those of all epochs."""
     kernel = ConstantKernel() * Matern(np.ones(points.shape[1]), (0.05, 20.0), nu=2.5)
     process = GaussianProcessRegressor(
         kernel + WhiteKernel(1e-3), normalize_y=True, n_restarts_optimizer=2, random_state=0
     )
     with warnings.catch_warnings():
-        # A parameter without effect is pushed to the bound of its length.
+        # The length scale of a parameter without effect ends at its bound, with a warning.
         warnings.simplefilter("ignore", ConvergenceWarning)
         process.fit(points, curves[:, -1])
     mean = curves.mean(axis=0)
@@ -83,25 +85,25 @@ class Axis:
 
 
 class Landscape:
-    """A surrogate of a study: from parameters to the whole history.
+    """A surrogate of a study, from the parameters to the entire history. Its seed is fixed.
 
-    Recorded histories that ended early keep their last value. Noise is the residual of a recorded
-    trial, drawn at random: none with `fit_trees`, whose landscape is as rugged as the recording.
+    Recorded histories that ended early are extended by their last value. The noise is the residuals
+    of a recorded trial, drawn at random. With `fit_trees` there is no noise, because its landscape
+    is as rugged as the recording.
+
+    Args:
+        study: one of the studies of `benchmarks.search_replay.read_studies`.
+        surrogate: one of `SURROGATES`.
 
     Attributes:
-        best: largest noise-free score among 16,384 configurations all over the space and the
-            recorded ones.
+        best: largest score without noise, among 16,384 configurations from the entire space and
+            the recorded ones.
         noise: standard deviation of the residuals of the last scores.
-        explained: share of their variance that is explained at left-out tenths of the trials.
+        explained: share of the variance of the last scores that is explained, on tenths of the
+            trials that the surrogate was not fitted to.
     """
 
     def __init__(self, study: Mapping[str, Any], surrogate: str) -> None:
-        """Fit, with a fixed seed.
-
-        Args:
-            study: one of `benchmarks.search_replay.read_studies`.
-            surrogate: one of `SURROGATES`.
-        """
         self.name = study["row"]
         self.axes = [
             Axis(name, s["low"], s["high"], s["scale"] == "log")
@@ -126,14 +128,14 @@ class Landscape:
         self.best = float(self._predict(np.concatenate([self._spread(), points]))[:, -1].max())
 
     def _features(self, parameters: Mapping[str, float]) -> list[float]:
-        """Return positions between 0 and 1, and for a pair of margins how far they are apart."""
+        """Return positions between 0 and 1, and for a pair of margins their difference."""
         positions = [axis.to_unit(parameters[axis.name]) for axis in self.axes]
         if {"pos_margin", "neg_margin"} <= set(parameters):
             positions.append(parameters["neg_margin"] - parameters["pos_margin"])
         return positions
 
     def _spread(self) -> _Array:
-        """Return features of configurations all over the space."""
+        """Return the features of configurations that cover the space evenly."""
         sobol = qmc.Sobol(len(self.axes), rng=0).random(_CANDIDATES)
         return np.array([
             self._features({a.name: a.from_unit(u) for a, u in zip(self.axes, point, strict=True)})
@@ -141,7 +143,7 @@ class Landscape:
         ])  # fmt: skip
 
     def _predict(self, points: _Array) -> _Array:
-        """Return (points, epochs) scores without noise: the best so far never falls."""
+        """Return the (points, epochs) scores without noise; the best so far never falls."""
         curves: _Array = np.maximum.accumulate(self._fitted(points), axis=1)
         return curves
 
@@ -150,10 +152,9 @@ class Landscape:
         return float(self._predict(np.array([self._features(parameters)]))[0, -1])
 
     def train(self, parameters: Mapping[str, float], rng: np.random.Generator) -> History:
-        """Return what a trial would report: the surrogate plus the residuals of a recorded trial.
+        """Return what a trial would report: the prediction plus the residuals of a recorded trial.
 
         Args:
-            parameters: values of all searched parameters.
             rng: chooses the trial whose residuals are the noise.
         """
         curve = self._predict(np.array([self._features(parameters)]))[0]
@@ -164,5 +165,5 @@ class Landscape:
 
 
 def pad(values: Any, length: int) -> list[float]:
-    """Repeat the last value."""
+    """Repeat the last value up to a length."""
     return [*values, *[values[-1]] * (length - len(values))]

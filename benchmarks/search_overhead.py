@@ -1,11 +1,11 @@
-"""What a search costs beside the trainings: the study's bookkeeping, and the launch around it.
+"""What a search costs beside its trainings: the records of the study, and the launch around it.
 
 python -m benchmarks.search_overhead [--quick] [--sampler tpe]
 python -m benchmarks.search_overhead [--quick] --launch
 
-Needs Optuna. The first asks and tells through `wpm.studies.study.Study` with its journal on disk,
-and trains nothing. The second needs Ray as well: it runs `launch.py --protocol smoke`, one trial at
-a time, and reads the times from its records.
+Needs Optuna. The first form uses `wpm.studies.study.Study` with its journal on disk, and trains
+nothing. The second form needs Ray too: it runs `launch.py --protocol smoke`, one trial at a time,
+and reads the times from its records.
 """
 
 import argparse
@@ -40,9 +40,9 @@ EPOCHS = 20
 def main() -> None:
     """Print a line for each stage of the study, then for the launch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="200 trials in place of 1,000")
+    parser.add_argument("--quick", action="store_true", help="200 trials instead of 1,000")
     parser.add_argument("--sampler", default="tpe")
-    parser.add_argument("--launch", action="store_true", help="a real launch, with Ray")
+    parser.add_argument("--launch", action="store_true", help="measure a real launch, with Ray")
     args = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
           f"python {platform.python_version()}, optuna {optuna.__version__}")  # fmt: skip
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def measure_study(folder: Path, sampler: str, trials: int) -> None:
-    """Run a study of invented learning curves, and time what the driver does for each trial."""
+    """Run a study on invented learning curves, and time what the driver does for each trial."""
     plan = plan_study(folder, ROW, trials, sampler)
     took: dict[str, list[float]] = defaultdict(list)
 
@@ -101,7 +101,7 @@ def measure_study(folder: Path, sampler: str, trials: int) -> None:
 
 
 def invent_quality(parameters: dict[str, float], rng: np.random.Generator) -> float:
-    """Return a noisy score between 0 and 1 with its best at margins 0.3 and 0.7."""
+    """Return a noisy score between 0 and 1 that is best at margins 0.3 and 0.7."""
     distance = (parameters["pos_margin"] - 0.3) ** 2 + (parameters["neg_margin"] - 0.7) ** 2
     return float(np.clip(0.6 * np.exp(-distance) + rng.normal(0, 0.02), 0, 1))
 
@@ -118,7 +118,7 @@ def report(epoch: int, quality: float) -> Report:
 
 
 def measure_launch(folder: Path, trials: int) -> None:
-    """Launch a search twice, without and with decoded images, and print what was not training."""
+    """Launch a search before and after its images are decoded; print the time beside training."""
     for images in ("images to decode", "images decoded"):
         run_root = folder / images.replace(" ", "-")
         command = [
@@ -131,7 +131,7 @@ def measure_launch(folder: Path, trials: int) -> None:
         ended = time.time()
         (place,) = find_studies(run_root)
         folders = [record.folder for record in read_trials(place)[0]]
-        # A worker writes its process into the trial's lock when it begins with it.
+        # A worker writes its process into the lock of a trial when it starts it.
         locks = [path / "lock" for path in folders]
         began = min(lock.stat().st_mtime for lock in locks)
         finished = max((path / "result.json").stat().st_mtime for path in folders)
@@ -141,7 +141,7 @@ def measure_launch(folder: Path, trials: int) -> None:
         print(
             f"{images}: {began - start:.1f} s from command to first trial; {len(results)} trials "
             f"in {len(processes)} worker processes, {trained / trials:.2f} s of training and "
-            f"{(finished - began - trained) / trials:.2f} s beside it each; "
+            f"{(finished - began - trained) / trials:.2f} s beside it for each; "
             f"{ended - finished:.1f} s from last trial to end"
         )
 

@@ -1,4 +1,4 @@
-"""Recorded trials, and searches that replay them: what the search benchmarks share."""
+"""Read recorded trials, and run searches that replay them."""
 
 import heapq
 import json
@@ -21,7 +21,7 @@ HISTORIES = Path(__file__).parent / "data" / "search_histories.json"
 
 
 def plan_study(folder: Path, row: str, trials: int, sampler: str = DEFAULT_SAMPLER) -> StudyPlan:
-    """Return the plan of a study whose images nobody opens."""
+    """Return the plan of a study whose images are never opened."""
     return StudyPlan(
         place=StudyPlace(folder, "invented", "small", Row.parse(row)),
         space=load_space(Row.parse(row)),
@@ -39,10 +39,10 @@ class History:
     """What a trial reported, or would report if nothing stopped it.
 
     Attributes:
-        epochs: of each report.
-        values: of each report: mean over the folds of the best score so far.
-        folds_running: share of the folds that trained up to each report.
-        seconds: since its start, at each report.
+        epochs: the epoch of each report.
+        values: the value of each report: mean over the folds of the best score so far.
+        folds_running: the share of the folds that trained up to each report.
+        seconds: the time of each report since the start of the trial.
     """
 
     epochs: Sequence[int]
@@ -51,7 +51,7 @@ class History:
     seconds: Sequence[float]
 
     def cost(self, reports: int) -> float:
-        """Return the epochs trained until a report, an epoch of one fold counted as its share."""
+        """Return the epochs trained until a report; an epoch of one fold counts as its share."""
         starts = [0, *self.epochs[:-1]]
         steps = [end - start for start, end in zip(starts, self.epochs, strict=True)]
         shares = zip(steps, self.folds_running, strict=True)
@@ -59,13 +59,13 @@ class History:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a replayed trial ended.
+class ReplayedTrial:
+    """A trial that has ended in a replay.
 
     Attributes:
-        number: in order of the starts.
-        history: all that it would have reported.
-        reports: how many it made.
+        number: position in the order of the starts.
+        history: everything that the trial would have reported.
+        reports: number of reports that it made.
         complete: whether it ended by itself.
     """
 
@@ -76,17 +76,17 @@ class Ended:
 
     @property
     def cost(self) -> float:
-        """Epochs trained."""
+        """The epochs that were trained."""
         return self.history.cost(self.reports)
 
     @property
     def value(self) -> float:
-        """Its last report."""
+        """The value of the last report."""
         return self.history.values[self.reports - 1]
 
 
 def read_studies(path: Path = HISTORIES) -> list[dict[str, Any]]:
-    """Read what `benchmarks.search_histories` wrote, with each trial's `history`."""
+    """Read what `benchmarks.search_histories` wrote, and add the `history` of each trial."""
     studies: list[dict[str, Any]] = json.loads(path.read_text())
     for study in studies:
         for trial in study["trials"]:
@@ -101,20 +101,20 @@ def replay(
     trials: int,
     workers: int,
     stopped_as: TrialState = TrialState.PRUNED,
-) -> list[Ended]:
-    """Run a search on simulated time, as `wpm.studies.study` asks, reports and tells.
+) -> list[ReplayedTrial]:
+    """Run a search on simulated time, with the same calls to Optuna as `wpm.studies.study`.
 
     Args:
-        study: its sampler chooses, its pruner stops.
+        study: its sampler chooses the parameters, its pruner stops trials.
         start: suggests the parameters of a trial, and returns what it would report.
-        trials: how many to run.
-        workers: how many run at a time.
-        stopped_as: what the study is told of a stopped trial.
+        trials: number of trials to run.
+        workers: number of trials that run at a time.
+        stopped_as: the state under which a stopped trial is recorded in the study.
 
     Returns:
-        The trials in order of their ends.
+        The trials in the order in which they ended.
     """
-    ended: list[Ended] = []
+    ended: list[ReplayedTrial] = []
     # (time of the next report, number, reports so far, history, Optuna's trial)
     running: list[tuple[float, int, int, History, optuna.Trial]] = []
 
@@ -130,23 +130,25 @@ def replay(
         now, number, report, history, trial = heapq.heappop(running)
         value = history.values[report]
         trial.report(value, step=history.epochs[report])
-        # A trial that ends by itself is not asked whether to stop: its last report ends it.
+        # The last report ends a trial, so that the pruner has nothing to decide.
         complete = report + 1 == len(history.epochs)
         if complete:
             study.tell(trial, value)
         elif trial.should_prune():
-            tell_stopped(study, trial, value, stopped_as)
+            record_stopped(study, trial, value, stopped_as)
         else:
             wait = history.seconds[report + 1] - history.seconds[report]
             heapq.heappush(running, (now + wait, number, report + 1, history, trial))
             continue
-        ended.append(Ended(number, history, report + 1, complete))
+        ended.append(ReplayedTrial(number, history, report + 1, complete))
         if started < trials:
             start_one(now)
             started += 1
     return ended
 
 
-def tell_stopped(study: optuna.Study, trial: optuna.Trial, value: float, state: TrialState) -> None:
-    """Tell a study of a trial that was stopped."""
+def record_stopped(
+    study: optuna.Study, trial: optuna.Trial, value: float, state: TrialState
+) -> None:
+    """Record a stopped trial in a study."""
     study.tell(trial, value if state == TrialState.COMPLETE else None, state)

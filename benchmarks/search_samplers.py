@@ -1,10 +1,10 @@
-"""Samplers on surrogates of recorded studies: trials and epochs to come within 1% of the best.
+"""Samplers on surrogates of recorded studies: trials that they need to come within 1% of the best.
 
 python -m benchmarks.search_samplers [--quick]
 
-Needs Optuna and scikit-learn (and the package cmaes for that sampler). A surrogate
-(`benchmarks.search_landscape`) says what any configuration would have reported; a search of 50
-trials runs on it, 4 at a time, with and without successive halving.
+Needs Optuna and scikit-learn, and the package cmaes for the sampler of that name. A surrogate
+(`benchmarks.search_landscape`) predicts what any configuration would have reported. Searches of 50
+trials run on it, 4 at a time, with and without successive halving.
 """
 
 import argparse
@@ -23,27 +23,27 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState
 
 from benchmarks.search_landscape import SURROGATES, Landscape
-from benchmarks.search_replay import HISTORIES, Ended, History, read_studies, replay
+from benchmarks.search_replay import HISTORIES, History, ReplayedTrial, read_studies, replay
 from wpm.protocols import find_protocol
 from wpm.rows import Row
 from wpm.spaces import load_space
 from wpm.studies.samplers import SAMPLER_NAMES, build_pruner, build_sampler
 
 TRIALS, WORKERS = 50, 4
-NEAR = (0.99, 0.97)  # of the best score: what is asked for, and about what the noise allows
-# What the study is told of stopped trials; None stops none.
+NEAR = (0.99, 0.97)  # shares of the best score: the goal, and roughly what the noise allows
+# The state under which a stopped trial is recorded in the study; None stops no trial.
 STOPPING: dict[str, TrialState | None] = {
     "no stopping": None,
-    "stopped told as stopped": TrialState.PRUNED,
-    "stopped hidden": TrialState.FAIL,
-    "stopped told as complete": TrialState.COMPLETE,
+    "recorded as stopped": TrialState.PRUNED,
+    "hidden from the sampler": TrialState.FAIL,
+    "recorded as complete": TrialState.COMPLETE,
 }
-# Beside those of `wpm.studies.study`.
+# Samplers beside those of `wpm.studies.samplers`.
 MORE_SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "tpe univariate": lambda seed: TPESampler(seed=seed, multivariate=False, constant_liar=False),
     "tpe, 5 at random": lambda seed: TPESampler(seed=seed, n_startup_trials=5),
 }
-LEARN_NOTHING = ("qmc", "random")  # whatever they are told
+LEARN_NOTHING = ("qmc", "random")  # these ignore the recorded trials
 
 
 @dataclass(frozen=True)
@@ -51,28 +51,28 @@ class Setting:
     """A way to search.
 
     Attributes:
-        sampler: by name.
+        sampler: name of the sampler.
         stopping: one of `STOPPING`.
-        first: parameter values tried first.
-        told: what they are, for the table.
+        first: configurations that are tried first.
+        first_name: name of these configurations in the table.
     """
 
     sampler: str
     stopping: str
     first: tuple[Mapping[str, float], ...] = ()
-    told: str = ""
+    first_name: str = ""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchOutcome:
     """What a search found.
 
     Attributes:
-        trials: that had ended when a complete one was as near the best as `NEAR` says; the whole
-            budget for never.
-        reached: whether one was.
-        epochs: of the whole search.
-        regret: share of the best score, without noise, that the chosen trial lacks.
+        trials: for each of `NEAR`, the number of trials that had ended when a complete one came so
+            near the best; the entire budget if none did.
+        reached: for each of `NEAR`, whether one did.
+        epochs: epochs of the entire search.
+        regret: share of the best score that the chosen trial misses, without noise.
     """
 
     trials: tuple[int, ...]
@@ -82,7 +82,7 @@ class Outcome:
 
 
 def main() -> None:
-    """Print a table of the samplers, and one of the first points, for each recorded study."""
+    """Print a table of the samplers and of the first configurations, for each recorded study."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--histories", type=Path, default=HISTORIES)
     parser.add_argument("--seeds", type=int, default=20)
@@ -111,8 +111,8 @@ def print_landscape(
         for how in list(STOPPING)[: 2 if name in LEARN_NOTHING else None]
     ]
     settings += [
-        Setting("tpe", "stopped told as stopped", points, f" + {told}")
-        for told, points in first_points(landscape).items()
+        Setting("tpe", "recorded as stopped", points, f" + {name}")
+        for name, points in first_points(landscape).items()
     ]
     print(f"{'sampler':<16} {'':<33} {'to 1%':>5} {'':>4} {'to 3%':>5} {'':>4} {'epochs':>6}"
           f" {'regret':>7}")  # fmt: skip
@@ -128,7 +128,7 @@ def available() -> list[str]:
 
 
 def first_points(landscape: Landscape) -> dict[str, tuple[Mapping[str, float], ...]]:
-    """Return what could be tried first: published thresholds, published points, all of these."""
+    """Return configurations to try first: published thresholds, published points, or all."""
     space = load_space(Row.parse(landscape.name))
     points: dict[str, Mapping[str, float]] = {
         dataset: {**space.thresholds, **space.find_published(dataset).parameters}
@@ -144,24 +144,24 @@ def first_points(landscape: Landscape) -> dict[str, tuple[Mapping[str, float], .
     }
 
 
-def print_line(setting: Setting, outcomes: Sequence[Outcome]) -> None:
-    """Print the median number of trials to come near, in which share of seeds, and means."""
+def print_line(setting: Setting, outcomes: Sequence[SearchOutcome]) -> None:
+    """Print the median number of trials to come near, the share of seeds that do, and means."""
     cells = [
         f"{statistics.median(o.trials[near] for o in outcomes):>5.0f} "
         f"{statistics.mean(o.reached[near] for o in outcomes):>4.0%}"
         for near in range(len(NEAR))
     ]
     print(
-        f"{setting.sampler:<16} {setting.stopping + setting.told:<33} {' '.join(cells)} "
+        f"{setting.sampler:<16} {setting.stopping + setting.first_name:<33} {' '.join(cells)} "
         f"{statistics.mean(o.epochs for o in outcomes):>6.0f} "
         f"{statistics.mean(o.regret for o in outcomes):>7.2%}",
         flush=True,
     )
 
 
-def search(landscape: Landscape, setting: Setting, seed: int) -> Outcome:
+def search(landscape: Landscape, setting: Setting, seed: int) -> SearchOutcome:
     """Run one search on a surrogate."""
-    import torch  # of the Gaussian process: one thread a search
+    import torch  # the Gaussian process uses it; one thread for each search
 
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -192,15 +192,17 @@ def search(landscape: Landscape, setting: Setting, seed: int) -> Outcome:
     return judge(ended, scores, landscape.best)
 
 
-def judge(ended: Sequence[Ended], scores: Mapping[int, float], best: float) -> Outcome:
-    """Compare what a search found with the best there is."""
+def judge(
+    ended: Sequence[ReplayedTrial], scores: Mapping[int, float], best: float
+) -> SearchOutcome:
+    """Compare what a search found with the best of the landscape."""
     complete = [(count, t) for count, t in enumerate(ended, start=1) if t.complete]
     first = [
         next((count for count, t in complete if scores[t.number] >= near * best), None)
         for near in NEAR
     ]
     chosen = max((t for _, t in complete), key=lambda t: t.value)
-    return Outcome(
+    return SearchOutcome(
         tuple(count or len(ended) for count in first),
         tuple(count is not None for count in first),
         sum(t.cost for t in ended),

@@ -1,13 +1,13 @@
-"""Many workers, several studies at once: share of the workers busy, and where the driver saturates.
+"""Many workers on several studies: how busy the workers are, and where the driver saturates.
 
 python -m benchmarks.search_scale [--workers 64 128 256] [--scale 1] [--quick]
 python -m benchmarks.search_scale --ray 16 [--keep-trials]
 
-Nothing is trained: a trial lasts as long as a recorded one, times `--scale`, and reports what that
-reported. The first form simulates workers and clock; the studies, their sampler, pruner and journal
-are real, and the time that they take is measured and counted. What Ray adds is counted as
-`--ray-ms` an event and `--reset-s` a trial: the second form measures both on Ray itself, with that
-many processes that sleep, through `wpm.cluster.runner.run_work`. Needs Optuna, and Ray.
+Nothing is trained: a trial lasts as long as a recorded one, times `--scale`, and makes the same
+reports. The first form simulates the workers and the clock; the studies with their sampler, pruner
+and journal are real, and their time is measured and counted. For Ray it adds `--ray-ms` for each
+event and `--reset-s` for each trial. The second form measures both on Ray itself, with that many
+sleeping processes, through `wpm.cluster.runner.run_work`. Needs Optuna and Ray.
 """
 
 import argparse
@@ -50,14 +50,16 @@ def main() -> None:
     """Print a line for each number of workers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workers", type=int, nargs="+", default=[64, 128, 256])
-    parser.add_argument("--ray", type=int, metavar="N", help="on Ray, with N processes that sleep")
     parser.add_argument(
-        "--keep-trials", action="store_true", help="with --ray: leave Tune's ended trials full"
+        "--ray", type=int, metavar="N", help="run on Ray, with N sleeping processes"
+    )
+    parser.add_argument(
+        "--keep-trials", action="store_true", help="with --ray: do not empty Tune's ended trials"
     )
     parser.add_argument("--trials-per-worker", type=int, default=8)
-    parser.add_argument("--scale", type=float, default=1.0, help="of the recorded times")
-    parser.add_argument("--ray-ms", type=float, default=6.0, help="of the driver, an event")
-    parser.add_argument("--reset-s", type=float, default=0.1, help="of a worker, a trial")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor on the recorded times")
+    parser.add_argument("--ray-ms", type=float, default=6.0, help="driver time for each event")
+    parser.add_argument("--reset-s", type=float, default=0.1, help="worker time for each trial")
     parser.add_argument("--histories", type=Path, default=HISTORIES)
     parser.add_argument("--quick", action="store_true", help="64 workers, 3 trials each")
     args = parser.parse_args()
@@ -68,14 +70,16 @@ def main() -> None:
           f"studies, {args.trials_per_worker} trials a worker, times x {args.scale:g}")  # fmt: skip
     for workers in [args.ray] if args.ray else args.workers:
         trials = workers * args.trials_per_worker // len(ROWS)
-        with tempfile.TemporaryDirectory() as folder, ExitStack() as held:
+        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             plans = [plan_study(Path(folder), row, trials) for row in ROWS]
             leave_orphans(plans[-1])
-            studies = [held.enter_context(Study(plan)) for plan in plans]
+            studies = [stack.enter_context(Study(plan)) for plan in plans]
             source = Replay(studies, histories, args.scale)
             if args.ray:
                 if args.keep_trials:
-                    held.enter_context(patch.object(tune_bridge, "empty_trial", lambda trial: None))
+                    stack.enter_context(
+                        patch.object(tune_bridge, "empty_trial", lambda trial: None)
+                    )
                 run_on_ray(source, workers, Path(folder) / "ray")
             else:
                 simulation = Simulation(source, workers, args.ray_ms / 1e3, args.reset_s)
@@ -85,28 +89,28 @@ def main() -> None:
 
 
 def leave_orphans(plan: StudyPlan) -> None:
-    """Start trials of a study, and end before they do."""
+    """Start trials of a study, and close it before they have ended."""
     with Study(plan) as study:
         for _ in range(ORPHANS):
             study.ask()
 
 
 @dataclass
-class Seen:
-    """What went through a source of work."""
+class Counts:
+    """What a source of work has handed out and received."""
 
     keys: list[str] = field(default_factory=list)
     steps: int = 0
     ends: int = 0
     worked_s: float = 0.0
-    widest: int = 0  # largest difference of trials started between two studies that have more
+    widest: int = 0  # largest difference of started trials between two studies with work left
     processes: Counter[str] = field(default_factory=Counter)
     last_start: float = 0.0
-    resident: list[int] = field(default_factory=list)  # bytes of the driver, at every end
+    resident: list[int] = field(default_factory=list)  # driver's memory in bytes, at every end
 
 
 class Replay(SearchWork):
-    """A search whose workers are told a recorded history instead of a configuration."""
+    """A search whose workers receive a recorded history instead of a configuration."""
 
     def __init__(
         self, studies: Sequence[Study], histories: Sequence[History], scale: float
@@ -115,24 +119,24 @@ class Replay(SearchWork):
         self._histories = histories
         self._scale = scale
         self._rng = np.random.default_rng(0)
-        self.seen = Seen()
+        self.counts = Counts()
 
     def next_work(self) -> Work | None:
-        """Hand out a trial of the search, with a history drawn at random."""
+        """Hand out a trial of the search, with a random recorded history."""
         work = super().next_work()
         if work is None:
             return None
-        self.seen.keys.append(work.key)
-        self.seen.last_start = time.monotonic()
+        self.counts.keys.append(work.key)
+        self.counts.last_start = time.monotonic()
         open_studies = [s.started for s in self._studies if not s.exhausted]
-        if not any(s.has_orphans for s in self._studies) and len(self.seen.keys) > 4 * ORPHANS:
+        if not any(s.has_orphans for s in self._studies) and len(self.counts.keys) > 4 * ORPHANS:
             spread = max(open_studies, default=0) - min(open_studies, default=0)
-            self.seen.widest = max(self.seen.widest, spread)
+            self.counts.widest = max(self.counts.widest, spread)
         history = self._histories[int(self._rng.integers(len(self._histories)))]
         return Work(work.key, work.study, describe_history(history, self._scale))
 
     def on_step(self, work: Work, step: StepResult) -> Decision:
-        """Count, then ask the study."""
+        """Count the step, then ask the study."""
         self._note(work, step)
         return super().on_step(work, step)
 
@@ -148,17 +152,17 @@ class Replay(SearchWork):
         super().on_ended(work, step)
 
     def _note_end(self) -> None:
-        self.seen.ends += 1
-        self.seen.resident.append(resident_bytes())
+        self.counts.ends += 1
+        self.counts.resident.append(resident_bytes())
 
     def _note(self, work: Work, step: StepResult) -> None:
-        self.seen.steps += 1
-        self.seen.worked_s += work.payload["waits"][len(step.reports) - 1]
-        self.seen.processes[step.reports[-1].folds[0].step_mode] += 1
+        self.counts.steps += 1
+        self.counts.worked_s += work.payload["waits"][len(step.reports) - 1]
+        self.counts.processes[step.reports[-1].folds[0].step_mode] += 1
 
 
 def describe_history(history: History, scale: float) -> dict[str, Any]:
-    """Return what a worker that sleeps is told, in plain JSON types."""
+    """Return the payload of a sleeping worker, in plain JSON types."""
     starts = [0.0, *history.seconds[:-1]]
     waits = [scale * (b - a) for a, b in zip(starts, history.seconds, strict=True)]
     reports = [
@@ -176,25 +180,24 @@ def describe_history(history: History, scale: float) -> dict[str, Any]:
 
 
 class Simulation:
-    """A search on a simulated clock: many workers, and one driver that hears them in turn."""
+    """A search on a simulated clock: many workers, and one driver that serves them in turn.
+
+    Args:
+        source: source of the work; the processor time that it takes is measured.
+        workers: number of workers.
+        ray_s: seconds of the driver that Ray takes for each event.
+        reset_s: seconds until a worker starts its next trial.
+    """
 
     def __init__(self, source: Replay, workers: int, ray_s: float, reset_s: float) -> None:
-        """Nobody works yet.
-
-        Args:
-            source: of the work; the processor time that it takes is measured.
-            workers: how many work at a time.
-            ray_s: seconds of the driver that Ray takes for each event.
-            reset_s: seconds until a worker begins with its next trial.
-        """
         self.source, self.workers = source, workers
         self._ray_s, self._reset_s = ray_s, reset_s
         # (time of the next report, tie-break, work, reports by then)
         self._arrivals: list[tuple[float, int, Work, int]] = []
         self._idle_since = [0.0] * workers
-        self.now = 0.0  # when the driver is free
-        self.driver_s: list[float] = []  # of each event
-        self.waited_s = 0.0  # by workers while there was work to hand out
+        self.now = 0.0  # time at which the driver is free
+        self.driver_s: list[float] = []  # seconds of the driver for each event
+        self.waited_s = 0.0  # seconds that workers waited while there was work to hand out
         self.handed_out = 0.0
 
     def run(self) -> None:
@@ -242,7 +245,7 @@ class Simulation:
         heapq.heappush(self._arrivals, arrival)
 
     def _drive(self, handle: Callable[[], Any]) -> Any:
-        """Let the driver do something, and its clock go on by what that takes."""
+        """Let the driver handle an event, and advance the clock by the time that this takes."""
         start = time.process_time()
         answer = handle()
         self.driver_s.append(time.process_time() - start + self._ray_s)
@@ -250,23 +253,24 @@ class Simulation:
         return answer
 
     def print_line(self) -> None:
-        """Print the share of the workers busy, and what a driver that is never idle would do."""
-        seen, driver_s = self.source.seen, sum(self.driver_s)
+        """Print how busy the workers were, and how much a driver that is never idle could do."""
+        counts, driver_s = self.source.counts, sum(self.driver_s)
         print(
-            f"{self.workers:>4} workers: {seen.ends} trials, {seen.steps} reports in "
+            f"{self.workers:>4} workers: {counts.ends} trials, {counts.steps} reports in "
             f"{self.now:.0f} s; busy {1 - self.waited_s / (self.workers * self.handed_out):.1%} "
-            f"while there were trials to hand out, {seen.worked_s / (self.workers * self.now):.1%} "
-            f"to the end; driver busy {driver_s / self.now:.0%}, "
-            f"{1e3 * statistics.mean(self.driver_s):.1f} ms an event: saturates at "
-            f"{seen.ends / driver_s:.1f} trials or {seen.steps / driver_s:.0f} reports a second"
+            f"while there were trials to hand out, "
+            f"{counts.worked_s / (self.workers * self.now):.1%} to the end; "
+            f"driver busy {driver_s / self.now:.0%}, "
+            f"{1e3 * statistics.mean(self.driver_s):.1f} ms per event: saturates at "
+            f"{counts.ends / driver_s:.1f} trials or {counts.steps / driver_s:.0f} reports a second"
         )
 
 
 class Sleeper(tune.Trainable):
-    """Sleeps where `wpm.cluster`'s worker trains; imports neither torch nor wpm."""
+    """A worker that sleeps instead of training; it imports neither torch nor wpm."""
 
     def setup(self, config: dict[str, Any]) -> None:
-        """Take a history."""
+        """Take the first history."""
         self._payload = json.loads(config["payload"])
         self._done = 0
 
@@ -288,7 +292,7 @@ class Sleeper(tune.Trainable):
 
 
 def run_on_ray(source: Replay, workers: int, folder: Path) -> None:
-    """Run a search on Ray with processes that sleep, one GPU each, of GPUs that are not there."""
+    """Run a search on Ray with sleeping processes; each has one GPU, which does not exist."""
     ray.init(
         address="local", num_cpus=workers, num_gpus=workers, include_dashboard=False,
         log_to_driver=False, object_store_memory=200_000_000,
@@ -302,31 +306,32 @@ def run_on_ray(source: Replay, workers: int, folder: Path) -> None:
         wall, cpu = time.monotonic() - start, time.process_time() - cpu
     finally:
         ray.shutdown()
-    seen = source.seen
-    handing_out = seen.last_start - start
+    counts = source.counts
+    handing_out = counts.last_start - start
     print(
-        f"{workers:>4} processes on Ray: {seen.ends} trials, {seen.steps} reports in {wall:.0f} s "
-        f"({handing_out:.0f} s until the last was handed out); busy "
-        f"{seen.worked_s / (workers * wall):.1%} of all that time, starts and end included; "
-        f"{len(seen.processes)} processes were started; driver {1e3 * cpu / seen.steps:.1f} ms of "
-        f"CPU a report, {1e3 * cpu / seen.ends:.0f} ms a trial"
+        f"{workers:>4} processes on Ray: {counts.ends} trials, {counts.steps} reports in "
+        f"{wall:.0f} s ({handing_out:.0f} s until the last was handed out); busy "
+        f"{counts.worked_s / (workers * wall):.1%} of all that time, starts and end included; "
+        f"{len(counts.processes)} processes were started; driver "
+        f"{1e3 * cpu / counts.steps:.1f} ms of CPU per report, "
+        f"{1e3 * cpu / counts.ends:.0f} ms per trial"
     )
-    settled = seen.resident[len(seen.resident) // 4 :]
+    settled = counts.resident[len(counts.resident) // 4 :]
     slope = statistics.linear_regression(range(len(settled)), settled).slope
     print(
         f"     driver's memory: {settled[0] / 1e6:.1f} MB after a quarter of the trials, "
-        f"{settled[-1] / 1e6:.1f} MB in the end; {slope / 1e3:.1f} kB a trial"
+        f"{settled[-1] / 1e6:.1f} MB in the end; {slope / 1e3:.1f} kB per trial"
     )
 
 
 def print_fairness(source: Replay) -> None:
-    """Say whether orphans went first, and how evenly the studies were served."""
-    first = [key.rsplit("/", 1)[0].rsplit("/", 1)[1] for key in source.seen.keys[:ORPHANS]]
-    started: Mapping[str, int] = Counter(key.rsplit("/", 1)[0] for key in source.seen.keys)
+    """Print whether orphans were handed out first, and how evenly studies received workers."""
+    first = [key.rsplit("/", 1)[0].rsplit("/", 1)[1] for key in source.counts.keys[:ORPHANS]]
+    started: Mapping[str, int] = Counter(key.rsplit("/", 1)[0] for key in source.counts.keys)
     print(
-        f"     the first {ORPHANS} trials were the interrupted study's: "
-        f"{set(first) == {ROWS[-1]}}; trials started of two studies never differed by more than "
-        f"{source.seen.widest}; in all {sorted(started.values())}"
+        f"     the first {ORPHANS} trials were orphans of the interrupted study: "
+        f"{set(first) == {ROWS[-1]}}; the started trials of two studies never "
+        f"differed by more than {source.counts.widest}; in all {sorted(started.values())}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Records of searches and final runs that never ran, many of them: for scale, not for truth."""
+"""Write many invented records of searches and final runs, to test the analysis on their number."""
 
 import dataclasses
 import math
@@ -32,23 +32,22 @@ _STATES = (
     TrialState.PRUNED,
     TrialState.PRUNED,
     TrialState.FAILED,
-)  # as often as a search has them
+)  # about as often as in a search
 
 
 def write_studies(
     root: Path, studies: int, trials: int, *, runs: int = 0, with_reports: bool = False
 ) -> list[StudyPlace]:
-    """Write studies of different rows, and of different data sets where rows run out.
+    """Write studies of different rows; when no rows are left, start again with another data set.
+
+    The same arguments write the same scores.
 
     Args:
         root: the run folder.
-        studies: how many.
-        trials: in each.
-        runs: final runs of the best configuration.
-        with_reports: write every trial's history as well; it is most of a study's size.
-
-    Returns:
-        The studies; the same arguments write the same scores.
+        studies: number of studies.
+        trials: number of trials in each.
+        runs: number of final runs of the best configuration.
+        with_reports: write the history of every trial too; it is most of the size of a study.
     """
     rng = random.Random(0)
     rows = _known_rows()
@@ -61,7 +60,7 @@ def write_studies(
 
 
 def _known_rows() -> list[str]:
-    """Return every row with something to search, twins one after the other."""
+    """Return every row that has a searched parameter; a twin follows its plain row."""
     rows = []
     for loss in known_losses():
         rows += [loss] if nothing_to_mine(loss) else [loss, f"{loss}+wpm"]

@@ -1,10 +1,11 @@
-"""GPU-hours to fill the published table: the published procedure, ours, and what each part brings.
+"""GPU-hours to fill the published table: as published, ours, and the gain of each component.
 
-python -m benchmarks.table_cost            # measures the parts at full size (minutes on a GPU)
+python -m benchmarks.table_cost            # measures the components at full size (minutes on a GPU)
 python -m benchmarks.table_cost --quick    # the same at 96 px and batch 8, on two CPU cores
 
-Measured here, on this machine: the steps, the images, the processes. Not here: the epochs that
-halving saves, from recorded trials (benchmarks/search_halving.py), in benchmarks/data/halving.json.
+The steps, the images and the processes are measured on this machine. The epochs that halving saves
+come from recorded trials (benchmarks/search_halving.py) and are read from
+benchmarks/data/halving.json.
 """
 
 import argparse
@@ -37,13 +38,13 @@ from wpm.rows import TABLE_ROWS, Row
 from wpm.training.mined_step import MinedStep
 from wpm.within_pair import WithinPairLoss
 
-DATASETS = 2  # CUB and Cars, the two of the published table
+DATASETS = 2  # the published table has CUB and Cars
 HALVING = Path(__file__).parent / "data" / "halving.json"
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of a training's cost, in seconds a step: as published and ours."""
+class StepCost:
+    """One component of the cost of a training step, in seconds: as published and ours."""
 
     name: str
     published: float
@@ -51,7 +52,7 @@ class Part:
 
 
 def measure(steps: Sequence[Callable[[], object]], seconds: float) -> list[float]:
-    """Return the least seconds of each, taken in turns: what other work adds is left out."""
+    """Return the least seconds of each step, run in turns; other work on the machine only adds."""
     times: list[list[float]] = [[] for _ in steps]
     end = time.perf_counter() + seconds * len(steps)
     while len(times[0]) < 3 or time.perf_counter() < end:
@@ -64,15 +65,17 @@ def measure(steps: Sequence[Callable[[], object]], seconds: float) -> list[float
     return [min(own) for own in times]
 
 
-def measure_steps(protocol: Protocol, device: torch.device, seconds: float) -> tuple[Part, Part]:
-    """Return a plain step and a step with mining; published ones in torch's own memory layout."""
+def measure_steps(
+    protocol: Protocol, device: torch.device, seconds: float
+) -> tuple[StepCost, StepCost]:
+    """Measure a plain step and a step with mining; published ones use torch's default layout."""
     model = build_model(protocol, 3, seed=0).to(device).train()
     freeze_batch_norm(model)
     ours = deepcopy(model).to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(0)
     size = (protocol.batch_size(), 3, protocol.crop, protocol.crop)
     images = torch.randn(size, generator=generator).to(device)
-    last = images.contiguous(memory_format=torch.channels_last)
+    channels_last = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(protocol.classes_per_batch).repeat_interleave(protocol.images_per_class)
     labels = labels.to(device)
     views = ViewSettings(protocol.trunk_passes, protocol.embedding_masks, 0.1, 0.05)
@@ -83,19 +86,20 @@ def measure_steps(protocol: Protocol, device: torch.device, seconds: float) -> t
     times = measure(
         [
             lambda: loss(model(images), labels).backward(),
-            lambda: loss(ours(last), labels).backward(),
+            lambda: loss(ours(channels_last), labels).backward(),
             lambda: backward_baseline(model, images, masks, looped),
-            lambda: step.backward_fast(last, labels, masks),
+            lambda: step.backward_fast(channels_last, labels, masks),
         ],
         seconds,
     )
-    return Part("plain step", *times[:2]), Part("step with mining", *times[2:])
+    return StepCost("plain step", *times[:2]), StepCost("step with mining", *times[2:])
 
 
-def measure_images(protocol: Protocol, device: torch.device, seconds: float) -> Part:
-    """Return the images of a batch: decoded and cropped by Pillow, or cropped from the cache.
+def measure_images(protocol: Protocol, device: torch.device, seconds: float) -> StepCost:
+    """Measure the images of a batch: decoded and cropped by Pillow, or cropped from the cache.
 
-    Files are JPEGs of 500 x 375; Pillow's time is divided among all cores, as a DataLoader would.
+    Files are JPEGs of 500 x 375 pixels. Pillow's time is divided by the number of cores, because a
+    DataLoader would use all of them.
     """
     pillow = transforms.Compose(
         [
@@ -128,19 +132,20 @@ def measure_images(protocol: Protocol, device: torch.device, seconds: float) -> 
         published, ours = measure(
             [decode, lambda: maker.training_batch(torch.arange(batch), generator)], seconds
         )
-    return Part("images of a batch", published / (os.cpu_count() or 1), ours)
+    return StepCost("images of a batch", published / (os.cpu_count() or 1), ours)
 
 
 @dataclass(frozen=True)
 class Procedure:
-    """What filling a table costs.
+    """What it costs to fill a table.
 
     Attributes:
-        images: seconds to make a batch; they are made while the device works, or it waits.
-        plain: seconds of a step.
+        images: seconds to make the images of a batch. They are made while the device computes; if
+            that is faster, the device waits.
+        plain: seconds of a step without mining.
         mined: seconds of a step with mining.
-        together: trainings that a device ends while it would end one alone.
-        halving: by how much fewer epochs the trials of a search take.
+        together: number of trainings that a device finishes in the time of one training alone.
+        halving: factor by which halving reduces the epochs of a search.
     """
 
     images: float
@@ -150,7 +155,7 @@ class Procedure:
     halving: float = 1.0
 
     def hours(self, protocol: Protocol, epochs: float) -> dict[str, float]:
-        """Return device-hours of the searches, and of the final runs, at so many epochs each."""
+        """Return the device-hours of the searches and of the final runs, for some epochs each."""
         rows = [row for row in map(Row.parse, TABLE_ROWS) if row.is_trained]
         steps = DATASETS * protocol.folds * epochs * protocol.iterations_per_epoch
         seconds = sum(
@@ -161,7 +166,7 @@ class Procedure:
 
 
 def print_factors(published: Procedure, ours: Procedure, protocol: Protocol, epochs: float) -> None:
-    """Print what each part brings: alone to the published procedure, and last to ours."""
+    """Print the gain of each component: alone on the published procedure, and added to the rest."""
 
     def total(procedure: Procedure) -> float:
         return sum(procedure.hours(protocol, epochs).values())
@@ -174,12 +179,12 @@ def print_factors(published: Procedure, ours: Procedure, protocol: Protocol, epo
 
 
 def main() -> None:
-    """Print the parts, then the hours of a table."""
+    """Print the components, then the hours of a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--epochs", type=float, default=40, help="of a published trial [40]")
+    parser.add_argument("--epochs", type=float, default=40, help="epochs of a published trial [40]")
     args = parser.parse_args()
     protocol = find_protocol("mlrc", "cub200")
     if args.quick:
@@ -189,11 +194,11 @@ def main() -> None:
           f"{torch.__version__}: bninception, batch {protocol.batch_size()} at {protocol.crop} px"
           )  # fmt: skip
     seconds = 3.0 if args.quick else 20.0
-    parts = [measure_images(protocol, device, seconds), *measure_steps(protocol, device, seconds)]
-    for part in parts:
-        print(f"  {part.name:18} published {part.published:8.4f} s, ours {part.ours:8.4f} s, "
-              f"{part.published / part.ours:5.2f} x")  # fmt: skip
-    # The same cores either way: one trial has them all, or each trial one.
+    costs = [measure_images(protocol, device, seconds), *measure_steps(protocol, device, seconds)]
+    for cost in costs:
+        print(f"  {cost.name:18} published {cost.published:8.4f} s, ours {cost.ours:8.4f} s, "
+              f"{cost.published / cost.ours:5.2f} x")  # fmt: skip
+    # Both shapes use the same cores: one trial has all of them, or each trial has one.
     cores = os.cpu_count() or 1
     shapes = ((1, 1), (4, 1)) if device.type == "cuda" else ((1, cores), (cores, 1))
     alone, beside = (measure_processes(protocol, device, *shape, seconds) for shape in shapes)
@@ -202,9 +207,9 @@ def main() -> None:
     halving = json.loads(HALVING.read_text(encoding="utf-8"))
     print(f"  halving: {halving['factor']:.2f} x fewer epochs ({halving['measured']})")
 
-    published = Procedure(parts[0].published, parts[1].published, parts[2].published)
+    published = Procedure(costs[0].published, costs[1].published, costs[2].published)
     ours = Procedure(
-        parts[0].ours, parts[1].ours, parts[2].ours, together, float(halving["factor"])
+        costs[0].ours, costs[1].ours, costs[2].ours, together, float(halving["factor"])
     )
     spent = {name: p.hours(protocol, args.epochs) for name, p in
              (("published", published), ("ours", ours))}  # fmt: skip
@@ -212,7 +217,7 @@ def main() -> None:
         print(f"{name:10} {sum(hours.values()):10.1f} device-hours: search {hours['search']:.1f}, "
               f"final runs {hours['final']:.1f}")  # fmt: skip
     factor = sum(spent["published"].values()) / sum(spent["ours"].values())
-    print(f"{len(TABLE_ROWS) - 1} rows, {DATASETS} data sets, {args.epochs:g} epochs a trial "
+    print(f"{len(TABLE_ROWS) - 1} rows, {DATASETS} data sets, {args.epochs:g} epochs per trial "
           f"(assumed): {factor:.1f} x cheaper; of this")  # fmt: skip
     print_factors(published, ours, protocol, args.epochs)
 

@@ -1,4 +1,4 @@
-"""How far crops from cached pixels lie from Pillow's, in grey levels of 255.
+"""How much crops from cached pixels differ from Pillow's, in grey levels from 0 to 255.
 
 python -m benchmarks.transform_tolerance            # 400 images, half a minute
 python -m benchmarks.transform_tolerance --quick    # 40 images
@@ -17,7 +17,7 @@ from wpm.protocols import find_protocol
 
 
 def make_image(kind: str, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Return a (3, H, W) uint8 image: noise, black and white noise (the worst), or smooth."""
+    """Return a (3, H, W) uint8 image: noise, black and white noise (the worst case), or smooth."""
     if kind == "smooth":
         coarse = torch.rand((1, 3, 8, 8), generator=generator)
         fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0]
@@ -39,7 +39,7 @@ def crop_by_pillow(image: Tensor, box: tuple[int, ...], size: int, flipped: bool
 
 
 def measure(kind: str, way: str, count: int) -> tuple[float, float]:
-    """Return the largest and the mean difference over `count` images of 256 px and more."""
+    """Return the largest and the mean difference over `count` images of at least 256 px."""
     protocol = find_protocol("mlrc", "cub200")
     generator = torch.Generator().manual_seed(0)
     largest, means = 0.0, 0.0
@@ -60,7 +60,7 @@ def measure(kind: str, way: str, count: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Print a line a kind of image and a way to crop."""
+    """Print a line for each kind of image and each way to crop."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

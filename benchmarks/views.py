@@ -1,9 +1,9 @@
-"""What more views buy: validation MAP@R and seconds of T trunk passes and K embedding masks.
+"""What more views bring: validation MAP@R and seconds with T trunk passes and K embedding masks.
 
 python -m benchmarks.views --dataset omniglot --data-root DIR --out views.json
 python -m benchmarks.views --out views.json --show
 
-Every training's outcome goes into the file as it ends; the same command goes on with the rest.
+The outcome of every training is written when it ends; the same command then does the rest.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from wpm.training.config import TrainingConfig
 from wpm.training.training import Training
 
 PASSES, MASKS = (1, 2, 4, 8), (1, 8, 64)
-# Thresholds as published; margins of a good trial of `contrastive+wpm` on omniglot.
+# Published thresholds, and the margins of a good trial of `contrastive+wpm` on omniglot.
 PARAMETERS = {
     "pos_margin": 0.09, "neg_margin": 0.71,
     "embedding_dropout": 0.05, "channel_dropout": 0.1, "sharpness": 32.0,
@@ -34,7 +34,7 @@ PARAMETERS = {
 
 
 def train(pixels: Pixels, row: str, passes: int, masks: int, seed: int, epochs: int) -> Any:
-    """Train fold 0; return its best validation MAP@R and the seconds of training."""
+    """Train fold 0, and return its best validation MAP@R and the seconds of training."""
     protocol = dataclasses.replace(
         find_protocol("small", "omniglot"),
         trunk_passes=passes, embedding_masks=masks, max_epochs=epochs,
@@ -43,7 +43,7 @@ def train(pixels: Pixels, row: str, passes: int, masks: int, seed: int, epochs: 
     own = PARAMETERS if parsed.miner else {k: PARAMETERS[k] for k in list(PARAMETERS)[:2]}
     config = TrainingConfig(parsed, protocol, own, seed, (0,))
     training = Training(config, pixels, find_device()[0])
-    start = time.process_time()  # of this process: other work on the machine does not count
+    start = time.process_time()  # time of this process only, so that other work does not count
     while not training.finished:
         report = training.run_epoch()
     assert report is not None
@@ -51,7 +51,7 @@ def train(pixels: Pixels, row: str, passes: int, masks: int, seed: int, epochs: 
 
 
 def show(outcomes: dict[str, Any]) -> None:
-    """Print mean and standard deviation of every setting."""
+    """Print the mean and the standard deviation of every setting."""
     groups: dict[str, list[Any]] = {}
     for name, outcome in outcomes.items():
         groups.setdefault(name.rpartition(" seed ")[0], []).append(outcome)

@@ -2,8 +2,8 @@
 
 python -m benchmarks.within_pair_step            # bninception, batch 32 at 227 px, 8 x 8 views
 python -m benchmarks.within_pair_step --quick    # batch 8 at 96 px
-python -m benchmarks.within_pair_step --compile default --quick    # beside: torch.compile
-python -m benchmarks.within_pair_step --ungrouped    # beside, on a CPU: all passes at once
+python -m benchmarks.within_pair_step --compile default --quick    # also with torch.compile
+python -m benchmarks.within_pair_step --ungrouped    # also with all passes at once, on a CPU
 """
 
 import argparse
@@ -33,7 +33,7 @@ from wpm.training.mined_step import MinedStep
 from wpm.within_pair import WithinPairLoss
 
 SHARPNESS, CHANNEL_DROPOUT, EMBEDDING_DROPOUT = 32.0, 0.1, 0.05
-THRESHOLDS = (0.0, 1e-8, 1e-6, 1e-4, 1e-2)  # shares of a step's gradient
+THRESHOLDS = (0.0, 1e-8, 1e-6, 1e-4, 1e-2)  # shares of the gradient of a step
 
 
 def backward_baseline(
@@ -42,13 +42,11 @@ def backward_baseline(
     masks: ViewMasks,
     loss_of: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Do what the method's description says, word by word: a trunk pass a mask, a view at a time.
+    """Follow the description of the method literally: one trunk pass for each mask, view by view.
 
     Args:
-        model: trunk and embedder.
         images: (B, C, H, W) float.
-        masks: of the batch.
-        loss_of: from (V, B, D) views to a scalar.
+        loss_of: returns the loss of (V, B, D) views.
 
     Returns:
         The loss.
@@ -64,11 +62,11 @@ def backward_baseline(
 
 
 class LoopedLoss(nn.Module):
-    """Contrastive loss on pairs mined by a loop over the views, in plain operations.
+    """Contrastive loss on pairs that a loop over the views mines, in plain operations.
 
-    The matrix of a view holds the distances of its unit-norm embeddings; of a pair the views are
-    averaged with weights softmax(sharpness * distance) for positives, of the negated distance for
-    negatives.
+    Each view has a matrix of the distances between its unit-norm embeddings. The mined distance of
+    a pair is the mean over the views, with weights softmax(sharpness * distance) for positives and
+    softmax(-sharpness * distance) for negatives.
     """
 
     def __init__(self, labels: Tensor) -> None:
@@ -76,7 +74,7 @@ class LoopedLoss(nn.Module):
         self._labels = labels
 
     def forward(self, views: Tensor) -> Tensor:
-        """(V, B, D) views to the loss."""
+        """Return the loss of (V, B, D) views."""
         same = self._labels[:, None] == self._labels
         sign = torch.where(same, 1.0, -1.0)
         distances = [torch.cdist(unit, unit) for unit in map(_unit, views)]
@@ -97,10 +95,13 @@ def _unit(view: Tensor) -> Tensor:
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of tensors made inside and still alive, each storage once; see `peak`."""
+    """Counts the bytes of live tensors that were made inside it, each storage once.
+
+    Attributes:
+        peak: the largest number of bytes so far.
+    """
 
     def __init__(self) -> None:
-        """Start at zero."""
         super().__init__()
         self.peak = self._live = 0
         self._sizes: dict[int, int] = {}
@@ -108,7 +109,7 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run an operation and count what it made; views and results in place are not new."""
+        """Run an operation and count new storages; views and in-place results have none."""
         given = {t.untyped_storage().data_ptr() for t in _tensors((args, kwargs))}
         result = operation(*args, **(kwargs or {}))
         for storage in [tensor.untyped_storage() for tensor in _tensors(result)]:
@@ -129,13 +130,13 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def calibrate_batch_norm(model: EmbeddingModel, images: Tensor) -> None:
-    """Set running statistics to those of a batch.
+    """Set the running statistics to those of a batch.
 
-    Random weights without them put all images in nearly the same place, and every gradient into
-    the last layer.
+    Otherwise a model with random weights maps all images to nearly the same embedding, and only the
+    last layer has a gradient.
 
     Args:
-        model: changed in place; its batch norm ends in evaluation mode.
+        model: changed in place; its batch norm is in evaluation mode afterwards.
         images: (B, C, H, W) float.
     """
     for module in model.modules():
@@ -148,7 +149,7 @@ def calibrate_batch_norm(model: EmbeddingModel, images: Tensor) -> None:
 
 
 def measure_shares(model: EmbeddingModel, images: Tensor, masks: ViewMasks, loss: Any) -> Tensor:
-    """Return (T * B,) shares of the gradient's norm: of every image in every pass."""
+    """Return (T * B,) shares of the gradient's norm, one for every image in every pass."""
     with torch.no_grad():
         embeddings = model.embed_passes(model.run_stem(images), masks.channel)
     embeddings.requires_grad_()
@@ -160,7 +161,7 @@ def measure_shares(model: EmbeddingModel, images: Tensor, masks: ViewMasks, loss
 
 
 def main() -> None:
-    """Print seconds, memory and the gradient's error of every way, side by side."""
+    """Print seconds, memory and the error of the gradient for every way, side by side."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
@@ -173,7 +174,9 @@ def main() -> None:
         "--ungrouped", action="store_true",
         help="also time fast steps with all passes in one run of the trunk, as on a GPU",
     )  # fmt: skip
-    parser.add_argument("--seconds", type=float, help="to spend on all steps [40 quick, 400 full]")
+    parser.add_argument(
+        "--seconds", type=float, help="seconds for all steps together [40 quick, 400 full]"
+    )
     args = parser.parse_args()
     device, on = find_device()
     protocol = find_protocol("mlrc", "cub200")
@@ -183,18 +186,20 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(len(labels), 3, side, side, generator=generator).to(device)
     calibrate_batch_norm(model, images)
-    # The description says nothing of memory layouts: the baseline keeps torch's own.
+    # The description says nothing about memory layouts, so the baseline keeps torch's default.
     baseline, contiguous = deepcopy(model), images
     model.to(memory_format=torch.channels_last)
     images = images.contiguous(memory_format=torch.channels_last)
     compiled = deepcopy(model)
-    owners = {"baseline": baseline, "compiled": compiled}  # of the weights; else `model`
+    owners = {"baseline": baseline, "compiled": compiled}  # models of the ways; else `model`
     views = ViewSettings(
         protocol.trunk_passes, protocol.embedding_masks, CHANNEL_DROPOUT, EMBEDDING_DROPOUT
     )
     masks = model.sample_masks(images, views, generator)
     optimizer_of = {
-        owner: torch.optim.RMSprop(owner.parameters(), lr=0.0, momentum=0.9)  # weights stay
+        owner: torch.optim.RMSprop(
+            owner.parameters(), lr=0.0, momentum=0.9
+        )  # weights do not change
         for owner in (model, baseline, compiled)
     }
     mined = WithinPairLoss(ContrastiveLoss(pos_margin=0.1, neg_margin=0.8), sharpness=SHARPNESS)
@@ -233,24 +238,25 @@ def main() -> None:
         owner = owners.get(name, model)
         owner.zero_grad(set_to_none=True)
         if device.type == "cuda":
-            held = torch.cuda.memory_allocated()
+            before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
             way()
-            memory[name] = torch.cuda.max_memory_allocated() - held
+            memory[name] = torch.cuda.max_memory_allocated() - before
         elif name == "compiled":
             way()
-            memory[name] = math.nan  # what compiled code allocates is not seen
+            memory[name] = math.nan  # LiveBytes does not see what compiled code allocates
         else:
             with LiveBytes() as counted:
                 way()
             memory[name] = counted.peak
         gradients[name] = [p.grad.clone() for p in owner.parameters() if p.grad is not None]
-    # Layouts round differently, by about as much as float32 is off from float64: within one.
+    # Layouts round differently, about as much as float32 differs from float64. So compare gradients
+    # within one layout.
     model.zero_grad(set_to_none=True)
     backward_baseline(model, images, masks, looped)
     reference = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     times: dict[str, list[float]] = {name: [] for name in ways}
-    # Rounds until another would end too late; the one above counts, as a warm-up.
+    # Run rounds until another one would end too late. The calls above were the warm-up.
     end = begin + (args.seconds or (40 if args.quick else 400))
     last = time.perf_counter() - begin
     while not times["plain"] or time.perf_counter() + last < end:
@@ -281,14 +287,15 @@ def main() -> None:
             line += f"; gradient off by {error:.1e}"
         print(f"{line} (n = {len(times[name])})")
     shares = measure_shares(deepcopy(model), images, masks, of_mined)
-    told = ", ".join(
+    shares_text = ", ".join(
         f"<= {t:g}: {100 * float((shares <= t).float().mean()):.1f}%" for t in THRESHOLDS
     )
     print(
-        f"images in passes by their share of the gradient's norm, sharpness {SHARPNESS:g}: {told}"
+        f"images in passes by their share of the gradient's norm, sharpness {SHARPNESS:g}: "
+        f"{shares_text}"
     )
 
 
 if __name__ == "__main__":
-    with float32_products("float32"):  # as trainings do
+    with float32_products("float32"):  # like trainings
         main()
