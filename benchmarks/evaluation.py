@@ -31,12 +31,14 @@ MARGINS = {"pos_margin": 0.1, "neg_margin": 0.8}
 MINED = {"embedding_dropout": 0.05, "channel_dropout": 0.1, "sharpness": 32.0}
 
 
-def make_set(device: torch.device) -> tuple[Tensor, Tensor]:
+def make_set(
+    device: torch.device, images: int = IMAGES, classes: int = CLASSES
+) -> tuple[Tensor, Tensor]:
     """Return (N, D) embeddings around class centres, and their labels."""
     generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(IMAGES).remainder(CLASSES)
-    embeddings = torch.randn(CLASSES, DIM, generator=generator)[labels]
-    embeddings += 2 * torch.randn(IMAGES, DIM, generator=generator)
+    labels = torch.arange(images).remainder(classes)
+    embeddings = torch.randn(classes, DIM, generator=generator)[labels]
+    embeddings += 2 * torch.randn(images, DIM, generator=generator)
     return normalize(embeddings).to(device), labels.to(device)
 
 

@@ -11,6 +11,10 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Self
 
 import torch
 from pytorch_metric_learning.losses import ContrastiveLoss
@@ -18,10 +22,17 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 from benchmarks.machine import find_device
+from benchmarks.within_pair_step import CHANNEL_DROPOUT, EMBEDDING_DROPOUT, SHARPNESS
 from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
+from wpm.model.views import ViewSettings
+from wpm.precision import float32_products
 from wpm.protocols import Protocol, find_protocol
+from wpm.training.mined_step import MinedStep
+from wpm.training.plain_step import PlainStep
+from wpm.within_pair import WithinPairLoss
 
 FOLDS = 4
+START_S = 180.0  # for a process to import torch, build its models and take a first step
 Step = Callable[[], None]
 
 
@@ -73,23 +84,39 @@ def make_optimizer(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 def make_images(protocol: Protocol, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return (F, B, 3, H, W) noise and the (B,) labels of an 8 x 4 batch."""
+    """Return (F, B, 3, H, W) noise and the (B,) labels of an 8 x 4 batch.
+
+    The batch of a fold has its channels last in memory, as a training's has.
+    """
     generator = torch.Generator().manual_seed(0)
     size = (FOLDS, protocol.batch_size(), 3, protocol.crop, protocol.crop)
+    images = torch.randn(size, generator=generator).permute(0, 1, 3, 4, 2).contiguous()
     labels = torch.arange(protocol.classes_per_batch).repeat_interleave(protocol.images_per_class)
-    return torch.randn(size, generator=generator).to(device), labels.to(device)
+    return images.to(device).permute(0, 1, 4, 2, 3), labels.to(device)
 
 
-def one_after_another(protocol: Protocol, device: torch.device) -> Step:
+def make_step(model: EmbeddingModel, protocol: Protocol, *, mined: bool) -> PlainStep | MinedStep:
+    """Return what computes a fold's gradient: contrastive, with or without mining."""
+    loss = ContrastiveLoss(pos_margin=0.1, neg_margin=0.8)
+    if not mined:
+        return PlainStep(model, loss)
+    views = ViewSettings(
+        protocol.trunk_passes, protocol.embedding_masks, CHANNEL_DROPOUT, EMBEDDING_DROPOUT
+    )
+    generator = torch.Generator().manual_seed(0)
+    return MinedStep(model, WithinPairLoss(loss, sharpness=SHARPNESS), views, generator)
+
+
+def one_after_another(protocol: Protocol, device: torch.device, *, mined: bool = False) -> Step:
     """Return a function that steps the folds one after another, as `wpm.training` does."""
-    models, loss = make_models(protocol, device), ContrastiveLoss()
+    models = make_models(protocol, device)
+    steps = [make_step(model, protocol, mined=mined) for model in models]
     optimizers = [make_optimizer(list(model.parameters())) for model in models]
     images, labels = make_images(protocol, device)
 
     def step() -> None:
-        for model, optimizer, batch in zip(models, optimizers, images, strict=True):
-            optimizer.zero_grad(set_to_none=True)
-            loss(model(batch), labels).backward()
+        for fold, optimizer, batch in zip(steps, optimizers, images, strict=True):
+            fold.backward(batch, labels)
             optimizer.step()
 
     return step
@@ -162,36 +189,118 @@ def measure(step: Step, device: torch.device, seconds: float) -> float:
 
 
 def _work(
-    protocol: Protocol, device: str, threads: int, seconds: float, start: object, steps: object
+    protocol: Protocol, device: str, threads: int, mined: bool, connection: Connection
 ) -> None:
-    """Run the steps of one trial in its own process, from a start that all processes share."""
+    """Take steps of one trial whenever asked, in a process of its own; answer with their rate."""
     torch.set_num_threads(threads)
-    step = one_after_another(protocol, torch.device(device))
-    step()
-    start.wait()  # type: ignore[attr-defined]
-    end, count = time.perf_counter() + seconds, 0
-    while time.perf_counter() < end:
+    with float32_products(protocol.precision):
+        step = one_after_another(protocol, torch.device(device), mined=mined)
         step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        count += 1
-    steps.put(count / (seconds + time.perf_counter() - end))  # type: ignore[attr-defined]
+        connection.send(0.0)
+        while seconds := connection.recv():
+            begin, count = time.perf_counter(), 0
+            while time.perf_counter() - begin < seconds:
+                step()
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                count += 1
+            connection.send(count / (time.perf_counter() - begin))
+
+
+class TrialProcesses:
+    """Processes that each train a trial, of which any number can be asked to work at once."""
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        device: torch.device,
+        processes: int,
+        threads: int = 1,
+        *,
+        mined: bool = False,
+        start_s: float = START_S,
+    ) -> None:
+        """Start the processes, and wait until each has taken a step.
+
+        Args:
+            protocol: trunk, batch and precision.
+            device: where all of them train.
+            processes: how many there are.
+            threads: torch's in each.
+            mined: whether steps mine within pairs.
+            start_s: seconds that the processes have for their start.
+
+        Raises:
+            RuntimeError: a process ended, or has not answered in time.
+        """
+        context = multiprocessing.get_context("spawn")
+        self._workers: list[BaseProcess] = []
+        self._connections: list[Connection] = []
+        for _ in range(processes):
+            ours, theirs = context.Pipe()
+            arguments = (protocol, device.type, threads, mined, theirs)
+            worker = context.Process(target=_work, args=arguments, daemon=True)
+            worker.start()
+            theirs.close()  # so that the end of the process is noticed here
+            self._workers.append(worker)
+            self._connections.append(ours)
+        try:
+            self._collect(processes, start_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def rate(self, active: int, seconds: float) -> float:
+        """Return the trial steps a second of some of the processes together; the others wait.
+
+        Raises:
+            RuntimeError: a process ended, or has not answered in time.
+        """
+        for connection in self._connections[:active]:
+            connection.send(seconds)
+        return sum(self._collect(active, 2 * seconds + START_S / 2))
+
+    def _collect(self, active: int, timeout_s: float) -> list[float]:
+        end = time.monotonic() + timeout_s
+        answers = []
+        for number, connection in enumerate(self._connections[:active], start=1):
+            which = f"process {number} of {len(self._workers)}"
+            if not connection.poll(max(0.0, end - time.monotonic())):
+                raise RuntimeError(f"{which} has not answered within {timeout_s:.0f} s")
+            try:
+                answers.append(float(connection.recv()))
+            except EOFError:
+                worker = self._workers[number - 1]
+                worker.join(timeout=5)
+                raise RuntimeError(f"{which} ended with code {worker.exitcode}") from None
+        return answers
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker, connection in zip(self._workers, self._connections, strict=True):
+            connection.close()
+            worker.terminate()
+        for worker in self._workers:
+            worker.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 def measure_processes(
     protocol: Protocol, device: torch.device, processes: int, threads: int, seconds: float
 ) -> float:
-    """Return how many trial steps several processes make in a second, together."""
-    context = multiprocessing.get_context("spawn")
-    start, steps = context.Barrier(processes), context.SimpleQueue()
-    arguments = (protocol, device.type, threads, seconds, start, steps)
-    workers = [context.Process(target=_work, args=arguments) for _ in range(processes)]
-    for worker in workers:
-        worker.start()
-    rates: list[float] = [steps.get() for _ in workers]
-    for worker in workers:
-        worker.join()
-    return sum(rates)
+    """Return the trial steps a second of several processes together."""
+    with TrialProcesses(protocol, device, processes, threads) as trials:
+        return trials.rate(processes, seconds)
 
 
 def main() -> None:
@@ -226,4 +335,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with float32_products("float32"):  # as trainings do
+        main()

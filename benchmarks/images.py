@@ -217,10 +217,19 @@ def time_stages(index: ImageIndex, resize: int) -> dict[str, float]:
     return spent
 
 
+@dataclass(frozen=True)
+class Waiting:
+    """Median seconds of a training step, and the share of it spent waiting for images."""
+
+    share: float
+    step_s: float
+    n: int
+
+
 def measure_waiting(
     pixels: Pixels, protocol: Protocol, device: torch.device, seconds: float
-) -> None:
-    """Print the share of a training step that it spends waiting for its images."""
+) -> Waiting:
+    """Measure how long training steps wait for their images."""
     model = build_model(protocol, pixels.channels, seed=0).to(device)
     model.to(memory_format=torch.channels_last).train()
     freeze_batch_norm(model)
@@ -256,8 +265,7 @@ def measure_waiting(
         wait = total - take_steps(ready, steps)[0] if device.type == "cuda" else making
         waits.append((wait / total, total / steps))
     share, total = (statistics.median(column) for column in zip(*waits, strict=True))
-    print(f"{protocol.trunk} at {protocol.crop} px, batch {BATCH}: {1e3 * total:.0f} ms per step, "
-          f"{share:.1%} of it waiting for images (n = {len(waits)})")  # fmt: skip
+    return Waiting(share, total, len(waits))
 
 
 def _read_all(folder: Path, barrier: Any, answers: Any) -> None:
@@ -311,7 +319,10 @@ def main() -> None:
         compare_decoding(index, protocol.resize, args.cores, work_root, repeats)
         pixels = Pixels(build_pixel_cache(index, protocol.resize, work_root))
         compare_batches(index.root, pixels, protocol, device, args.cores, seconds, repeats)
-        measure_waiting(pixels, protocol, device, 3 * seconds)
+        waiting = measure_waiting(pixels, protocol, device, 3 * seconds)
+        print(f"{protocol.trunk} at {protocol.crop} px, batch {BATCH}: "
+              f"{1e3 * waiting.step_s:.0f} ms a step, {waiting.share:.1%} of it waiting for images "
+              f"(n = {waiting.n})")  # fmt: skip
         measure_sharing(pixels.folder)
 
 

@@ -33,6 +33,7 @@ from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.model.embedding import build_model, freeze_batch_norm
 from wpm.model.views import ViewSettings
+from wpm.precision import float32_products
 from wpm.protocols import Protocol, find_protocol
 from wpm.rows import TABLE_ROWS, Row
 from wpm.training.mined_step import MinedStep
@@ -223,4 +224,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with float32_products("float32"):  # as trainings do
+        main()

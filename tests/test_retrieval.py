@@ -3,6 +3,8 @@
 import doctest
 import logging
 import math
+import subprocess
+import sys
 from dataclasses import astuple
 from typing import Any
 
@@ -235,6 +237,18 @@ def test_no_tensor_grows_with_the_square_of_the_set(
     assert largest.bytes <= 2**18
     monkeypatch.setattr(retrieval, "CHUNK_BYTES", 2**30)
     assert chunked.map_at_r == pytest.approx(retrieval_scores(embeddings, labels).map_at_r)
+
+
+def test_scores_without_faiss_installed() -> None:
+    """Benchmarks are carried to machines that lack it."""
+    code = (
+        "import sys; sys.modules['faiss'] = None\n"
+        "import torch; from wpm.retrieval import retrieval_scores\n"
+        "embeddings = torch.tensor([[0.0, 1.0], [0.1, 1.0], [1.0, 0.0], [1.0, 0.1]])\n"
+        "print(retrieval_scores(embeddings, torch.tensor([0, 0, 1, 1])).map_at_r)\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert answer.stdout == "1.0\n", answer.stderr
 
 
 class LargestTensor(TorchDispatchMode):

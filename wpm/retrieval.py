@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from wpm.precision import float32_products
 # Queries are scored in chunks, so that memory beyond the embeddings stays bounded on large sets.
 CHUNK_BYTES = 256 * 2**20
 # Here faiss finds neighbours faster than matrix products do (benchmarks/retrieval.py).
-FAISS_DEVICES: tuple[str, ...] = ("cpu",)
+FAISS_DEVICES: tuple[str, ...] = ("cpu",) if find_spec("faiss") else ()
 
 
 @dataclass(frozen=True)
