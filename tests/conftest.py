@@ -1,4 +1,4 @@
-"""What every test shares: one thread, so that numbers and times do not depend on the machine."""
+"""Fixtures of all tests. Torch uses one thread, so that numbers do not depend on the machine."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ def one_thread() -> None:
 
 @pytest.fixture
 def image_tree(tmp_path: Path) -> ImageTree:
-    """Write images at paths below `tmp_path/images`; the suffix says the format."""
+    """Return a function that writes images below `tmp_path/images`, in the format of the suffix."""
 
     def write(images: Mapping[str, NDArray[np.uint8]]) -> Path:
         root = tmp_path / "images"
