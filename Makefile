@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Processes of the tests; each takes about 1.3 GB of memory.
+WORKERS ?= 2
+IN_PARALLEL := --numprocesses $(WORKERS) --dist worksteal
 DEMO_ROOT ?= demo-runs
 DEMO := --run-root $(DEMO_ROOT) --rows contrastive contrastive+wpm
 
@@ -10,7 +13,7 @@ DEMO := --run-root $(DEMO_ROOT) --rows contrastive contrastive+wpm
 
 help:
 	@echo "make demo      search two rows, retrain and test the best, print the table (6 minutes)"
-	@echo "make test      run the tests that need no Ray"
+	@echo "make test      run the tests that need no Ray, in 2 processes (WORKERS=8 for 8)"
 	@echo "make test-all  run all tests, with Ray, killed processes and full disks"
 	@echo "make check     check the code with ruff and strict mypy"
 	@echo "make format    let ruff format and fix the code"
@@ -34,10 +37,11 @@ demo: $(VENV)/.installed
 	$(BIN)/python -m analysis.table --run-root $(DEMO_ROOT) --dataset glyphs
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(IN_PARALLEL)
 
-test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m ''
+# The slow tests run one after another: each starts Ray with all cores, and some measure time.
+test-all: test
+	$(BIN)/python -m pytest -m slow
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -142,7 +142,7 @@ def test_published_configuration_is_trained_without_a_search(tmp_path: Path) -> 
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "published" in table.stdout
-    # A search of the same row goes on in the same folder, and tries that point first if asked.
+    # A search of the same row continues in the same folder, and can try that point first.
     launcher.run(*rows, "--trials", "1", "--warm-start", "published")
     (trial,) = launcher.trials()
     assert trial.identity["parameters"] == {"margin": 0.25}

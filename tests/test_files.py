@@ -1,4 +1,4 @@
-"""Files that are whole or absent, damage that is noticed, locks that end with their holder."""
+"""Files are complete or absent, damage is noticed, and locks end with their holder."""
 
 import fcntl
 import json

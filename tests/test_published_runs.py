@@ -118,7 +118,7 @@ def dataset(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],  # before the console takes hold of stdout
 ) -> str:
-    """Put a set in miniature in the place of the set, and a short protocol in that of `mlrc`."""
+    """Replace the set by one in miniature, and `mlrc` by a short protocol."""
     name: str = request.param
     case = CASES[name]
     small = dataclasses.replace(case.known, images=CLASSES * IMAGES, classes=CLASSES)

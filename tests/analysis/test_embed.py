@@ -12,23 +12,19 @@ import torch
 from analysis.embed import main
 from analysis.studies.embeddings import folder_of, read_embedded
 from analysis.studies.scored_runs import find_scored_runs
-from tests.support.final_runs import drain, final_plan
 from tests.support.stored import write_final, write_run, write_search
 from tests.support.tiny import make_image_folder
 from wpm.errors import UserError
 from wpm.records import StudyPlace, read_finals
 from wpm.retrieval import retrieval_scores
-from wpm.studies.final_runs import FinalRunsWork
 from wpm.studies.plan import StudyPlan
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def tested(study_plan: StudyPlan, tmp_path: Path) -> StudyPlace:
-    with FinalRunsWork([final_plan(study_plan, tmp_path, runs=1)], lambda line: None) as source:
-        drain(source)
-    return study_plan.place
+def tested(tested_plan: StudyPlan) -> StudyPlace:
+    return tested_plan.place
 
 
 def embed(tmp_path: Path, *arguments: str, images: str = "images") -> int:

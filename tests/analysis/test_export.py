@@ -25,9 +25,7 @@ from wpm.training.evaluate import mean_scores
 
 
 @pytest.fixture
-def exported(study_plan: StudyPlan, tmp_path: Path) -> Path:
-    with FinalRunsWork([final_plan(study_plan, tmp_path, runs=1)], lambda line: None) as source:
-        drain(source)
+def exported(tested_plan: StudyPlan, tmp_path: Path) -> Path:
     out = tmp_path / "exported"
     assert main(["--run-root", str(tmp_path / "runs"), "--out", str(out)]) == 0
     return out
@@ -40,11 +38,9 @@ def test_row_without_training_has_nothing_to_export(tmp_path: Path) -> None:
 
 
 def test_exported_models_reproduce_the_stored_test_scores(
-    exported: Path,
-    study_plan: StudyPlan,
-    tmp_path: Path,
+    exported: Path, tested_plan: StudyPlan, tmp_path: Path
 ) -> None:
-    (final,), _ = read_finals(study_plan.place)
+    (final,), _ = read_finals(tested_plan.place)
     (result,) = final.tested
     shutil.rmtree(tmp_path / "runs")  # the files must be enough
     files = sorted((tmp_path / "images").glob("class_*/*.png"))[32:]

@@ -1,4 +1,4 @@
-"""The user's own command: told of studies and of the launch, waited for by neither."""
+"""The user's own command is run for studies and for the launch; neither waits for it."""
 
 import time
 from pathlib import Path

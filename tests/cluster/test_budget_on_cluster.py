@@ -1,4 +1,4 @@
-"""A study whose GPU-hours are spent stops, the other continues; a node tells how far both are."""
+"""A study whose GPU-hours are spent stops, the other continues; --status shows both."""
 
 import tempfile
 from collections import Counter

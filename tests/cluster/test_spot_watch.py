@@ -1,4 +1,4 @@
-"""A spot node's trials hear of its end: clusters/spot_watch.py beside a node that is only played.
+"""clusters/spot_watch.py warns the trials of a spot node before AWS ends it; the node is a fake.
 
 tests/faults/test_nodes.py has the same on a real Ray node.
 """

@@ -53,7 +53,7 @@ def test_refusal_of_a_worker_ends_the_launch_and_fails_no_work(
     assert isinstance(searcher.error, UserError)
     assert str(searcher.error) == refusal["refused"]
     assert searcher.suggest("c") == Searcher.FINISHED
-    # The other work ends after its step, and is not told as stopped or lost either.
+    # The other work ends after its step, and is recorded as neither stopped nor crashed.
     step = {"step": json.dumps(StepResult().to_json())}
     assert searcher.handle_step("b", step) is Decision.SUSPEND
     searcher.on_trial_complete("b", None, error=True)

@@ -1,4 +1,4 @@
-"""The watchdog lets work go on that is slow, and ends a process that hangs."""
+"""The watchdog lets slow work continue, and ends a process that hangs."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Rendered glyphs: what is declared, what is drawn, and that a folder is whole or refused."""
+"""Rendered glyphs: what is declared, what is drawn; a folder is complete or refused."""
 
 import errno
 import inspect

@@ -1,4 +1,4 @@
-"""CUB, Cars and SOP in miniature: every layout, fetched or placed by hand, whole or refused."""
+"""CUB, Cars and SOP in miniature: every layout, fetched or placed by hand; gaps are refused."""
 
 import hashlib
 import io
@@ -221,7 +221,7 @@ def test_sets_are_data_sets_by_name(published: PublishedSet, tmp_path: Path) -> 
     assert all(download.archive.url in message for download in published.downloads)
 
 
-# What is not whole
+# What is incomplete
 
 
 @every_layout

@@ -1,6 +1,6 @@
-"""Every kind of file with flipped bits or cut short: refused by name, or rebuilt; never used.
+"""Files with flipped bits, and files cut short, are refused by name or rebuilt, and never used.
 
-`WPM_FAULT_SEED` draws other places.
+`WPM_FAULT_SEED` changes which bits are flipped and where files are cut.
 """
 
 import json
@@ -27,14 +27,14 @@ from wpm.records import TrainingFolder
 from wpm.studies.final_runs import FinalRunsWork
 
 SEED = int(os.environ.get("WPM_FAULT_SEED", "0"))
-FLIPS, CUTS = 6, 3  # of every kind of file
+FLIPS, CUTS = 6, 3  # how often each kind of file is damaged
 STUDY = "runs/folder/smoke/contrastive"
 CACHE = "work/pixels/folder-20px-*"
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Images, a search with a trial that was cut short, final runs, and an export of them."""
+    """Make images, a search with an interrupted trial, final runs, and exported models."""
     root = tmp_path_factory.mktemp("world")
     make_image_folder(root / "images")
     plan = make_plan(root, trials=2)
@@ -57,7 +57,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_launch(root: Path, *more: str) -> int:
-    """Launch as a user does."""
+    """Launch as a user does; return the exit code."""
     return main(
         ["--dataset", "folder", "--data-root", str(root / "images"), "--protocol", "smoke",
          "--rows", "contrastive", "--run-root", str(root / "runs"),
@@ -66,17 +66,17 @@ def run_launch(root: Path, *more: str) -> int:
 
 
 def search(root: Path) -> int:
-    """Go on with the search."""
+    """Resume the search."""
     return run_launch(root, "--trials", "3")
 
 
 def best_only(root: Path) -> int:
-    """Go on with final runs of both trials, of which one has some."""
+    """Continue the final runs: one of the two trials has its runs already."""
     return run_launch(root, "--best-only", "--allow-unfinished", "--runs", "1", "--top", "2")
 
 
 def export(root: Path) -> int:
-    """Export the models, to a new place."""
+    """Export the models into a new folder."""
     shutil.rmtree(root / "again", ignore_errors=True)
     return export_models(["--run-root", str(root / "runs"), "--out", str(root / "again")])
 
@@ -107,7 +107,7 @@ REFUSED = {
 
 
 def damages(data: bytes, rng: random.Random) -> Sequence[bytes]:
-    """Return a file's content with a bit flipped, and cut short, at random places."""
+    """Return damaged copies of a file's content: bits flipped, and cut short, at random places."""
     changed = []
     for _ in range(FLIPS):
         copy = bytearray(data)
@@ -117,9 +117,9 @@ def damages(data: bytes, rng: random.Random) -> Sequence[bytes]:
 
 
 def means_the_same(path: Path, damaged: bytes, data: bytes) -> bool:
-    """Whether nothing that is read has changed: a flipped blank, or an end of line."""
+    """Return whether the damage changes nothing that is read, such as a blank."""
     if path.suffix == ".journal" and data.startswith(damaged):
-        # Every launch says once more that there is a study: nothing is lost with that.
+        # Every launch repeats the entry that creates the study; without it nothing is lost.
         lost = data[damaged.rfind(b"\n") + 1 :].splitlines()
         return all(json.loads(line)["op_code"] == 0 for line in lost)
     if path.suffix != ".json":
@@ -131,7 +131,7 @@ def means_the_same(path: Path, damaged: bytes, data: bytes) -> bool:
 
 
 def find(root: Path, pattern: str) -> Path:
-    """Return the one file of that kind; of the caches, that of trainval images."""
+    """Return the file of this kind; of the two pixel caches, that of the trainval images."""
     found = sorted(root.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
     assert found, pattern
     return found[0]
@@ -145,7 +145,7 @@ def test_damaged_file_is_refused_by_name_with_exit_code_2(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    # It would train from here on.
+    # After its checks a launch would train.
     monkeypatch.setattr("wpm.cli.commands.run_on_ray", lambda *arguments: True)
     root = tmp_path / "world"
     shutil.copytree(world, root)
@@ -192,7 +192,7 @@ def test_damaged_export_is_refused_by_name(world: Path, tmp_path: Path, suffix: 
 
 @pytest.mark.parametrize("memory", ["digests", "unreadable"])
 def test_damaged_memory_is_rebuilt(tmp_path: Path, memory: str) -> None:
-    """Of what can be found out again: the cache is the same one."""
+    """What these files remember can be found out again, so the cache keeps its name."""
     from wpm.data.index import index_class_folders
 
     images = make_image_folder(tmp_path / "images", classes=3)
@@ -210,7 +210,7 @@ def test_damaged_memory_is_rebuilt(tmp_path: Path, memory: str) -> None:
 def test_damaged_list_of_parts_does_no_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was decoded is believed only where its checksum agrees."""
+    """Decoded parts are kept only if their checksums match."""
     from wpm.data.index import index_class_folders
 
     for module in (pixels, pixel_cache):
@@ -237,7 +237,7 @@ def test_damaged_list_of_parts_does_no_harm(
 def test_status_names_damaged_reports_of_an_ended_trial(
     world: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither search nor final runs read them; who looks at them is told."""
+    """Search and final runs do not read these reports, but --status does."""
     root = tmp_path / "world"
     shutil.copytree(world, root)
     path = root / STUDY / "trials" / "0000" / "reports.json"
@@ -250,7 +250,7 @@ def test_status_names_damaged_reports_of_an_ended_trial(
 
 
 def test_checkpoint_is_checked_again_before_it_is_resumed(world: Path, tmp_path: Path) -> None:
-    """It may be damaged while the launch runs, as a process dies and another takes over."""
+    """It may be damaged while a launch runs: after the launch's own check, before a restart."""
     shutil.copytree(world, tmp_path / "world")
     folder = TrainingFolder(tmp_path / "world" / STUDY / "trials" / "0002")
     path = folder.folder / "checkpoint-1.pt"

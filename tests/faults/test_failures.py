@@ -1,4 +1,4 @@
-"""What goes wrong in a trial ends it by name, or costs it a retry; the search goes on."""
+"""An error in a trial ends the trial with a reason, or costs a retry; the search continues."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from wpm.records import TrainingRecord, TrialState
 
 pytestmark = pytest.mark.slow
 
-# By number of the trial; the first three are left alone.
+# Which fault a trial gets, by its number. The first three get none.
 FAULTS = """
 import os, signal, time
 import torch
@@ -127,7 +127,7 @@ def fault(number, folder, fold):
 def test_driver_that_gets_sigterm_saves_the_steps_of_its_trials(
     launcher: Launcher, tmp_path: Path
 ) -> None:
-    """SIGTERM, as Ctrl-C: nothing is lost but the optimiser steps that were under way."""
+    """SIGTERM works as Ctrl-C does: at most the optimiser step in progress is lost."""
     plant(launcher, tmp_path / "site", SLOW)
     search = ("--rows", "contrastive", "--trials", "1")
     process = launcher.start(*search)

@@ -37,7 +37,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Take all space that is left; return the file that holds it."""
+    """Fill all free space with one file, and return it."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         for size in (2**20, 2**12, 1):
@@ -54,7 +54,7 @@ def progress_of(launcher: Launcher) -> int:
 
 
 def assert_one_line(output: str, reason: str) -> None:
-    """The launch says what was wrong, and nothing of how it noticed."""
+    """Check that the output names the error, and shows no traceback."""
     (error,) = [line for line in output.splitlines() if "launch.py: error: " in line]
     assert reason in error, output
     assert output.splitlines()[-1] == error
@@ -67,7 +67,7 @@ def assert_nothing_half_written(root: Path) -> None:
 
 
 def stop_by(process: "subprocess.Popen[str]", reason: str, launcher: Launcher) -> None:
-    """Wait for a launch to end by that reason; nothing is half written, nothing has failed."""
+    """Wait for a launch to end with this reason. No file is half written, no trial has failed."""
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2, output
     assert_one_line(output, reason)
@@ -80,7 +80,7 @@ def ended_of(launcher: Launcher) -> dict[Path, Outcome]:
 
 
 def assert_searched(launcher: Launcher, trials: int, ended: dict[Path, Outcome]) -> None:
-    """Every trial ran to its end, once, without a gap; the study says so too."""
+    """Check that every trial ran to its end, once and without a gap, also in the study."""
     records = launcher.trials()
     assert len(records) == trials
     for record in records:
@@ -121,7 +121,7 @@ def test_disk_that_fills_up_in_search_and_final_runs(tmp_path: Path, small_disk:
 
 
 def obey_modes() -> None:
-    """Give up root's right to write where the modes of files forbid it; for all that is started."""
+    """Drop root's right to ignore file modes, also in every process that is started later."""
     ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE)
 
 
@@ -140,7 +140,7 @@ def test_run_folder_that_becomes_read_only(tmp_path: Path) -> None:
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2, output
     assert_one_line(output, "cannot be written (Permission denied); free space, fix permissions")
-    refused = launcher.run(*search, code=2)  # as long as it is
+    refused = launcher.run(*search, code=2)  # while the folder is read-only
     assert_one_line(refused, "runs: cannot be written")
     change_modes(launcher.run_root, lambda mode: mode | 0o200)
     ended = ended_of(launcher)
@@ -151,7 +151,8 @@ def test_run_folder_that_becomes_read_only(tmp_path: Path) -> None:
 
 def test_unreadable_images_are_skipped_and_recorded_from_launch_to_table(tmp_path: Path) -> None:
     launcher = Launcher(tmp_path)
-    for damaged in ("class_01/2.png", "class_12/0.png"):  # to train on, and of the test half
+    # One is of the trainval half, one of the test half.
+    for damaged in ("class_01/2.png", "class_12/0.png"):
         path = launcher.images / damaged
         path.write_bytes(path.read_bytes()[:60])
     search = ("--rows", "contrastive", "--trials", "1")
@@ -173,7 +174,7 @@ def test_unreadable_images_are_skipped_and_recorded_from_launch_to_table(tmp_pat
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "contrastive: tested without 1 image that could not be read" in table.stdout
-    # Another image is another study.
+    # With another image left out it is another study.
     (launcher.images / "class_02" / "0.png").unlink()
     changed = launcher.run(*search, "--skip-unreadable", code=2)
     assert_one_line(changed, "was started with images.pixels = ")

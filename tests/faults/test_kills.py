@@ -1,4 +1,4 @@
-"""Kill everything that can be killed; the same command finishes, nothing lost or repeated."""
+"""Whatever is killed, the same command finishes the search, and no work is lost or repeated."""
 
 import os
 import random
@@ -24,7 +24,7 @@ def kill_driver(process: "subprocess.Popen[str]") -> None:
 
 
 class Ledger:
-    """Remembers what was on disk: nothing of it may be lost, changed or done again."""
+    """The results seen on disk so far. None may be lost, changed or made again."""
 
     def __init__(self) -> None:
         self.written: dict[Path, int] = {}
@@ -32,25 +32,26 @@ class Ledger:
         self.kills = 0
 
     def look(self, launcher: Launcher) -> None:
-        for path in launcher.run_root.glob("folder/**/result.json"):  # Ray's files come and go
+        # Only the study's folder: Ray's files beside it come and go.
+        for path in launcher.run_root.glob("folder/**/result.json"):
             written = path.stat().st_mtime_ns
             assert self.written.setdefault(path, written) == written, f"{path}: done twice"
         for path in launcher.run_root.glob("folder/**/reports.json"):
             reports = read_json(path)["reports"]
-            epochs = [report.epoch for report in reports]
+            epochs = [report["epoch"] for report in reports]
             assert epochs == list(range(1, len(epochs) + 1)), f"{path}: {epochs}"
-            scores = [report.best_map_at_r for report in reports]
+            scores = [report["best_map_at_r"] for report in reports]
             before = self.scores.get(path, [])
             assert scores[: len(before)] == before, f"{path}: a validation was lost"
             self.scores[path] = scores
 
     def progress(self, launcher: Launcher) -> int:
-        """Count validations and ends on disk: the number only grows while a launch lives."""
+        """Count validations and results on disk. The number only grows while a launch runs."""
         self.look(launcher)
         return len(self.written) + sum(len(scores) for scores in self.scores.values())
 
     def kill_when(self, launcher: Launcher, command: tuple[str, ...], more: int) -> None:
-        """Launch, and kill the driver once so much more is on disk, or let it end before."""
+        """Launch, and kill the driver once this much more is on disk, unless it ends before."""
         goal = self.progress(launcher) + more
         process = launcher.start(*command)
         wait_until(lambda: self.progress(launcher) >= goal or process.poll() is not None, 200)
@@ -59,7 +60,7 @@ class Ledger:
 
 
 def random_kills(default: int) -> tuple[int, random.Random]:
-    """Return how many kills are asked for, and what draws their moments."""
+    """Return the number of kills, and the generator that draws their moments."""
     seed = int(os.environ.get("WPM_FAULT_SEED", "0"))
     kills = int(os.environ.get("WPM_FAULT_KILLS", str(default)))
     print(f"seed {seed}, {kills} kills")
@@ -104,7 +105,7 @@ def test_driver_killed_at_random_moments_of_the_final_runs(launcher: Launcher) -
 def test_ctrl_c_ends_quickly_and_the_same_command_resumes(launcher: Launcher) -> None:
     process = launcher.start(*ROWS, "--trials", "5")
     wait_until(lambda: Ledger().progress(launcher) >= 2)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the process group
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 130, output
     assert "interrupted; give the same command again to continue" in output
@@ -119,6 +120,6 @@ def test_second_launch_of_a_study_is_refused_at_once(launcher: Launcher) -> None
     wait_until(lambda: Ledger().progress(launcher) >= 1)
     output = launcher.run("--rows", "contrastive", "--trials", "12", code=2)
     assert "study folder/smoke/contrastive is in use by process" in output
-    launcher.run("--rows", "triplet", "--trials", "1")  # another study is nobody's business
+    launcher.run("--rows", "triplet", "--trials", "1")  # another study may run beside it
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output

@@ -1,4 +1,4 @@
-"""Nodes that vanish, join or are taken back midway change no result, from launch to table."""
+"""Nodes may vanish, join or be taken back during a search; the results stay complete."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ from wpm.records import TrialState
 pytestmark = pytest.mark.slow
 
 ROWS = ("--rows", "contrastive", "contrastive+wpm")
-# Trials last until the test has seen what it waits for, however busy the machine is.
+# Trials last until the test has seen what it waits for, even on a busy machine.
 PACE = """
 import os, time
 def fault(number, folder, fold):
@@ -26,8 +26,8 @@ def fault(number, folder, fold):
     if not os.path.exists("GO"):
         time.sleep(0.2 if fold.epoch == 0 else 0.6)
 """
-STEPS = 64  # of a trial, in 4 epochs
-MIDWAY = range(4, 48)  # so that an announcement does not find a trial at its end
+STEPS = 64  # optimiser steps of a trial, in 4 epochs
+MIDWAY = range(4, 48)  # far enough from the end of a trial for an interruption
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def ray_folder() -> Iterator[Path]:
 
 
 def training_on(launcher: Launcher, node: int) -> Path | None:
-    """Return the folder of the trial that is trained on a node, None if none is."""
+    """Return the folder of the trial that trains on a node, or None."""
     return next((f for w, f in workers_of(launcher).items() if parent_of(w) == node), None)
 
 
@@ -92,7 +92,7 @@ def test_search_continues_when_nodes_die_join_and_are_taken_back(
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
         launcher.run(*on_cluster, "--best-only", "--runs", "1")
-    said, _ = watcher.communicate(timeout=60)  # it ends with the node
+    said, _ = watcher.communicate(timeout=60)  # the watcher ends when its node ends
 
     records = launcher.trials()
     assert {record.state for record in records} == {TrialState.COMPLETE}

@@ -22,6 +22,6 @@ def test_driver_that_grows_fails_a_long_drill() -> None:
     grows = [(ended, 1e9 + 50_000 * ended) for ended in range(200)]
     with pytest.raises(AssertionError, match="grows by 50000 bytes a trial"):
         check_memory(grows)
-    check_memory(grows[:100])  # too short to tell a leak from a start
+    check_memory(grows[:100])  # too few trials for a slope
     check_memory([(ended, 1e9 + 30_000 * ended) for ended in range(200)])
     check_memory([])

@@ -1,4 +1,4 @@
-"""A disk that fills up, in one process: named errors, nothing half written, nothing lost."""
+"""A disk fills up, in one process: errors name the file, and nothing is half written or lost."""
 
 import os
 import random
@@ -30,7 +30,7 @@ FULL = r"cannot be written \(File too large\); free space.*, then give the same 
 
 @contextmanager
 def largest_file(size: int | None) -> Iterator[None]:
-    """Let no file of this process grow beyond a size: the write that would is cut short."""
+    """Let no file of this process grow beyond a size; a write that would is cut short."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     if size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
@@ -61,7 +61,7 @@ def test_full_disk_during_a_checkpoint(tmp_path: Path, size: int) -> None:
 
 
 def test_full_disk_when_a_training_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All models and checkpoints have found their place; the last record does not."""
+    """Models and checkpoints fit on the disk, the record of the result does not."""
     job = make_job(tmp_path, export=True)
     folder = TrainingFolder(tmp_path / "training")
     write = TrainingFolder.write_result
@@ -84,7 +84,7 @@ def test_full_disk_when_a_training_ends(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("size", [0, 1_000, 6_000, 12_800])
 def test_full_disk_while_pixels_are_built(tmp_path: Path, size: int) -> None:
-    """First the memory of digests has no place, then the pixels, then their description."""
+    """The disk has no space for the digests, then for the pixels, then for their description."""
     make_image_folder(tmp_path / "images")
     whole = trainval_pixels(tmp_path / "images", tmp_path / "whole", smoke_protocol())
     work = tmp_path / "work"
@@ -99,7 +99,7 @@ def test_full_disk_while_pixels_are_built(tmp_path: Path, size: int) -> None:
 def test_error_of_the_system_is_not_the_trials(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A disk that vanishes under the pixels, say: the trial has not failed."""
+    """When a disk vanishes under the pixels, the trial has not failed."""
     job = make_job(tmp_path)
 
     def vanish(pixels: Pixels, folder: Path) -> None:
@@ -123,13 +123,13 @@ def test_full_disk_during_a_line_of_a_log_of_accesses(tmp_path: Path) -> None:
 
 
 def test_lock_is_held_on_a_full_disk(tmp_path: Path) -> None:
-    """Nothing is lost but the name of its holder."""
+    """Only the name of the lock's holder cannot be written."""
     with largest_file(0), hold_lock(tmp_path / "lock", wait_s=0, what="x"):
         pass
 
 
 def test_log_on_a_full_disk_hides_no_error(tmp_path: Path) -> None:
-    """What the disk does not take is dropped; the error that ends the launch comes through."""
+    """Lines that do not fit are dropped; the error that ends the launch is still raised."""
     with (
         pytest.raises(StorageError, match="the real one"),
         largest_file(10),
@@ -146,13 +146,13 @@ def test_log_that_cannot_be_begun_is_named(tmp_path: Path) -> None:
         pass
 
 
-# Whole searches and final runs, with disks that are full at random moments
+# Searches and final runs from start to end, on disks that are full at random moments
 
 Sizes = Callable[[], int | None]
 
 
 def at_random(rng: random.Random, share: float) -> Sizes:
-    """Return what draws, for every action, whether the disk is full and what still fits."""
+    """Return a function that draws whether the disk is full at an action, and what still fits."""
     return lambda: int(10 ** rng.uniform(0, 5.5)) if rng.random() < share else None
 
 
@@ -244,7 +244,7 @@ def test_final_runs_on_disks_that_fill_up_at_random(study_plan: StudyPlan, tmp_p
     assert finals(plan, lambda: None)
     ((undisturbed,),) = [final.runs for final in read_finals(plan.place)[0]]
     (tmp_path / "runs").rename(tmp_path / "before")
-    with Study(study_plan):  # the records of the search are not asked for here
+    with Study(study_plan):  # writes the study without trials: final runs need no more
         pass
     sizes, launches = at_random(random.Random(seed), share=0.7), 1
     while not finals(plan, sizes):

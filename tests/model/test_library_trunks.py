@@ -218,7 +218,7 @@ def test_pixels_are_normalised_as_the_weights_were_trained() -> None:
 
 @pytest.mark.parametrize("name", ["torchvision:swin_t", "timm:test_vit"])
 def test_views_without_dropout_are_the_plain_embeddings_in_training(name: str) -> None:
-    """Dropout and stochastic depth of the library stay off: only masks tell views apart."""
+    """Dropout and stochastic depth of the library stay off: only masks make views differ."""
     model = build_model(protocol_with(name), 3, 0).train()
     generator = torch.Generator().manual_seed(0)
     masks = model.sample_masks(IMAGES, ViewSettings(2, 1, 0.0, 0.0), generator)

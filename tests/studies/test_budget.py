@@ -209,7 +209,7 @@ def test_budget_that_ends_the_last_trials_is_announced(tmp_path: Path) -> None:
 def test_a_budget_stops_a_launch_before_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """`run_work` is given what stops it; that the trial is left is told."""
+    """`run_work` is given what stops it, and the suspended trial is recorded."""
 
     def leave_the_trial(source: WorkSource, *rest: Any) -> None:
         assert source.next_work() is not None

@@ -82,7 +82,7 @@ def test_whatever_ends_a_trial_its_checkpoints_go(tmp_path: Path) -> None:
 def test_checkpoint_that_outlived_its_result_is_removed(
     tmp_path: Path,
 ) -> None:
-    """Killed between the two: the next launch adopts the trial, and tells how it ended."""
+    """After a kill between the two, the next launch adopts the trial and records how it ended."""
     plan = make_plan(tmp_path, trials=1)
     with Study(plan) as study:
         study.ask()

@@ -39,7 +39,7 @@ def lines_of(path: Path) -> list[bytes]:
 
 
 def strip_checksums(path: Path) -> None:
-    """Make of a journal what Optuna alone would have written, as studies from before have it."""
+    """Turn a journal into what Optuna alone writes, which is what older studies hold."""
     entries = [json.loads(line) for line in lines_of(path)]
     for entry in entries:
         del entry["line"], entry["crc32"]
@@ -116,7 +116,7 @@ def test_lost_repeated_and_moved_lines_are_noticed(
 
 
 def test_lost_end_is_noticed_or_restored_from_the_records(tmp_path: Path) -> None:
-    """Whole lines at the end leave no gap in the numbers: the trials' own records tell."""
+    """Lines lost at the end leave no gap in the numbers; only the trials' records show the loss."""
     plan = make_plan(tmp_path, trials=2)
     with killed_launch(plan) as study:
         run_trial(study, lambda n: 0.5)

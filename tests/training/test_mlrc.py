@@ -1,4 +1,4 @@
-"""The published protocol on miniature images: its optimiser steps, weights, and a whole run."""
+"""The published protocol on miniature images: its optimiser steps, weights, and one run."""
 
 import dataclasses
 from pathlib import Path
