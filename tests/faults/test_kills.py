@@ -37,9 +37,9 @@ class Ledger:
             assert self.written.setdefault(path, written) == written, f"{path}: done twice"
         for path in launcher.run_root.glob("folder/**/reports.json"):
             reports = read_json(path)["reports"]
-            epochs = [report.epoch for report in reports]
+            epochs = [report["epoch"] for report in reports]
             assert epochs == list(range(1, len(epochs) + 1)), f"{path}: {epochs}"
-            scores = [report.best_map_at_r for report in reports]
+            scores = [report["best_map_at_r"] for report in reports]
             before = self.scores.get(path, [])
             assert scores[: len(before)] == before, f"{path}: a validation was lost"
             self.scores[path] = scores
