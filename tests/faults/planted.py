@@ -1,4 +1,4 @@
-"""Plant code into every process of a launch. It runs after `wpm.jobs.train_job` is loaded."""
+"""Plants code into every process that a launch starts, run once `wpm.jobs.job` is loaded."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import importlib.util, sys
 
 class _Planter:
     def find_spec(self, name, path=None, target=None):
-        if name != "wpm.jobs.train_job":
+        if name != "wpm.jobs.job":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
