@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.command_line import build_parser, run_main
+from analysis.studies.best_runs import find_best_runs
 from analysis.studies.embeddings import EmbeddedRun, folder_of, write_embedded
-from analysis.studies.scored_runs import find_scored_runs
 from analysis.studies.selection import report_problems, require_study, select_studies
 from wpm.errors import UserError
 from wpm.protocols import protocol_from_json
@@ -41,7 +41,7 @@ def embed_study(
     Raises:
         UserError: the images are not those that the run was tested on, or a model is missing.
     """
-    runs = find_scored_runs(place) if place.row.is_trained else ()
+    runs = find_best_runs(place) if place.row.is_trained else ()
     if not runs:
         return None
     # Imported here: the help text needs no torch.

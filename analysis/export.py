@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.command_line import build_parser, run_main
-from analysis.studies.scored_runs import export_run
+from analysis.studies.best_runs import export_run
 from analysis.studies.selection import select_studies
 from wpm.cli.parser import at_least
 from wpm.errors import UserError

@@ -8,14 +8,11 @@ from analysis.command_line import build_parser, run_main
 from analysis.studies.published import add_against
 from analysis.studies.row_results import read_row
 from analysis.studies.selection import read_studies, report_problems, select_studies
+from analysis.studies.table_blocks import make_blocks
+from analysis.text.footnotes import Footnotes, describe_block
 from analysis.text.latex import LATEX
-from analysis.text.table import (
-    Footnotes,
-    describe_block,
-    format_blocks,
-    format_side_by_side,
-    make_blocks,
-)
+from analysis.text.side_by_side import format_side_by_side
+from analysis.text.table import format_blocks
 from wpm.errors import UserError
 from wpm.formatting import FORMATS
 

@@ -11,17 +11,18 @@ from analysis.report_page.study_section import StudySection
 from analysis.report_page.theme import Figure
 from analysis.studies.comparison import (
     Comparison,
-    choose_twins,
     compare_rows,
     correct_comparisons,
     search_curve,
 )
 from analysis.studies.published import PUBLISHED, read_scores
+from analysis.studies.row_pairs import choose_twins
 from analysis.studies.row_results import METRICS, VIEWS, RowRecord
+from analysis.studies.table_blocks import make_blocks
 from analysis.studies.validation import validate_rows
 from analysis.text.comparison import lay_out_finals
 from analysis.text.layout import NotedTable, format_hours, format_percent, format_points
-from analysis.text.table import lay_out_block, make_blocks
+from analysis.text.table import lay_out_block
 from analysis.text.validation import lay_out_agreements
 from wpm.errors import UserError
 from wpm.records import TrialState
@@ -91,7 +92,7 @@ def describe_run(facts: Sequence[StudyFacts]) -> list[tuple[str, str]]:
     rows = [fact.row for fact in facts]
     begins = [fact.started for fact in facts if fact.started]
     ends = [fact.ended for fact in facts if fact.ended]
-    budgets = ", ".join(map(str, sorted({row.wanted for row in rows})))
+    budgets = ", ".join(map(str, sorted({row.budget for row in rows})))
     counts = [len(row.finals.tested) for row in rows if row.finals]
     final_runs = f"{sum(counts)} tested"
     if counts:
@@ -103,7 +104,7 @@ def describe_run(facts: Sequence[StudyFacts]) -> list[tuple[str, str]]:
         ("protocols", _join(row.place.protocol for row in rows)),
         ("trunks", _join(str(row.identity["protocol"].get("trunk", "?")) for row in rows)),
         ("studies", str(len(rows))),
-        ("trials", f"{sum(len(r.ended) for r in rows)} ended of {sum(r.wanted for r in rows)}, "
+        ("trials", f"{sum(len(r.ended) for r in rows)} ended of {sum(r.budget for r in rows)}, "
                    f"budget of each study: {budgets}"),
         ("final runs", final_runs),
         ("cost", f"{search_hours} device-hours of search, {final_hours} of final runs, "
@@ -227,7 +228,7 @@ def _search_cells(fact: StudyFacts) -> list[object]:
     near = ", ".join(f"{distance.parameter} ({distance.side})" for distance in edges)
     return [
         row.place.name,
-        row.budget,
+        row.ended_of_budget,
         sum(trial.state == TrialState.FAILED for trial in row.trials),
         format_percent(score),
         number,

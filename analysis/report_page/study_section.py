@@ -154,7 +154,7 @@ def summarise(search: Search) -> str:
     order = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED, TrialState.RUNNING)
     counts = ", ".join(f"{states[state]} {state.for_people}" for state in order if states[state])
     hours = sum(trial.outcome.hours for trial in search.trials)
-    parts = [f"{ended} of {search.wanted} trials ended ({counts or 'none begun'})"]
+    parts = [f"{ended} of {search.budget} trials ended ({counts or 'none begun'})"]
     parts.append(f"{format_hours(hours)} device-hours")
     if search.best:
         outcome = search.best.outcome

@@ -1,6 +1,6 @@
-"""How the figures look: readable in black and white, and by the colour-blind.
+"""The look of the figures. Colour-blind people can read them, also in black and white.
 
-Every difference that a colour shows, a symbol, a dash or a pattern shows as well.
+Every difference in colour is also a difference in symbol, dash or pattern.
 """
 
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from typing import Any
 
 from wpm.records import TrialState
 
-# Okabe and Ito's palette, which stays apart under all common colour vision deficiencies.
+# Okabe and Ito's palette: its colours differ under all common colour vision deficiencies.
 BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, BLACK, GREY = "#56B4E9", "#CC79A7", "#1a1a1a", "#8a8a8a"
 COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down",
            "pentagon", "hourglass", "bowtie")  # fmt: skip
-# Lightness falls evenly, and black labels can be read on all of it.
+# The lightness falls evenly, and black labels are readable on all colours.
 COLOUR_SCALE = ((0.0, "#ffffff"), (1.0, "#4292c6"))
 BEST = {"symbol": "star", "size": 14, "color": BLACK, "line": {"color": "white", "width": 1}}
 MAP_AT_R = "validation MAP@R, %"
@@ -26,7 +26,7 @@ PUBLISHED_LINE = {"color": GREEN, "width": 2, "dash": "longdash"}
 
 @dataclass(frozen=True)
 class StateStyle:
-    """How the trials in a state are drawn."""
+    """How trials in one state are drawn."""
 
     colour: str
     symbol: str
@@ -47,11 +47,11 @@ class Figure:
     """A plot for plotly.js.
 
     Attributes:
-        title: one line, above it.
-        caption: what is seen, for those who look and those who have it read out.
-        data: traces.
+        title: one line above the plot.
+        caption: what the plot shows; screen readers read it too.
+        data: the traces.
         layout: axes and more; what all figures share is in templates/page.js.
-        height: pixels.
+        height: height in pixels.
     """
 
     title: str
@@ -62,22 +62,22 @@ class Figure:
 
 
 def plain(text: object) -> str:
-    """Return text that plotly shows as it is: it reads a little HTML in every label."""
+    """Escape a text, because plotly interprets some HTML in every label."""
     return escape(str(text), quote=False)
 
 
 def percent(fraction: float | None) -> float | None:
-    """Return percent with as many digits as a plot can show."""
+    """Convert a fraction to percent, with the digits that a plot can show."""
     return None if fraction is None else round(100 * fraction, 3)
 
 
 def shorten(value: float) -> float:
-    """Return a value with as many digits as a plot can show."""
+    """Round a value to the digits that a plot can show."""
     return float(f"{value:.5g}")
 
 
 def marker_of(position: int, **more: Any) -> dict[str, Any]:
-    """Return a marker for the n-th of many things: colour and symbol differ together."""
+    """Return the n-th marker; the next one differs in both colour and symbol."""
     colour, symbol = COLOURS[position % len(COLOURS)], SYMBOLS[position % len(SYMBOLS)]
     return {"color": colour, "symbol": symbol, **more}
 
@@ -88,12 +88,12 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
 
 
 def vertical(x: float, line: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a line from bottom to top at a place of the x axis."""
+    """Return a vertical line at a position of the x axis."""
     return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": line}
 
 
 def beside(x: float, text: str, *, top: bool) -> dict[str, Any]:
-    """Return a label to the right of a line at a place of the x axis; on a log axis its log."""
+    """Return a label to the right of a position of the x axis; on a log axis `x` is the log."""
     return {
         "x": x, "y": 1 if top else 0, "yref": "paper", "yanchor": "top" if top else "bottom",
         "xanchor": "left", "text": plain(text), "showarrow": False, "font": {"size": 11},

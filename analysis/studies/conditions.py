@@ -1,4 +1,4 @@
-"""Conditions on trials: `sharpness > 16 and epochs >= 5`; nothing is ever evaluated as code."""
+"""Read conditions on trials, such as `sharpness > 16 and epochs >= 5`, without running code."""
 
 import argparse
 import math
@@ -29,7 +29,7 @@ class Condition:
     number: float
 
     def holds(self, value: float | None) -> bool:
-        """Whether a value meets the condition; one that is missing never does."""
+        """Return whether a value meets the condition; a missing value never does."""
         return value is not None and _COMPARE[self.comparison](value, self.number)
 
 
@@ -37,7 +37,7 @@ def parse_conditions(text: str) -> list[Condition]:
     """Read `NAME OP NUMBER [and NAME OP NUMBER ...]`, for `add_argument(type=...)`.
 
     Raises:
-        argparse.ArgumentTypeError: something else; says which part.
+        argparse.ArgumentTypeError: the text has another form; the message names the part.
     """
     return [_parse_condition(part.strip()) for part in re.split(r"\band\b", text)]
 
@@ -47,7 +47,7 @@ def _parse_condition(text: str) -> Condition:
     if match is None or match[2] not in _COMPARE:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not NAME OP NUMBER, with OP one of {' '.join(_COMPARE)}; "
-            "join several by and"
+            "join several with and"
         )
     try:
         number = float(match[3])
@@ -59,10 +59,10 @@ def _parse_condition(text: str) -> Condition:
 
 
 def check_names(names: Iterable[str], known: Sequence[str], flag: str) -> None:
-    """Refuse names that nothing is known by.
+    """Refuse unknown names.
 
     Raises:
-        UserError: the first of them, with all that are known.
+        UserError: names the first unknown name, and lists the known ones.
     """
     for name in names:
         if name not in known:

@@ -1,4 +1,4 @@
-"""What is unequal or unfinished about rows that are to be compared."""
+"""Say what is unequal or unfinished about rows that are compared."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +11,12 @@ from wpm.protocols import find_protocol
 from wpm.records import chosen_order
 
 _SETTINGS = {"protocol": "protocol settings", "images": "images", "weights": "weights"}
-_NOT_SETTINGS = ("name", "trials", "runs")  # budgets of a protocol are only its proposals
-_MOST_NAMED = 3  # values that differ, listed in a line
+_NOT_SETTINGS = ("name", "trials", "runs")  # the budgets of a protocol are only defaults
+_MOST_NAMED = 3  # a line lists at most this many different values
 
 
 def describe_settings(row: RowRecord, other: RowRecord) -> list[str]:
-    """Name the conditions of a search that are not those of another: protocol, images, weights."""
+    """Name the settings of a row's search that differ from those of another row."""
     return [
         f"{row.name}: {what} differ from those of {other.name} "
         f"({_list_differences(row.identity.get(key), other.identity.get(key))}), not comparable"
@@ -38,62 +38,63 @@ def _list_differences(own: Any, other: Any) -> str:
 
 
 def describe_procedure(rows: Sequence[RowRecord], dataset: str) -> list[str]:
-    """Say where rows were not run as the published numbers were, the same words once.
+    """Say where rows depart from the published procedure, one line for each kind of departure.
 
     Args:
-        rows: of one data set under the protocol of the published table.
-        dataset: its name.
+        rows: rows of one data set under the protocol of the published table.
+        dataset: name of the data set.
     """
     found: dict[str, list[str]] = {}
     for row in rows:
-        # A replayed configuration comes from the published search itself; the untrained trunk is
-        # neither searched nor repeated.
+        # A published configuration comes from the published search, so our search does not count.
+        # The untrained trunk is neither searched nor repeated.
         untrained = not row.place.row.is_trained
         searched = not untrained and (row.finals is None or isinstance(row.finals.trial, int))
         budgets = {"trials": len(row.ended)} if searched else {}
         if row.finals and not untrained:
             budgets["runs"] = len(row.finals.tested)
-        words = list_departures(dataset, row.identity, budgets, searched=searched)
-        if words:
-            found.setdefault("; ".join(words), []).append(row.name)
+        departures = list_departures(dataset, row.identity, budgets, searched=searched)
+        if departures:
+            found.setdefault("; ".join(departures), []).append(row.name)
     return [
-        f"not the published procedure: {words}: {', '.join(names)}"
-        for words, names in found.items()
+        f"not the published procedure: {departures}: {', '.join(names)}"
+        for departures, names in found.items()
     ]
 
 
 def list_departures(
     dataset: str, identity: Mapping[str, Any], budgets: Mapping[str, int], *, searched: bool = True
 ) -> list[str]:
-    """List what a study did otherwise than the published procedure.
+    """List the differences between a study and the published procedure.
 
     Args:
-        dataset: its name.
-        identity: of the study.
-        budgets: how many "trials" ended or "runs" were tested, as far as they count.
-        searched: whether how the search stops trials counts.
+        dataset: name of the data set.
+        identity: identity of the study: protocol, weights and more.
+        budgets: number of "trials" that ended and of "runs" that were tested; a number without an
+            entry is not compared.
+        searched: whether to compare how the search stops trials.
     """
     published = json.loads(json.dumps(asdict(find_protocol(PROTOCOL, dataset))))
     settings = {k: v for k, v in identity.get("protocol", {}).items() if k not in _NOT_SETTINGS}
-    words = [
+    departures = [
         f"{key} {value} (published {published.get(key)})"
         for key, value in {**settings, **budgets}.items()
         if value != published.get(key)
     ]
     if searched and identity.get("early_stopping", True):
-        words.append("trials stopped early (published: none)")
+        departures.append("trials stopped early (published: none)")
     if identity.get("weights") == "random":
-        words.append("random weights (published: ImageNet)")
-    return words
+        departures.append("random weights (published: ImageNet)")
+    return departures
 
 
 def describe_budgets(first: RowRecord, second: RowRecord) -> list[str]:
-    """Say how the budgets of two searches differ: trials, and who stops trials early."""
+    """Say how the budgets of two searches differ: in trials, and in early stopping."""
     lines = []
-    if (len(first.ended), first.wanted) != (len(second.ended), second.wanted):
+    if (len(first.ended), first.budget) != (len(second.ended), second.budget):
         lines.append(
-            f"unequal search budgets: {first.name} {first.budget} trials, "
-            f"{second.name} {second.budget} trials"
+            f"unequal search budgets: {first.name} {first.ended_of_budget} trials, "
+            f"{second.name} {second.ended_of_budget} trials"
         )
     if first.early_stopping != second.early_stopping:
         stopped, other = (first, second) if first.early_stopping else (second, first)
@@ -104,10 +105,11 @@ def describe_budgets(first: RowRecord, second: RowRecord) -> list[str]:
 
 
 def find_footnotes(rows: Sequence[RowRecord]) -> dict[str, list[str]]:
-    """Return by row what a reader of its test scores must know.
+    """Return for each row the notes that a reader of its test scores must know.
 
     Args:
-        rows: of one data set under one protocol; their settings should be those of the first.
+        rows: rows of one data set under one protocol; the notes name settings that differ from
+            those of the first row.
     """
     most = max((len(row.finals.tested) for row in rows if row.finals), default=0)
     return {
@@ -122,7 +124,7 @@ def find_footnotes(rows: Sequence[RowRecord]) -> dict[str, list[str]]:
 
 
 def _find_twins(row: RowRecord, rows: Sequence[RowRecord]) -> Iterator[tuple[RowRecord, RowRecord]]:
-    """Yield every pair of twins that a row is part of, the plain one first."""
+    """Yield every pair of twins that contains a row, with the plain row first."""
     for other in rows:
         if other.place.row.twin == row.place.row:
             yield row, other
@@ -134,8 +136,7 @@ def describe_runs(row: RowRecord, most: int) -> list[str]:
     """Say what is missing among the final runs of a row.
 
     Args:
-        row: the row.
-        most: the largest number of tested runs among the rows that it stands beside.
+        most: the largest number of tested runs among the rows of the table.
     """
     finals = row.finals
     if finals is None:
@@ -148,7 +149,7 @@ def describe_runs(row: RowRecord, most: int) -> list[str]:
     if finals.left_out:
         images = _count(finals.left_out, "image")
         lines.append(f"{row.name}: tested without {images} that could not be read")
-    # Without training there is nothing to repeat.
+    # The row without training has only one run.
     if len(finals.tested) < most and finals.trial != "none":
         lines.append(
             f"{row.name}: {_count(len(finals.tested), 'tested run')}, other rows have up to {most}"
@@ -156,17 +157,17 @@ def describe_runs(row: RowRecord, most: int) -> list[str]:
     trials = {configuration.trial for configuration in row.configurations}
     if row.best is not None and row.best[1] > finals.score and row.best[0] not in trials:
         lines.append(
-            f"{row.name}: shown is {_tell_trial(finals.trial)}, but trial {row.best[0]} is better "
-            "in validation and has no final runs (python launch.py --best-only makes them)"
+            f"{row.name}: shown is {_name_configuration(finals.trial)}, but trial {row.best[0]} is "
+            "better in validation and has no final runs (python launch.py --best-only makes them)"
         )
     return lines
 
 
 def describe_choice(row: RowRecord) -> list[str]:
-    """Say which configuration is shown of a row with final runs of several.
+    """Say which configuration is shown, if several configurations of a row have final runs.
 
-    A configuration that is better in validation, and is not shown because none of its runs was
-    tested, is named.
+    Also name configurations that are better in validation but not shown, because none of their runs
+    was tested.
     """
     shown = row.finals
     if shown is None or len(row.configurations) == 1:
@@ -175,25 +176,26 @@ def describe_choice(row: RowRecord) -> list[str]:
     rule = "in validation of those that were tested" if better else "of them in validation"
     line = (
         f"{row.name}: {len(row.configurations)} configurations have final runs; shown is "
-        f"{_tell_trial(shown.trial)}, the best {rule}"
+        f"{_name_configuration(shown.trial)}, the best {rule}"
     )
     for other in better:
         ended = "have not ended" if other.pending else "failed"
-        line += f"; {_tell_trial(other.trial)} is better in validation, but its final runs {ended}"
+        name = _name_configuration(other.trial)
+        line += f"; {name} is better in validation, but its final runs {ended}"
     return [line]
 
 
 def describe_search(row: RowRecord) -> list[str]:
-    """Say whether the search of a row has trials to go."""
-    if len(row.ended) >= row.wanted:
+    """Say whether the search of a row is unfinished."""
+    if len(row.ended) >= row.budget:
         return []
-    return [f"{row.name}: unfinished search, {row.budget} trials ended"]
+    return [f"{row.name}: unfinished search, {row.ended_of_budget} trials ended"]
 
 
-def _tell_trial(trial: int | str) -> str:
-    """Name a configuration by the trial that it comes from, or by who published it."""
+def _name_configuration(trial: int | str) -> str:
+    """Name a configuration by its trial, or by what else it comes from."""
     return f"trial {trial}" if isinstance(trial, int) else f"the {trial} configuration"
 
 
 def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"
+    return f"1 {what}" if number == 1 else f"{number} {what}s"

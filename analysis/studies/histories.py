@@ -1,4 +1,4 @@
-"""A search with the course of every trial: learning curves, and when each began and ended."""
+"""Read a search with the history of every trial: its learning curve, its start and its end."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ from wpm.records import StudyPlace, TrainingRecord, TrialState, read_trials, val
 
 @dataclass(frozen=True)
 class TrialHistory:
-    """A trial and its course.
+    """A trial and its history.
 
     Attributes:
-        outcome: how it ended, or how far it is.
-        curve: epoch and best validation MAP@R so far (a fraction) of every validation.
-        started: when it was first handed out; None if the record does not say.
-        ended: None while it runs.
+        outcome: how the trial ended, or how far it is.
+        curve: for every validation, its epoch and the best validation MAP@R so far, a fraction.
+        started: time at which the trial was first handed out; None if the record does not say.
+        ended: None while the trial is running.
     """
 
     outcome: RankedTrial
@@ -28,36 +28,35 @@ class TrialHistory:
     ended: datetime | None
 
     def score_at(self, epoch: int) -> float | None:
-        """Return the best score so far at the first validation from an epoch on."""
+        """Return the best score so far at the first validation at or after an epoch."""
         return next((score for reached, score in self.curve if reached >= epoch), None)
 
 
 @dataclass(frozen=True)
 class Search:
-    """A study with the course of its trials.
+    """A study with the histories of its trials.
 
     Attributes:
-        place: the study.
-        identity: what must not change under it: ranges, protocol, images.
-        provenance: code, libraries and machine that began it.
-        wanted: its budget of trials.
-        trials: those with readable records, by number.
+        identity: what must not change during the study: ranges, protocol, images.
+        provenance: code, libraries and machine that started the study.
+        budget: number of trials that the search may run.
+        trials: the trials with readable records, by number.
     """
 
     place: StudyPlace
     identity: Mapping[str, Any]
     provenance: Mapping[str, Any]
-    wanted: int
+    budget: int
     trials: Sequence[TrialHistory]
 
     @property
     def searched(self) -> Mapping[str, Mapping[str, Any]]:
-        """Ranges by parameter: low, high, scale, type, reason."""
+        """The range of every parameter: low, high, scale, type and reason."""
         ranges: Mapping[str, Mapping[str, Any]] = self.identity.get("searched", {})
         return ranges
 
     def in_state(self, *states: TrialState) -> list[TrialHistory]:
-        """Return the trials that ended in some state."""
+        """Return the trials in one of some states."""
         return [trial for trial in self.trials if trial.outcome.state in states]
 
     @property
@@ -74,7 +73,7 @@ def read_search(place: StudyPlace) -> tuple[Search, list[str]]:
     """Read a study with the reports of all its trials.
 
     Returns:
-        The search, and a line for each damaged record.
+        The search, and one line for each damaged record.
 
     Raises:
         UserError: study.json is damaged.

@@ -1,4 +1,4 @@
-"""The published numbers in `published/`, which ours can be laid beside."""
+"""Read the published numbers in `published/`, to compare ours with them."""
 
 import argparse
 import csv
@@ -12,10 +12,10 @@ from wpm.miners import WITHIN_PAIR
 from wpm.rows import Row
 
 PUBLISHED = "published"
-PROTOCOL = "mlrc"  # under which the published numbers were measured
-DIMENSIONS = {"concatenated": 512, "separated": 128}  # of their embeddings
+PROTOCOL = "mlrc"  # the protocol of the published numbers
+DIMENSIONS = {"concatenated": 512, "separated": 128}  # dimensions of the published embeddings
 
-Scores = Mapping[tuple[str, str], float]  # by view and metric, fractions
+Scores = Mapping[tuple[str, str], float]  # fractions, by view and metric
 
 _FOLDER = Path(__file__).parents[1] / "published"
 _PREFIXES = {"cub200": "cub", "cars196": "cars"}
@@ -24,7 +24,7 @@ _METRICS = {"precision_at_1": "p1", "r_precision": "rp", "map_at_r": "mapr"}
 
 
 def add_against(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add the flag that lays published numbers beside ours."""
+    """Add the flag that compares with published numbers."""
     parser.add_argument("--against", choices=[PUBLISHED], help=what)
 
 
@@ -54,7 +54,7 @@ def read_trace(dataset: str, protocol: str, row: str) -> Sequence[float] | None:
     """Return the best validation MAP@R after each trial of the published search.
 
     Returns:
-        Fractions, the first after one trial; None if no such search was published.
+        Fractions, one for each number of trials from 1; None if no such search was published.
     """
     if protocol != PROTOCOL:
         return None
@@ -70,4 +70,4 @@ def _read_traces() -> Mapping[str, Mapping[str, Sequence[float]]]:
 
 
 def _fraction(percent: str) -> float:
-    return float(Decimal(percent) / 100)  # the fraction as written, not rounded twice
+    return float(Decimal(percent) / 100)  # exact division, so that the value is rounded only once

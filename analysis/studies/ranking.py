@@ -1,4 +1,4 @@
-"""The trials of a search, ranked by validation MAP@R."""
+"""Rank the trials of a search by validation MAP@R."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ from wpm.records import (
     read_trials,
 )
 
-# In the order of the ranking.
+# The states in the order of the ranking.
 _STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAILED)
 
 
@@ -27,17 +27,15 @@ class RankedTrial:
     """A trial as the ranking shows it.
 
     Attributes:
-        place: its study.
-        number: the trial's.
-        score: mean over the folds, a fraction; None if failed or not yet validated.
-        deviation: over the folds; None with one fold.
-        epochs: trained so far.
+        place: the study of the trial.
+        score: mean over the folds, a fraction; None if the trial failed or has no validation yet.
+        deviation: sample standard deviation over the folds; None with one fold.
+        epochs: epochs that have been trained.
         seconds: worker time.
         hours: device-hours.
-        parameters: of the configuration.
-        edges: how far they lie from the edges of what was searched, the nearest first.
-        reason: why it failed or was stopped.
-        rank: place among the trials with a final score, None while running or failed.
+        edges: distances of the parameters from the edges of their ranges, the nearest first.
+        reason: why the trial failed or was stopped.
+        rank: position among the trials with a final score; None if it is running or failed.
     """
 
     place: StudyPlace
@@ -56,33 +54,33 @@ class RankedTrial:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Trials, best first.
+    """Trials, the best first.
 
     Attributes:
-        places: the studies they are of; one, unless rankings were merged.
-        wanted: budget of trials.
-        ended: how many of them ended, in whatever way.
-        trials: those with readable records, ranked.
-        identity: of the study: protocol, images and more; empty if rankings were merged.
+        places: the studies of the trials; one, unless rankings were merged.
+        budget: number of trials that the searches may run.
+        ended: number of trials that have ended, complete or not.
+        trials: the trials with readable records, ranked.
+        identity: identity of the study: protocol, images and more; empty if rankings were merged.
     """
 
     places: Sequence[StudyPlace]
-    wanted: int
+    budget: int
     ended: int
     trials: Sequence[RankedTrial]
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """The study, or how many there are."""
+        """Name of the study, or the number of studies."""
         return self.places[0].name if len(self.places) == 1 else f"{len(self.places)} studies"
 
 
 def read_ranking(place: StudyPlace) -> tuple[Ranking, list[str]]:
-    """Read and rank a study's trials.
+    """Read and rank the trials of a study.
 
     Returns:
-        The ranking, and a line for each damaged record.
+        The ranking, and one line for each damaged record.
 
     Raises:
         UserError: study.json is damaged.
@@ -90,7 +88,7 @@ def read_ranking(place: StudyPlace) -> tuple[Ranking, list[str]]:
     study = require_study(place)
     records, problems = read_trials(place)
     for position, record in enumerate(records):
-        if record.state == TrialState.RUNNING:  # only its reports tell how far it is
+        if record.state == TrialState.RUNNING:  # only its reports say how far it is
             try:
                 records[position] = TrainingFolder(record.folder).read()
             except UserError as error:
@@ -105,17 +103,17 @@ def read_ranking(place: StudyPlace) -> tuple[Ranking, list[str]]:
 
 
 def merge_rankings(rankings: Sequence[Ranking]) -> Ranking:
-    """Rank the trials of several studies as one."""
+    """Rank the trials of several studies together."""
     return Ranking(
         places=[place for ranking in rankings for place in ranking.places],
-        wanted=sum(ranking.wanted for ranking in rankings),
+        budget=sum(ranking.budget for ranking in rankings),
         ended=sum(ranking.ended for ranking in rankings),
         trials=rank_trials([trial for ranking in rankings for trial in ranking.trials]),
     )
 
 
 def rank_trials(trials: Sequence[RankedTrial]) -> list[RankedTrial]:
-    """Order trials: by state, then complete and stopped ones by score, the others by number."""
+    """Sort trials by state; complete and stopped ones by score, the others by number."""
 
     def place_of(trial: RankedTrial) -> tuple[int, float, int, str]:
         score = trial.score if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None
@@ -137,19 +135,18 @@ def rank_trials(trials: Sequence[RankedTrial]) -> list[RankedTrial]:
 def describe_trial(
     place: StudyPlace, record: TrainingRecord, searched: Mapping[str, Mapping[str, Any]]
 ) -> RankedTrial:
-    """Describe a trial, unranked; one that still runs by its reports.
+    """Describe a trial that has no rank yet; a running one is described by its reports.
 
     Args:
-        place: its study.
-        record: of the trial, with its reports if it runs.
-        searched: ranges by parameter, as study.json holds them.
+        record: record of the trial, with its reports if it is running.
+        searched: ranges by parameter, as study.json has them.
 
     Raises:
-        ValueError: a value that no search leaves.
-        KeyError: something is missing.
+        ValueError: the record has a value that no search writes.
+        KeyError: the record lacks a value.
     """
     outcome, parameters = record.outcome, record.parameters
-    # A failed trial has no score in the search either, whatever it reached before it failed.
+    # A failed trial has no score, as in the search, even if it reached one before it failed.
     scored = outcome.state is not TrialState.FAILED and outcome.score is not None
     return RankedTrial(
         place=place,

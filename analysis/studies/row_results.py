@@ -1,4 +1,4 @@
-"""What the scripts read of a study: its search, and the final runs of its configurations."""
+"""Read a study: its search, and the final runs of its configurations."""
 
 import argparse
 import math
@@ -36,10 +36,9 @@ class TrialOutcome:
     """How a trial of a search ended.
 
     Attributes:
-        number: the trial's.
-        score: validation MAP@R, a fraction; None if it failed, or runs.
-        epochs: trained; 0 while it runs.
-        hours: device-hours; 0 while it runs.
+        score: validation MAP@R, a fraction; None if the trial failed or is running.
+        epochs: epochs that were trained; 0 while the trial is running.
+        hours: device-hours; 0 while the trial is running.
     """
 
     number: int
@@ -51,16 +50,17 @@ class TrialOutcome:
 
 @dataclass(frozen=True)
 class FinalRuns:
-    """One configuration's final runs.
+    """The final runs of one configuration.
 
     Attributes:
         chosen: where the configuration comes from.
-        tested: the scores by view and metric of every run that was tested, by its seed.
-        failed: how many runs failed.
-        pending: how many runs have begun and not ended.
-        validation: mean over the folds of the best validation MAP@R, of every tested run by seed.
+        tested: for the seed of every tested run, its scores by view and metric.
+        failed: number of failed runs.
+        pending: number of runs that have started and not ended.
+        validation: for the seed of every tested run, the mean over its folds of the best validation
+            MAP@R.
         hours: device-hours of the folds that have ended.
-        left_out: how many test images could not be read, of the tested run that lacks most.
+        left_out: number of test images that could not be read, in the tested run with most of them.
     """
 
     chosen: Chosen
@@ -73,55 +73,54 @@ class FinalRuns:
 
     @property
     def trial(self) -> int | str:
-        """Number of the trial that it comes from, "published", or "none" without training."""
+        """Number of the chosen trial, "published", or "none" for the row without training."""
         if self.chosen.trial is not None:
             return self.chosen.trial
         return "none" if self.chosen.source is None else "published"
 
     @property
     def score(self) -> float:
-        """Validation MAP@R of that trial; -inf where there was no search."""
+        """Validation MAP@R of that trial; -inf if there was no search."""
         return -math.inf if self.chosen.score is None else self.chosen.score
 
     def scores(self, view: str, metric: str) -> list[float]:
-        """Return a score of every tested run."""
+        """Return the score of every tested run."""
         return [scores[view, metric] for scores in self.tested.values()]
 
 
 @dataclass(frozen=True)
 class RowRecord:
-    """A row on a data set under a protocol: what its study and its final runs left.
+    """A row on a data set under a protocol: the records of its search and of its final runs.
 
     Attributes:
-        place: the study.
-        identity: of the study: protocol, images and more.
-        wanted: trials of its budget.
-        trials: those with readable records, by number.
-        configurations: those with final runs, the best in validation first.
-        label: a name for people where the row's own would be ambiguous.
+        identity: identity of the study: protocol, images and more.
+        budget: number of trials that the search may run.
+        trials: the trials with readable records, by number.
+        configurations: the configurations with final runs, the best in validation first.
+        label: name for people if the name of the row alone would be ambiguous, else "".
     """
 
     place: StudyPlace
     identity: Mapping[str, Any]
-    wanted: int
+    budget: int
     trials: Sequence[TrialOutcome]
     configurations: Sequence[FinalRuns]
     label: str = ""
 
     @property
     def name(self) -> str:
-        """The row's name."""
+        """Name of the row, for people."""
         return self.label or str(self.place.row)
 
     @property
     def ended(self) -> Sequence[TrialOutcome]:
-        """The trials that ended, in whatever way."""
+        """The trials that have ended, complete or not."""
         return [trial for trial in self.trials if trial.state != TrialState.RUNNING]
 
     @property
-    def budget(self) -> str:
-        """Trials ended of trials wanted."""
-        return f"{len(self.ended)}/{self.wanted}"
+    def ended_of_budget(self) -> str:
+        """Number of trials that ended, and the budget, such as "18/20"."""
+        return f"{len(self.ended)}/{self.budget}"
 
     @property
     def early_stopping(self) -> bool:
@@ -130,7 +129,7 @@ class RowRecord:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """Number and score of the best complete trial, None if there is none."""
+        """Number and score of the best complete trial; None if there is none."""
         complete = [
             (trial.number, trial.score)
             for trial in self.trials
@@ -154,30 +153,36 @@ class RowRecord:
 
     @property
     def final_hours(self) -> float:
-        """Device-hours of the final runs of the best configuration."""
+        """Device-hours of the final runs in `finals`."""
         return self.finals.hours if self.finals else 0.0
 
     @property
     def epochs(self) -> int:
-        """Epochs that the trials were trained, in all."""
+        """Number of epochs of all trials together."""
         return sum(trial.epochs for trial in self.trials)
 
 
 def add_score_flags(parser: argparse._ActionsContainer) -> None:
-    """Add the flags that choose which test score is looked at."""
+    """Add the flags that choose the test score."""
     parser.add_argument(
-        "--view", choices=VIEWS, default="concatenated", help="of the test score [concatenated]"
+        "--view",
+        choices=VIEWS,
+        default="concatenated",
+        help="view of the test score [concatenated]",
     )
     parser.add_argument(
-        "--metric", choices=list(METRICS), default="map_at_r", help="of the test [map_at_r]"
+        "--metric",
+        choices=list(METRICS),
+        default="map_at_r",
+        help="metric of the test score [map_at_r]",
     )
 
 
 def read_row(place: StudyPlace) -> tuple[RowRecord, list[str]]:
-    """Read a study.
+    """Read the search and the final runs of a study.
 
     Returns:
-        The row, and a line for each damaged record.
+        The row, and one line for each damaged record.
 
     Raises:
         UserError: study.json is damaged.
@@ -194,7 +199,7 @@ def read_final_runs(place: StudyPlace) -> tuple[list[FinalRuns], list[str]]:
     """Read the final runs of all configurations of a study.
 
     Returns:
-        The readable ones, the best in validation first, and a line for each damaged record.
+        The readable ones, the best in validation first, and one line for each damaged record.
     """
     records, problems = read_finals(place)
     finals, more_problems = convert_records(records, _describe_finals)
@@ -206,10 +211,10 @@ def convert_records(
 ) -> tuple[list[_Content], list[str]]:
     """Convert records one by one.
 
-    A record can be whole and still lack what a script looks for, if another version wrote it.
+    An intact record can still lack values that a command needs, if another version wrote it.
 
     Returns:
-        What was converted, and a line for each record that could not be.
+        The converted records, and one line for each record that could not be converted.
     """
     contents, problems = [], []
     for record in records:
@@ -229,7 +234,7 @@ def _describe_trial(record: TrainingRecord) -> TrialOutcome:
     return TrialOutcome(
         record.number,
         record.state,
-        # A failed trial has no score in the search either, whatever it reached before it failed.
+        # A failed trial has no score, as in the search, even if it reached one before it failed.
         score=None if record.state is TrialState.FAILED else record.result.score,
         epochs=record.result.epochs,
         hours=device_hours(record.result),

@@ -1,4 +1,4 @@
-"""Choose the studies that a command's flags select, and read them."""
+"""Find the studies that the flags of a command select, and read them."""
 
 import argparse
 import sys
@@ -13,14 +13,14 @@ from wpm.rows import Row
 
 _T = TypeVar("_T")
 
-_MOST_NAMED = 6  # studies listed in a message
+_MOST_NAMED = 6  # a message lists at most this many studies
 
 
 def find_selected(args: argparse.Namespace) -> tuple[list[StudyPlace], list[str]]:
-    """Return the studies that the flags select, sorted, and a line for each name without a study.
+    """Return the studies that the flags select, sorted, and one line for each name without a study.
 
     Raises:
-        UserError: there are none; the message says what to run.
+        UserError: there is no such study; the message says what to run.
     """
     places: set[StudyPlace] = set()
     missing = []
@@ -40,10 +40,10 @@ def find_selected(args: argparse.Namespace) -> tuple[list[StudyPlace], list[str]
 
 
 def select_studies(args: argparse.Namespace) -> list[StudyPlace]:
-    """Return the studies that the flags select, sorted; names without a study go to stderr.
+    """Return the studies that the flags select, sorted; report names without a study on stderr.
 
     Raises:
-        UserError: there are none; the message says what to run.
+        UserError: there is no such study; the message says what to run.
     """
     places, missing = find_selected(args)
     report_problems(missing)
@@ -51,18 +51,18 @@ def select_studies(args: argparse.Namespace) -> list[StudyPlace]:
 
 
 def _describe_absence(args: argparse.Namespace) -> str:
-    """Say that there are no such studies, which there are, and what makes them."""
+    """Say that there are no such studies, which studies there are, and how to make them."""
     selection = {"--dataset": args.dataset, "--protocol": args.protocol, "--rows": args.row}
-    wanted = [f"{flag} {' '.join(names)}" for flag, names in selection.items() if names]
+    asked = [f"{flag} {' '.join(names)}" for flag, names in selection.items() if names]
     there = [place.name for place in find_studies(args.run_root)]
     named = ", ".join(there[:_MOST_NAMED]) + (", ..." if len(there) > _MOST_NAMED else "")
     command = ["python launch.py"]
-    # One data set and protocol a launch, any number of rows.
+    # A launch takes one data set and one protocol, but any number of rows.
     command += [f"{flag} {names[0]}" for flag, names in list(selection.items())[:2] if names]
     command += [f"--rows {' '.join(args.row)}"] if args.row else []
     command += [f"--run-root {args.run_root}"] if args.run_root != Path("runs") else []
     return (
-        f"no studies{' of ' if wanted else ''}{' '.join(wanted)} under {args.run_root}"
+        f"no studies{' of ' if asked else ''}{' '.join(asked)} under {args.run_root}"
         f"{f' (there are: {named})' if there else ''}; run a search first: {' '.join(command)}"
     )
 
@@ -70,11 +70,11 @@ def _describe_absence(args: argparse.Namespace) -> str:
 def read_studies(
     places: Sequence[StudyPlace], read: Callable[[StudyPlace], tuple[_T, list[str]]]
 ) -> list[_T]:
-    """Read studies one by one; what is damaged is named on stderr and left out.
+    """Read studies one by one; leave out those that are damaged, and name them on stderr.
 
     Args:
         places: at least one study.
-        read: returns what it read, and a line for each damaged record beside it.
+        read: returns the content of a study, and one line for each damaged record.
 
     Raises:
         UserError: none of the studies can be read.
@@ -87,7 +87,7 @@ def read_studies(
             report_problems([str(error)])
             continue
         except (OSError, KeyError, TypeError) as error:
-            # A folder without permission, a study.json that is whole and lacks something.
+            # For example a folder without permission, or a study.json that lacks a value.
             report_problems([f"{place.folder}: left out ({type(error).__name__}: {error})"])
             continue
         report_problems(problems)
@@ -98,18 +98,18 @@ def read_studies(
 
 
 def require_study(place: StudyPlace) -> dict[str, Any]:
-    """Return study.json of a study that was found by it.
+    """Return study.json of a study that `find_studies` has found.
 
     Raises:
-        UserError: it is damaged, of another record format, or was removed meanwhile.
+        UserError: the file is damaged, has another record format, or was removed since.
     """
     study = read_study(place)
     if study is None:
-        raise UserError(f"{place.folder / 'study.json'}: was removed")
+        raise UserError(f"{place.folder / 'study.json'}: the file was removed")
     return study
 
 
 def report_problems(problems: Sequence[str]) -> None:
-    """Name damaged or missing records on stderr."""
+    """Print a line on stderr for each damaged or missing record."""
     for problem in problems:
         print(f"note: {problem}", file=sys.stderr)

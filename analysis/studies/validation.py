@@ -17,10 +17,10 @@ class Point:
     """A configuration with tested final runs.
 
     Attributes:
-        row: the row's name.
-        trial: the configuration, by the trial that it comes from.
+        row: name of the row.
+        trial: the trial that the configuration comes from.
         searched: validation MAP@R in the search.
-        retrained: mean validation MAP@R of the final runs, None where no fold's record is left.
+        retrained: mean validation MAP@R of the final runs; None if no record of a fold exists.
         tests: test score of every run.
     """
 
@@ -32,7 +32,7 @@ class Point:
 
     @property
     def test(self) -> float:
-        """Mean test score of the runs."""
+        """The mean test score of the runs."""
         return mean(self.tests)
 
 
@@ -41,12 +41,12 @@ class Agreement:
     """How well validation and test agree on some configurations.
 
     Attributes:
-        rows: the row's name, or `ALL_ROWS`.
-        source: which validation score: "search" or "final runs".
+        rows: name of a row, or `ALL_ROWS`.
+        source: origin of the validation score, "search" or "final runs".
         spearman: correlation of the ranks.
         pearson: correlation of the scores.
-        lost: test score of the best configuration in the test, minus that of the best in
-            validation; a fraction.
+        lost: test score of the configuration that is best in the test, minus that of the one that
+            is best in validation; a fraction.
     """
 
     rows: str
@@ -58,12 +58,12 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Validation:
-    """A data set under a protocol.
+    """Validation against test on a data set under a protocol.
 
     Attributes:
         name: DATASET/PROTOCOL.
-        points: its configurations, by row, the best in validation first.
-        agreements: of every row with enough configurations, then of all rows.
+        points: the configurations, by row, the best in validation first.
+        agreements: those of every row with enough configurations, then those of all rows together.
     """
 
     name: str
@@ -72,12 +72,12 @@ class Validation:
 
 
 def validate_rows(rows: Sequence[RowRecord], view: str, metric: str) -> list[Validation]:
-    """Correlate validation with test scores, a data set and protocol at a time.
+    """Correlate validation with test scores, for each data set and protocol.
 
     Args:
-        rows: as `analysis.studies.row_results.read_row` returns them.
         view: "concatenated" or "separated".
-        metric: test score; validation is MAP@R always, by which configurations are chosen.
+        metric: metric of the test score. The validation score is always MAP@R, because it chooses
+            the configurations.
     """
 
     def place_of(row: RowRecord) -> str:
@@ -89,7 +89,7 @@ def validate_rows(rows: Sequence[RowRecord], view: str, metric: str) -> list[Val
             _describe(row.name, finals, view, metric)
             for row in group
             for finals in row.configurations
-            # Without a search, or a tested run, there is nothing to lay side by side.
+            # Without a search or a tested run there is nothing to compare.
             if finals.tested and math.isfinite(finals.score)
         ]
         validations.append(Validation(name, points, _correlate_points(points)))

@@ -155,7 +155,7 @@ def _format_search(comparison: Comparison, style: str) -> list[str]:
 def _budget_cells(row: RowRecord) -> list[Any]:
     number, score = row.best or ("-", None)
     hours = format_hours(row.search_hours)
-    return [row.name, row.budget, row.epochs, hours, format_percent(score), number]
+    return [row.name, row.ended_of_budget, row.epochs, hours, format_percent(score), number]
 
 
 def _shown_counts(curves: Sequence[SearchCurve]) -> list[int]:
@@ -214,7 +214,7 @@ def _pair_values(comparison: Comparison) -> list[Any]:
         scores = _scores(comparison, row)
         values += [
             len(scores), mean(scores) if scores else None, confidence_half_width(scores),
-            len(row.ended), row.wanted, row.epochs, row.search_hours, row.final_hours,
+            len(row.ended), row.budget, row.epochs, row.search_hours, row.final_hours,
             row.best[1] if row.best else None,
         ]  # fmt: skip
     return [*values, "; ".join(comparison.unequal), "; ".join(comparison.notes)]

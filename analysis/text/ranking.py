@@ -83,7 +83,7 @@ def format_rankings(rankings: Sequence[Ranking], style: str, choice: Choice) -> 
 def _format_block(ranking: Ranking, style: str, choice: Choice) -> str:
     chosen = choice.apply(ranking)
     shown = chosen[: choice.top]
-    heading = f"{ranking.name}: {ranking.ended} of {ranking.wanted} trials ended"
+    heading = f"{ranking.name}: {ranking.ended} of {ranking.budget} trials ended"
     if choice.conditions:
         heading += f", {len(chosen)} of {len(ranking.trials)} meet the conditions"
     if len(shown) < len(chosen):

@@ -247,7 +247,10 @@ def test_two_protocols_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixt
             "no row margin among the selected studies (there are: omniglot",
         ),
         (["x/contrastive", "contrastive"], "no row x/contrastive among the selected studies"),
-        (["contrastive", "contrastive"], "contrastive and contrastive are no two rows of one data"),
+        (
+            ["contrastive", "contrastive"],
+            "contrastive and contrastive are not two rows of one data",
+        ),
         (["contrastive", "contrastive+wpm", "--curves"], "--curves is for --format csv"),
         (["--all-twins", "--row", "contrastive"], "no row has its +wpm twin among the selected"),
         (["--all-twins", "--dataset", "cub200"], "no studies of --dataset cub200"),

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from analysis.embed import main
+from analysis.studies.best_runs import find_best_runs
 from analysis.studies.embeddings import folder_of, read_embedded
-from analysis.studies.scored_runs import find_scored_runs
 from tests.support.stored import write_final, write_run, write_search
 from tests.support.tiny import make_image_folder
 from wpm.errors import UserError
@@ -92,7 +92,7 @@ def test_first_run_of_the_best_configuration_is_chosen(tmp_path: Path) -> None:
     write_run(best, 1001, 0.5)
     write_run(write_final(place, "cc", trial=None, score=None), 1000, 0.9)
     write_final(place, "dd", trial=0, score=0.9)  # not tested yet
-    (run,) = find_scored_runs(place)
+    (run,) = find_best_runs(place)
     assert (run.folder, run.scores.seed, run.trial) == (best / "seed-1001", 1001, 1)
 
 

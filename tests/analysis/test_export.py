@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from analysis.export import main
-from analysis.studies.scored_runs import export_run
+from analysis.studies.best_runs import export_run
 from tests.support.final_runs import drain, final_plan
 from tests.support.tiny import make_pixels
 from wpm.errors import UserError

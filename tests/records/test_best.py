@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from analysis import table
+from analysis.studies.best_runs import find_best_runs
 from analysis.studies.row_results import read_row
-from analysis.studies.scored_runs import find_scored_runs
 from tests.support.stored import write_final, write_run, write_search
 from wpm.records import (
     Chosen,
@@ -67,7 +67,7 @@ def chosen_by_the_table(place: StudyPlace) -> int | str | None:
 
 
 def chosen_by_export_and_embedding(place: StudyPlace) -> int | str | None:
-    return find_scored_runs(place)[0].trial
+    return find_best_runs(place)[0].trial
 
 
 def kept_by_the_deletion_of_weights(place: StudyPlace) -> int | str | None:

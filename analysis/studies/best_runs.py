@@ -26,7 +26,7 @@ class BestRun:
     scores: ScoredRun
 
 
-def find_scored_runs(place: StudyPlace) -> Sequence[BestRun]:
+def find_best_runs(place: StudyPlace) -> Sequence[BestRun]:
     """Return the tested runs of a study's best configuration, in the order of their seeds.
 
     Damaged records are named on stderr.
@@ -56,7 +56,7 @@ def export_run(place: StudyPlace, number: int, out: Path) -> list[Path]:
     """
     if not place.row.is_trained:
         raise UserError(f"study {place.name} trains no model: there is nothing to export")
-    runs = find_scored_runs(place)
+    runs = find_best_runs(place)
     if number > len(runs):
         raise UserError(
             f"study {place.name} has {len(runs)} tested runs, not {number}; make more with "

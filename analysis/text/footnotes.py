@@ -1,0 +1,66 @@
+"""The notes below the results table: on a block, and on the numbers of a row."""
+
+from collections.abc import Sequence
+
+from analysis.studies.fairness import describe_choice, describe_procedure, find_footnotes
+from analysis.studies.published import DIMENSIONS, read_scores
+from analysis.studies.table_blocks import TableBlock, TableLine
+
+
+def describe_block(block: TableBlock) -> list[str]:
+    """Return the notes on an entire block, one line each."""
+    lines = _describe_published(block)
+    untested = [row.name for row in block.rows if row.finals is None]
+    if untested:
+        names = ", ".join(untested)
+        lines.append(f"no final runs (python launch.py --best-only makes them): {names}")
+    return [*lines, *(line for row in block.rows for line in describe_choice(row))]
+
+
+def _describe_published(block: TableBlock) -> list[str]:
+    if block.published is None:
+        return []
+    if not read_scores(block.dataset, block.protocol):
+        return [f"no published numbers for {block.dataset} under {block.protocol}"]
+    lines = []
+    if block.published:
+        lines.append(
+            "in brackets: the published number, and ours minus it in percentage points "
+            "(sources: analysis/published/README.md)"
+        )
+    if block.dimensions != DIMENSIONS:
+        dimensions = " and ".join(f"{dimension}-d" for dimension in DIMENSIONS.values())
+        lines.append(f"published numbers are of {dimensions} embeddings, not comparable")
+    lines += describe_procedure(block.rows, block.dataset)
+    absent = [line.name for line in block.lines if line.row is None]
+    if absent:
+        lines.append(f"published only, no study here: {', '.join(absent)}")
+    return lines
+
+
+class Footnotes:
+    """Numbered notes on the rows of some blocks, in the order of their first use.
+
+    Equal notes have one number.
+    """
+
+    def __init__(self, blocks: Sequence[TableBlock]) -> None:
+        several = len(blocks) > 1
+        self.texts: list[str] = []
+        self._numbers: dict[tuple[str, str], list[int]] = {}
+        for block in blocks:
+            for name, notes in find_footnotes(block.rows).items():
+                texts = [f"{block.dataset}: {note}" if several else note for note in notes]
+                self.texts += [text for text in texts if text not in self.texts]
+                numbers = sorted(self.texts.index(text) + 1 for text in texts)
+                self._numbers[block.dataset, name] = numbers
+
+    def mark(self, block: TableBlock, line: TableLine) -> str:
+        """Return the mark behind the numbers of a row, such as " [1,2]", or ""."""
+        numbers = self._numbers.get((block.dataset, line.name), [])
+        return f" [{','.join(map(str, numbers))}]" if numbers else ""
+
+    @property
+    def lines(self) -> list[str]:
+        """The notes with their numbers."""
+        return [f"[{number}] {text}" for number, text in enumerate(self.texts, start=1)]
