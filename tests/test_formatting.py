@@ -1,4 +1,4 @@
-"""Tables: what a person sees, and what a program reads back."""
+"""Tables as text and markdown for people, and as csv for programs."""
 
 import csv
 import io

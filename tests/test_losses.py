@@ -108,7 +108,7 @@ def evaluate(loss: Any, embeddings: Tensor, *pairs: Any) -> float:
 
 
 def centre_distances_by_loops(centres: Tensor, per_class: int) -> list[float]:
-    """sqrt(2 + 1e-5 - 2 cos) of every two centres of a class."""
+    """Return sqrt(2 + 1e-5 - 2 cos) for every two centres of a class."""
     unit = normalize(centres, dim=1)
     return [
         math.sqrt(2 + 1e-5 - 2 * float(unit[i] @ unit[j]))

@@ -1,4 +1,4 @@
-"""Precision: what is set is put back, bf16 changes the forward pass and not the experiment."""
+"""Precision: settings are restored, and bf16 changes the forward pass but not the experiment."""
 
 import dataclasses
 import statistics

@@ -82,7 +82,7 @@ def make_sop(place: Path) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """A set in miniature, and how it is run."""
+    """A published set in miniature, and the arguments of its launch."""
 
     make: Callable[[Path], None]
     load: Callable[[DataSource, bool, PublishedSet], ImageIndex]
@@ -99,7 +99,7 @@ CASES = {
 
 
 def run_here(args: Any, prepared: Prepared, *_: Any) -> bool:
-    """Do all work in this process, one piece after another."""
+    """Run all work in this process, one piece after another."""
     work = prepared.work
     while (piece := work.next_work()) is not None:
         job = start_job(piece.payload)

@@ -23,7 +23,7 @@ from wpm.retrieval import RetrievalScores, retrieval_scores
 def random_set(
     counts: list[int], dim: int = 8, seed: int = 0, spread: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Embeddings scattered about a centre a class, in shuffled order."""
+    """Return embeddings scattered about one centre for each class, in shuffled order."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
     labels = labels[torch.randperm(len(labels), generator=generator)]
@@ -33,7 +33,7 @@ def random_set(
 
 
 def reference_scores(embeddings: Tensor, labels: Tensor) -> RetrievalScores:
-    """What pytorch-metric-learning says of the same unit-norm embeddings."""
+    """Return the scores that pytorch-metric-learning gives the same unit-norm embeddings."""
     calculator = AccuracyCalculator(
         include=("precision_at_1", "r_precision", "mean_average_precision_at_r"),
         k="max_bin_count",
@@ -46,7 +46,7 @@ def reference_scores(embeddings: Tensor, labels: Tensor) -> RetrievalScores:
 
 
 def scores_by_loops(embeddings: Tensor, labels: Tensor) -> RetrievalScores:
-    """The definition, query by query."""
+    """Compute the definition, query by query."""
     unit = normalize(embeddings.double(), dim=1)
     firsts, shares, precisions = [], [], []
     for query in range(len(labels)):

@@ -86,7 +86,7 @@ def test_links_in_a_zip_lead_nowhere(tmp_path: Path) -> None:
 
 
 class Payload:
-    """What an attacker pickles: makes a file when it is read."""
+    """An object that an attacker would pickle: it makes a file when it is read."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker

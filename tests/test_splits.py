@@ -10,7 +10,7 @@ from wpm.splits import Fold, Splits, check_splits, class_disjoint_splits
 
 
 def span(*bounds: tuple[int, int]) -> tuple[int, ...]:
-    """Positions of ranges with both ends, as the protocol's table prints them."""
+    """Return the positions in ranges that include both ends, as in the protocol's table."""
     return tuple(i for first, last in bounds for i in range(first, last + 1))
 
 

@@ -73,7 +73,7 @@ DISTANCES: dict[str, Callable[[], Any]] = {
 def make_views(
     views: int = 5, batch: int = 8, dim: int = 6, seed: int = 0, spread: float = 0.3
 ) -> Tensor:
-    """Views that scatter about one embedding an image, as dropout makes them; float64."""
+    """Return float64 views that scatter about the embedding of each image, as with dropout."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn((batch, dim), generator=generator, dtype=torch.float64)
     noise = torch.randn((views, batch, dim), generator=generator, dtype=torch.float64)
@@ -97,7 +97,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 def mine_by_loops(
     matrices: Tensor, labels: Tensor, sharpness: float, larger_is_closer: bool
 ) -> Tensor:
-    """The definition, pair by pair in Python floats."""
+    """Compute the definition, pair by pair in Python floats."""
     batch = len(labels)
     mined = torch.zeros(batch, batch, dtype=torch.float64)
     for i in range(batch):
@@ -117,7 +117,7 @@ def mine_by_loops(
 
 
 def mine_views_by_loops(views: Tensor, labels: Tensor, kind: str, sharpness: float) -> Tensor:
-    """Mined matrix of views, every distance measured by itself in float64."""
+    """Return the mined matrix, every distance measured by itself in float64."""
     unit = views.double() / views.double().norm(dim=2, keepdim=True)
     difference = unit[:, :, None] - unit[:, None]
     matrices = {
@@ -430,7 +430,7 @@ def full_batch() -> tuple[Tensor, Tensor]:
 
 
 def exact_loss(name: str, views: Tensor, labels: Tensor) -> Tensor:
-    """Contrastive or multi-similarity on soft extremes, written out on float64 differences."""
+    """Compute contrastive or multi-similarity on soft extremes from float64 differences."""
     unit = views / views.norm(dim=2, keepdim=True)
     positive = (labels[:, None] == labels) & ~torch.eye(len(labels), dtype=torch.bool)
     negative = labels[:, None] != labels
@@ -716,7 +716,7 @@ def test_every_threshold_miner_works_on_the_mined_matrix(miner: str, name: str) 
 
 
 def test_miner_that_measures_embeddings_itself_is_refused() -> None:
-    """Angles need points, of which a mined matrix has none: a clear error, not a wrong number."""
+    """Angles need points, and a mined matrix has none: an error, not a wrong number."""
     loss = WithinPairLoss(losses.TripletMarginLoss(), threshold_miner=miners.AngularMiner())
     with pytest.raises(ValueError, match=r"pair"):
         loss(make_views(), LABELS)

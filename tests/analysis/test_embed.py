@@ -1,4 +1,4 @@
-"""Embeddings of the test images: made with the best models, through the one door, checked."""
+"""Embeddings of the test images, made with the best models and checked against the test."""
 
 import json
 import subprocess

@@ -83,7 +83,7 @@ def test_wrong_exports_are_one_line(
 def test_models_of_the_best_configuration_are_exported(
     study_plan: StudyPlan, tmp_path: Path
 ) -> None:
-    """Whatever their folders are called: those are named by a hash."""
+    """The names of folders are hashes, and must not matter."""
     best = final_plan(study_plan, tmp_path, runs=1)
     for neg_margin in (0.5, 0.6, 0.7, 0.8):
         other = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""What the report shows of embeddings: scores as the test computes them, right and wrong marked."""
+"""The report's part on embeddings: scores as the test computes them, hits and misses marked."""
 
 import base64
 import dataclasses

@@ -56,7 +56,7 @@ def test_parameter_that_makes_the_score_comes_first_on_its_scale(tmp_path: Path)
 
 
 def test_interaction_is_where_the_estimates_disagree(tmp_path: Path) -> None:
-    """A parameter that only turns another around explains nothing by itself."""
+    """A parameter that only reverses another explains nothing by itself."""
 
     def turned(p: Mapping[str, float]) -> float:
         return 0.5 + 0.1 * (p["margin"] - 0.8) * (1 if p["lr"] > 0.00316 else -1)

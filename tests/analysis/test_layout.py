@@ -1,4 +1,4 @@
-"""How numbers are laid out for a reader."""
+"""Hours are printed with as many digits as they need."""
 
 from analysis.text.layout import format_hours
 

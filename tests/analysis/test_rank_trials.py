@@ -68,7 +68,7 @@ def write_trial(
 
 @pytest.fixture
 def run_root(tmp_path: Path) -> Path:
-    """Two studies: one with a trial in every state, one that has just begun."""
+    """Write two studies: one with a trial in every state, one that has just begun."""
     root = tmp_path / "runs"
     place = StudyPlace(root, "omniglot", "small", Row("contrastive", "wpm"))
     write_study(place, {"identity": {}, "trials": 8, "provenance": {}})
@@ -144,7 +144,7 @@ def test_top_limits_every_study_and_says_so(
 
 @pytest.fixture
 def published_root(tmp_path: Path) -> Path:
-    """Six complete trials and a failed one of a search that is published, and one that is not."""
+    """Write six complete trials and a failed one of a published search, and another search."""
     root = tmp_path / "runs"
     for row in ("contrastive", "contrastive+wpm"):
         place = StudyPlace(root, "cub200", "mlrc", Row.parse(row))
@@ -341,7 +341,7 @@ def test_no_readable_study_is_an_error(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.fixture
 def two_roots(run_root: Path) -> Path:
-    """A third study on another data set, whose ranges are known, beside the two."""
+    """Write a third study, on another data set, whose ranges are known."""
     place = StudyPlace(run_root, "glyphs", "small", Row("contrastive", "wpm"))
     searched = {
         "margin": {"low": 0.0, "high": 2.0, "scale": "linear"},

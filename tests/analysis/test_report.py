@@ -1,4 +1,4 @@
-"""The report page: what is on it, what is named as missing, and that it harms nothing."""
+"""The report page: what is on it, what is named as missing, and that no record is changed."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class _Checker(HTMLParser):
-    """Counts tags, and sees that they nest."""
+    """Counts tags, and checks that they nest."""
 
     def __init__(self) -> None:
         super().__init__()

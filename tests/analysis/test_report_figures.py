@@ -1,4 +1,4 @@
-"""The figures of the report: what they show, and that plotly accepts every word of them."""
+"""The figures of the report: what they show, and that plotly accepts every attribute."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

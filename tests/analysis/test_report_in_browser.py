@@ -1,4 +1,4 @@
-"""The report page in a real browser: drawn, silent, sortable, and no wider than a phone."""
+"""The report in a real browser: figures are drawn, tables sort, nothing is wider than a phone."""
 
 import shutil
 from collections.abc import Iterator

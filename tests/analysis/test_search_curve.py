@@ -1,4 +1,4 @@
-"""A search's progress against plain loops over all orders."""
+"""The progress of a search equals that of plain loops over all orders."""
 
 import itertools
 

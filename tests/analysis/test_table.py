@@ -38,7 +38,7 @@ T1, T2 = 12.706205, 4.302653  # 97.5% quantiles of Student's t, 1 and 2 degrees 
 
 @pytest.fixture
 def run_root(tmp_path: Path) -> Path:
-    """Four rows: three tested runs, two with a failed third, one run, none."""
+    """Write four rows: with three tested runs, two and a failed one, one run, and none."""
     root = tmp_path / "runs"
     plain = write_final(write_search(root, "contrastive"), "aa", trial=2, score=0.2)
     for seed, score in enumerate((0.5, 0.6, 0.7)):
@@ -397,7 +397,7 @@ WIDE = {**PROTOCOL, "embedding_dim": 128, "folds": 4}
 
 @pytest.fixture
 def published_root(tmp_path: Path) -> Path:
-    """Rows of the published data sets, and one that is not published (nca)."""
+    """Write rows on published data sets, one of which (nca) is not published."""
     root = tmp_path / "runs"
     mlrc: Mapping[str, Any] = {"protocol": "mlrc", "settings": WIDE}
     plain = write_final(write_search(root, "contrastive", dataset="cub200", **mlrc), "aa", 2, 0.2)

@@ -1,4 +1,4 @@
-"""Made-up records are read by every script as real ones are, and are left as they are."""
+"""Every analysis command reads invented records as it reads real ones, and changes none."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a launch would take: pieces to go, seconds from the nearest records, sums."""
+"""The forecast of a launch: work that remains, seconds from the nearest records, sums."""
 
 from pathlib import Path
 

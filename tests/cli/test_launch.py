@@ -1,4 +1,4 @@
-"""What a user types: every wrong input is one line with exit code 2, nothing half written."""
+"""launch.py as a user types it: fetching, --notify, --doctor, and wrong inputs in one line."""
 
 import subprocess
 import sys

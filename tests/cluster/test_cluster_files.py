@@ -135,7 +135,7 @@ def test_lists_of_packages_have_exact_versions(path: Path) -> None:
 
 
 def test_lists_of_packages_agree_on_what_they_share() -> None:
-    """Else each command that installs one list undoes what another has installed."""
+    """Otherwise each command that installs one list undoes what another has installed."""
     for one, other in itertools.combinations(map(pins_in, LISTS), 2):
         shared = one.keys() & other.keys()
         assert {name: one[name] for name in shared} == {name: other[name] for name in shared}

@@ -1,4 +1,4 @@
-"""The doctor's checks, each on a node that has just that trouble."""
+"""The doctor's checks, each on a node with exactly that trouble."""
 
 import dataclasses
 import re
@@ -29,7 +29,7 @@ FINE = Facts((), {}, token=True, listeners=(), public=(), cuda=None)
 
 
 def ask_here(function: Callable[[Node, Any], Any], question: Any) -> list[Answer]:
-    """Stand in for a cluster of one node, which is this process."""
+    """Replace the cluster by one node, which is this process."""
     return [Answer(NODE, function(NODE, question))]
 
 

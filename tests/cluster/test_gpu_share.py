@@ -1,4 +1,4 @@
-"""Sharing a GPU: which share is chosen, and that a process keeps to it."""
+"""Sharing a GPU: which share is chosen, and that a process does not exceed it."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Commands on a cluster's head, through a job interface that is only played."""
+"""Commands on a cluster's head, through a fake job interface."""
 
 import pytest
 from ray.job_submission import JobStatus
@@ -8,7 +8,7 @@ from wpm.errors import UserError
 
 
 class Jobs:
-    """A cluster's job interface, with one job that ends at the second look."""
+    """A fake of a cluster's job interface, whose only job has ended at the second look."""
 
     status = JobStatus.SUCCEEDED
     printed = "job_manager: set up\nRunning entrypoint for job 1: x\nstudy a\nstudy b\n"

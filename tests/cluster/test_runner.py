@@ -19,7 +19,7 @@ from wpm.files import hold_lock
 def test_a_small_cluster_may_double(
     slots: int, waiting: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An autoscaler adds nodes for what waits, and a node takes minutes to come."""
+    """An autoscaler adds nodes for waiting trials, and a node takes minutes to start."""
     monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((slots, 0)))
     assert cluster.QueueCapacity(1, 0, grows=True)() == slots + waiting
 
@@ -35,7 +35,7 @@ def test_room_grows_with_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_memory_monitor_ends_a_trial_and_not_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tune gives up altogether on errors that it takes for none of an actor's or a task's."""
+    """Tune ends the search on errors that it does not attribute to an actor or a task."""
     manager = RayActorManager(resource_manager=SimpleNamespace())  # type: ignore[arg-type]
     monkeypatch.setattr(manager, "_cleanup_actor", lambda tracked_actor: None)
     cluster.pass_memory_errors_to_tune()

@@ -20,7 +20,7 @@ from wpm.jobs.work import Decision
 
 
 def test_work_is_handed_out_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quarter more than runs at a time: Tune keeps a process only for a trial that waits."""
+    """A quarter more than can run waits, since Tune keeps a process only for a waiting trial."""
     monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((8, 0)))
     source = Endless()
     searcher = tune_bridge.WorkSearcher(source, cluster.QueueCapacity(1, 0))
@@ -36,7 +36,7 @@ def test_work_is_handed_out_while_there_is_room(monkeypatch: pytest.MonkeyPatch)
 def test_refusal_of_a_worker_ends_the_launch_and_fails_no_work(
     monkeypatch: pytest.MonkeyPatch, last: bool
 ) -> None:
-    """A full disk, say: the source is told of no end, so the next launch resumes the work."""
+    """The source records no end, so the next launch resumes the work. A full disk is one reason."""
     monkeypatch.setattr(cluster, "list_nodes", lambda: make_nodes((8, 0)))
     source = Scripted()
     searcher = tune_bridge.WorkSearcher(source, cluster.QueueCapacity(1, 0))
@@ -116,7 +116,7 @@ def test_crash_is_described_in_one_line(error: str, words: str) -> None:
 
 
 def test_tune_keeps_nothing_of_an_ended_trial() -> None:
-    """It keeps every trial for its analysis, which nobody reads."""
+    """Tune keeps every trial for an analysis that is never read."""
     scheduler = tune_bridge.WorkScheduler(tune_bridge.WorkSearcher(Endless(), lambda: 1))
     controller = SimpleNamespace()
     config = {"payload": "long"}
@@ -132,7 +132,7 @@ def test_tune_keeps_nothing_of_an_ended_trial() -> None:
 
 
 def test_starting_process_is_kept_for_its_trial() -> None:
-    """Tune would give its trial the next process that is free, and drop it: see the docstring."""
+    """Tune would give its trial the next free process, and drop the starting one."""
     running, starting, waiting, new = (
         SimpleNamespace(status=status) for status in ("RUNNING", "PENDING", "PENDING", "PENDING")
     )

@@ -1,4 +1,4 @@
-"""The process that runs a trial: how it ends, and what it says; Ray itself is not started."""
+"""The process that runs a trial: how it ends and what it reports; Ray itself is not started."""
 
 import gc
 import signal
@@ -14,7 +14,7 @@ from wpm.jobs.job import BrokenGpuError, InterruptedJobError, StepResult
 
 
 def make_worker() -> tuple[Worker, dict[str, Any]]:
-    """Return a worker without a process of its own, and what it was set up with."""
+    """Return a worker in the test's own process, and its configuration."""
     worker = Worker.__new__(Worker)
     worker._stop_watcher = threading.Thread()  # never started, and no signal is taken over
     config = {"threads": 1, "gpus": 0.0, "payload": "{}", "stop_file": ""}
@@ -23,7 +23,7 @@ def make_worker() -> tuple[Worker, dict[str, Any]]:
 
 
 class ExitedError(Exception):
-    """The actor's process would be gone."""
+    """Raised where the actor's process would end."""
 
 
 @pytest.mark.parametrize("started", [False, True])

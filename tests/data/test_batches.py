@@ -51,7 +51,7 @@ def boxes_of_torchvision(draws: int, height: int, width: int) -> Tensor:
 
 
 def largest_gap(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Kolmogorov-Smirnov statistic: the largest gap between two cumulative distributions."""
+    """Return the Kolmogorov-Smirnov statistic: the largest gap between cumulative distributions."""
     values = np.union1d(first, second)
     below = [np.searchsorted(np.sort(x), values, side="right") / len(x) for x in (first, second)]
     return float(np.abs(below[0] - below[1]).max())

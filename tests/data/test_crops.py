@@ -1,4 +1,4 @@
-"""Crops: on every path those of Pillow; what a trunk wants of their levels."""
+"""Crops equal those of Pillow on every path, and are normalised as the trunk expects."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def noise_images(*shape: int, seed: int = 0) -> Tensor:
 
 
 def random_boxes(batch: int, height: int, width: int, seed: int) -> Tensor:
-    """Any boxes inside the image, from single pixels to the whole."""
+    """Return random boxes inside the image, from single pixels to the complete image."""
     rng = np.random.default_rng(seed)
     rows = []
     for _ in range(batch):

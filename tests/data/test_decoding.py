@@ -1,4 +1,4 @@
-"""Decoding: right for every kind of image, alike in threads and processes, gone with its parent."""
+"""Decoding is right for every kind of image, in threads and in processes that end with us."""
 
 import json
 import subprocess

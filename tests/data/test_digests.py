@@ -1,4 +1,4 @@
-"""Images that cannot be read: named, or left out on request, remembered, never lost silently."""
+"""Images that cannot be read are named, or left out on request and recorded."""
 
 import shutil
 from collections.abc import Iterator, Sequence
@@ -73,7 +73,7 @@ def test_damaged_image_is_left_out_and_recorded(root: Path, tmp_path: Path) -> N
 
 
 def test_what_is_left_out_is_part_of_the_name(root: Path, tmp_path: Path) -> None:
-    """A study on these images is another than one on all, or on a tree that never had it."""
+    """With an image left out it is another study than on all images, or on a tree without it."""
     whole = build(root, tmp_path)
     damage(root)
     without = build(root, tmp_path)
@@ -142,7 +142,7 @@ def test_class_with_fewer_than_two_left_is_named_and_refused(root: Path, tmp_pat
 
 
 def test_class_of_one_readable_image_is_no_matter(root: Path, tmp_path: Path) -> None:
-    """It never had two: only what --skip-unreadable takes away is refused."""
+    """The class never had two images; only what --skip-unreadable takes away is refused."""
     shutil.rmtree(root / "b")
     (root / "b").mkdir()
     shutil.copy(root / "a/0.png", root / "b/0.png")

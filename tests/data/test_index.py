@@ -95,7 +95,7 @@ def test_linked_folders_are_classes_too(tmp_path: Path) -> None:
 
 
 def test_folder_with_two_names_always_gets_the_same_one(tmp_path: Path) -> None:
-    """Labels, splits and scores hang on names: they must not hang on a disk's listing order."""
+    """Labels, splits and scores depend on names: these must not depend on a disk's order."""
     first_name_won = set()
     for number in range(12):
         root = make_tree(tmp_path / f"tree_{number}", f"a{number}/1.png", f"z{number}/1.png")

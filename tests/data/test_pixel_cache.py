@@ -1,4 +1,4 @@
-"""The pixel cache: decoded once, right for every kind of image, never stale, never half built."""
+"""The pixel cache is decoded once, right for every kind of image, and never stale or incomplete."""
 
 import errno
 import json
@@ -84,7 +84,7 @@ def test_images_are_read_as_decoded(
 def test_what_is_written_to_an_image_stays_in_the_process(
     six_images: ImageIndex, tmp_path: Path
 ) -> None:
-    """Nothing should; if something does, neither the disk nor another trial may see it."""
+    """Nothing should write into pixels; if something does, disk and other trials keep theirs."""
     folder = build(six_images, tmp_path)
     first, second = Pixels(folder), Pixels(folder)
     before = second.image(1).clone()
@@ -177,7 +177,7 @@ def test_caches_differ_by_what_they_hold(six_images: ImageIndex, tmp_path: Path)
 
 
 def test_class_names_of_a_subset_follow_the_set(six_images: ImageIndex, tmp_path: Path) -> None:
-    """Splits are cut by the number of class names: it must not be that of an earlier set."""
+    """Splits depend on the number of class names, which must not be that of an earlier set."""
     build(six_images.subset([0]), tmp_path)
     shutil.copytree(six_images.root / "c", six_images.root / "d")
     grown = index_of(six_images.root)
@@ -225,7 +225,7 @@ def test_unreadable_images_are_counted_and_the_first_named(
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow, of what it reads in TIFFs
 @pytest.mark.parametrize("suffix", ["png", "jpg", "gif", "bmp", "tif", "webp", "ppm"])
 def test_every_truncation_is_unreadable_or_decoded(tmp_path: Path, suffix: str) -> None:
-    """Whatever is left of a file, it is never an exception that the cache does not expect."""
+    """However a file is cut, no exception is raised that the cache does not expect."""
     (tmp_path / "tree" / "a").mkdir(parents=True)
     whole = tmp_path / f"whole.{suffix}"
     Image.fromarray(noise(12, 12, 3)).save(whole)
@@ -479,7 +479,7 @@ class StoppedError(Exception):
 
 
 def stop_building(index: ImageIndex, work_root: Path, after: int) -> Path:
-    """Build until some images are decoded; return the folder of what there is."""
+    """Build until some images are decoded; return the folder of the unfinished cache."""
 
     def progress(done: int, total: int) -> None:
         if done >= after:
@@ -547,7 +547,7 @@ def test_disk_that_fills_up_while_decoding_keeps_what_is_done(
     decoded_parts: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The pixels have their space by then, the list of parts has not."""
+    """By then the pixels have their space on the disk, but not the list of parts."""
 
     def fill_up(parts: Sequence[DecodingTask]) -> Iterator[DecodedPart]:
         for count, part in enumerate(decode_parts(parts)):
@@ -600,7 +600,7 @@ def test_cache_is_streamed_to_disk_and_mapped(
 
 
 def test_processes_share_one_copy_in_memory(image_tree: ImageTree, tmp_path: Path) -> None:
-    """Two mappings, as two trials have them: each page counts half for either, none is its own."""
+    """With two mappings, as of two trials, half of each page counts for either."""
     index = index_of(image_tree({f"a/{i}.png": noise(500, 500, seed=i) for i in range(4)}))
     folder = build_pixel_cache(index, 500, tmp_path / "work")
     first, second = Pixels(folder), Pixels(folder)

@@ -1,4 +1,4 @@
-"""Whether a GPU holds all pixels: as far as the process may still allocate, and no error if not."""
+"""A GPU holds all pixels if the process may allocate enough; otherwise they stay on the host."""
 
 from pathlib import Path
 

@@ -492,7 +492,7 @@ def test_member_that_lies_in_no_folder_is_refused_by_name(
 
 
 def test_missing_images_are_listed_where_unreadable_ones_are_left_out(tmp_path: Path) -> None:
-    """Decoding will find them gone, and record it."""
+    """Decoding notices missing images, and records them."""
     make_cub(tmp_path / "cub2011")
     whole = CUB.open(None, tmp_path, fetch=False)
     (whole.root / whole.paths[1]).unlink()

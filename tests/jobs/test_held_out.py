@@ -1,4 +1,4 @@
-"""The door to the test images stays shut in every process of a real search."""
+"""No process of a real search loads the module that opens test images."""
 
 from pathlib import Path
 

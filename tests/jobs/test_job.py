@@ -1,4 +1,4 @@
-"""The device that work runs on: the GPU that it was given."""
+"""Work runs on the GPU that it was given."""
 
 import pytest
 import torch

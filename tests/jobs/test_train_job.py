@@ -1,4 +1,4 @@
-"""Work in steps: resumable anywhere, failed by name, never two at once in a folder."""
+"""Training in steps resumes anywhere, fails with a reason, and runs once at a time in a folder."""
 
 import itertools
 import json
@@ -130,7 +130,7 @@ def test_checkpoint_without_a_format_is_of_the_first(tmp_path: Path) -> None:
 def test_checkpoint_that_does_not_fit_is_refused_with_its_version(
     tmp_path: Path, change: Callable[[dict[str, Any]], object]
 ) -> None:
-    """Whole, but of code that keeps other things: the trial has not failed for that."""
+    """The checkpoint is complete but of other code; the trial has not failed for that."""
     job = make_job(tmp_path)
     job.step()
     job.close()
@@ -256,7 +256,7 @@ def test_what_goes_wrong_in_a_loss_is_named_in_one_line(
 
 
 def steps_until(job: TrainJob, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Go on, and interrupt before optimiser step `stop`."""
+    """Continue the job, and interrupt it before optimiser step `stop`."""
     counted = itertools.count()
     plain = FoldTraining.draw_batch
 
@@ -295,7 +295,7 @@ def test_interrupted_job_saves_its_last_step(
 
 
 def test_job_that_is_interrupted_where_it_was_saved_writes_nothing(tmp_path: Path) -> None:
-    """A second checkpoint of that name would not match the history, were it killed in between."""
+    """After a kill in between, a second checkpoint of this name would not match the history."""
     job = make_job(tmp_path)
     job.step()
     job.close()
@@ -355,7 +355,7 @@ def test_unknown_kind_lists_the_choices() -> None:
 
 
 def test_killed_process_loses_at_most_one_epoch(tmp_path: Path) -> None:
-    """SIGKILL a real process in the middle of training; another resumes from its checkpoint."""
+    """Kill a real process in the middle of training; another resumes from its checkpoint."""
     config = make_config(max_epochs=200, patience=200)
     folder = tmp_path / "training"
     TrainingFolder(folder).write_identity(identify(0, config))

@@ -87,7 +87,7 @@ def without_classifier(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def reference_features(reference: nn.Module, images: Tensor) -> Tensor:
-    """Its own pooling: average over a window as wide as the last map."""
+    """Pool as the network does: average over a window as wide as the last map."""
     maps: Tensor = reference.features(images)  # type: ignore[operator]
     return nn.functional.avg_pool2d(maps, maps.shape[2:]).flatten(1)
 
@@ -209,7 +209,7 @@ def test_loader_loads_an_old_file_without_batch_counters(
 
 
 def refusal(path: Path, prefix: str | None = None) -> str:
-    """The loader's message, after checks that hold for every refusal."""
+    """Return the loader's message, after checks that hold for every refusal."""
     trunk = BNInception()
     before = {name: value.clone() for name, value in trunk.state_dict().items()}
     # Of the disk: a trial has not failed for it.

@@ -39,7 +39,7 @@ def protocol_with(trunk: str) -> Protocol:
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Relative: random weights of some networks give features of 1e-12."""
+    """Compare relative to the norm: random weights of some networks give features of 1e-12."""
     assert found.shape == expected.shape
     return float((found - expected).norm() / expected.norm())
 
@@ -156,7 +156,7 @@ def test_the_librarys_weights_file_loads_without_its_classifier(
 
 
 def test_old_densenet_files_load(tmp_path: Path) -> None:
-    """Layers' names with a dot, which torchvision's own loader fixes, and no batch counters."""
+    """Some names have a dot that torchvision's loader removes, and batch counters are missing."""
     saved = torchvision.models.densenet121(weights=None).state_dict()
     old = {
         re.sub(r"(denselayer\d+\.[a-z]+)([12])", r"\1.\2", key): value

@@ -69,7 +69,7 @@ def draw_image(height: int, width: int) -> NDArray[np.uint8]:
 
 
 def normalise(images: NDArray[np.uint8]) -> Tensor:
-    """(B, H, W, 3) bytes to what a trunk gets: (B, 3, H, W)."""
+    """Turn (B, H, W, 3) bytes into the (B, 3, H, W) input of a trunk."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

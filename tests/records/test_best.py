@@ -1,4 +1,4 @@
-"""The one rule of the best configuration, and that everybody who needs a best one follows it."""
+"""There is one rule of the best configuration, and everything that needs a best one follows it."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Device-hours by hand."""
+"""Device-hours, computed by hand."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The event file of a training: what its record says, each validation once."""
+"""The event file of a training holds what the record says, each validation once."""
 
 import dataclasses
 import struct

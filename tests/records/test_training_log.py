@@ -1,4 +1,4 @@
-"""One log file a training: what is in it, its size, its last lines."""
+"""Each training has one log file: its content, its size, its last lines."""
 
 import logging
 import os

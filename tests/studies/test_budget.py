@@ -1,4 +1,4 @@
-"""Budgets of hours: what is counted, when work stops, what is said."""
+"""Budgets of hours: what is counted, when work stops, what is announced."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,7 +24,7 @@ def make_work(name: str, study: str = "triplet") -> Work:
 
 
 class Endless:
-    """A source of work without end that remembers its calls."""
+    """An endless source of work that remembers its calls."""
 
     exhausted = False
     remaining = 1

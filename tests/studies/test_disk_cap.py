@@ -1,4 +1,4 @@
-"""What a run folder takes, and when its cap would be passed."""
+"""The size of a run folder, and when its cap would be exceeded."""
 
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def test_cap_leaves_room_for_the_next_checkpoint_of_all_that_run(
 
 
 def test_whatever_ends_a_trial_its_checkpoints_go(tmp_path: Path) -> None:
-    """Halves that a killed writer left go as well."""
+    """Half-written files of a killed writer are removed, too."""
     for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED):
         folder = TrainingFolder(tmp_path / state)
         folder.write_progress([], {"epoch": 3})

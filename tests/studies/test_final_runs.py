@@ -1,4 +1,4 @@
-"""Final runs: which configuration, which work in which order, and what is not repeated."""
+"""Final runs: which configuration is trained, in which order, and what is not repeated."""
 
 import dataclasses
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The study's file: Optuna's journal in which every lost, moved or changed bit is noticed."""
+"""The study's file is Optuna's journal, in which every lost, moved or changed bit is noticed."""
 
 import dataclasses
 import errno
@@ -69,7 +69,7 @@ def test_every_line_is_numbered(tmp_path: Path) -> None:
 
 
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
-    """Of the first, a middle and the last line; the end of a line is as much a part of it."""
+    """Bits of the first, a middle and the last line, their ends included, are flipped."""
     path = write_study_file(tmp_path, trials=1).place.journal
     data = path.read_bytes()
     lines = lines_of(path)
@@ -206,7 +206,7 @@ def test_every_line_is_verified_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def fail_after(bytes_written: int) -> Any:
-    """Make the disk full while Optuna appends: a part of the line is written."""
+    """Fill the disk while Optuna appends, so that only a part of the line is written."""
 
     def append(backend: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
         with Path(backend._file_path).open("ab") as file:
@@ -250,7 +250,7 @@ def test_lock_that_cannot_be_removed_is_a_storage_error(
 
 
 def test_file_size_limit_ends_an_append_in_the_middle(tmp_path: Path) -> None:
-    """A real short write, by the system: RLIMIT_FSIZE in a process of its own."""
+    """The system itself cuts a write short: RLIMIT_FSIZE in a separate process."""
     code = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"

@@ -1,4 +1,4 @@
-"""Several studies as one source of work."""
+"""A search hands out the trials of several studies."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_studies_take_turns_and_every_budget_is_used(studies: list[Study]) -> No
 
 
 def test_work_that_starts_records_the_budgets_of_all_studies(tmp_path: Path) -> None:
-    """Or one whose turn never came would pass for finished."""
+    """Otherwise a study whose turn never came would count as finished."""
     rows = ("contrastive", "triplet")
     for row in rows:
         with Study(make_plan(tmp_path, row, trials=1)):

@@ -1,4 +1,4 @@
-"""The search's memory, on real Optuna studies with invented learning curves."""
+"""Real Optuna studies with invented learning curves: what is asked, reported, adopted, refused."""
 
 import dataclasses
 from pathlib import Path
@@ -276,7 +276,7 @@ def test_refused_launch_does_not_raise_the_budget(tmp_path: Path) -> None:
 
 
 def test_interrupted_launch_keeps_its_study(tmp_path: Path) -> None:
-    """So that --status shows what waits."""
+    """--status shows which trials wait."""
     plan = make_plan(tmp_path)
     refused_before_a_trial(plan, KeyboardInterrupt)
     assert read_study(plan.place) is not None
@@ -304,7 +304,7 @@ def test_damaged_study_file_is_refused_by_name(tmp_path: Path, damage: bytes) ->
 
 
 def test_study_file_cut_in_its_last_line_is_continued(tmp_path: Path) -> None:
-    """A driver killed while it appended leaves half a line: no more than that write is lost."""
+    """A driver killed while it appends leaves half a line; only that write is lost."""
     plan = make_plan(tmp_path, trials=3)
     with Study(plan) as study:
         run_trial(study, lambda n: 0.5)

@@ -1,4 +1,4 @@
-"""In which precision a training multiplies: the trunk as the protocol says, the rest exactly."""
+"""The trunk multiplies in the protocol's precision, everything else exactly."""
 
 import dataclasses
 from collections import defaultdict
@@ -27,7 +27,7 @@ PRODUCTS = {aten.bmm.default, aten.mm.default, aten.addmm.default}
 
 
 class PrecisionOf(TorchDispatchMode):
-    """Notes in which precision every operation ran."""
+    """Notes the precision of every operation."""
 
     def __init__(self) -> None:
         super().__init__()

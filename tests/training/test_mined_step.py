@@ -1,4 +1,4 @@
-"""Steps with mining: every way gives the gradient of separate passes and a loop over views."""
+"""Mined steps: every mode gives the gradient of separate passes and a loop over views."""
 
 import copy
 import dataclasses

@@ -35,7 +35,7 @@ def mini_mlrc(**changes: float) -> Protocol:
 
 @pytest.fixture
 def pixels(tmp_path: Path) -> Pixels:
-    """Colour photographs of sorts, some greyscale, none square."""
+    """Write images like colour photographs, some of them greyscale, none square."""
     rng = np.random.default_rng(0)
     for label in range(16):
         folder = tmp_path / "images" / f"{label:03d}.bird"
@@ -51,7 +51,7 @@ def pixels(tmp_path: Path) -> Pixels:
 
 
 def plain_contrastive(embeddings: Tensor, labels: Tensor) -> Tensor:
-    """Mean over positive pairs of d, plus mean of (1 - d) over negative pairs, non-zero ones."""
+    """Mean of d over positive pairs plus mean of (1 - d) over negative pairs; zeros excluded."""
     unit = embeddings / embeddings.norm(dim=1, keepdim=True)
     distance = (unit[:, None] - unit[None]).pow(2).sum(dim=2).clamp(min=1e-30).sqrt()
     same = labels[:, None] == labels

@@ -1,4 +1,4 @@
-"""Errors that mean out of memory, in their own words and in others'."""
+"""Errors that mean out of memory, however they are worded."""
 
 import pytest
 import torch

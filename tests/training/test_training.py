@@ -1,4 +1,4 @@
-"""Training: the same numbers every time, resumed or not, folds alone or together."""
+"""Training gives the same numbers every time, resumed or not, folds alone or together."""
 
 import dataclasses
 import itertools
@@ -44,7 +44,7 @@ def run(training: Training) -> list[Report]:
 
 
 def numbers(reports: list[Report]) -> list[tuple[float, ...]]:
-    """Keep what must be reproducible: everything but times."""
+    """Return what must be reproducible: everything except times."""
     return [
         (r.epoch, r.best_map_at_r, *(v for f in r.folds for v in (f.loss, f.map_at_r)))
         for r in reports
