@@ -27,7 +27,8 @@ from wpm.rows import PRETRAINED, Row
 from wpm.spaces import SearchSpace, known_losses, load_space, nothing_to_mine
 from wpm.splits import Fold
 from wpm.training.config import TrainingConfig
-from wpm.training.fold import FoldTraining, _number_classes
+from wpm.training.fold import FoldTraining
+from wpm.training.fold_parts import number_classes
 from wpm.training.training import Training
 from wpm.within_pair import WithinPairLoss
 
@@ -587,7 +588,7 @@ def test_run_repeats_exactly_and_resumes_with_the_losss_own_parameters(
 
 
 def test_classes_are_numbered_in_the_order_of_their_labels() -> None:
-    numbers = _number_classes(Fold(train_classes=(95, 99, 3), val_classes=(4,)), 100)
+    numbers = number_classes(Fold(train_classes=(95, 99, 3), val_classes=(4,)), 100)
     assert numbers[torch.tensor([3, 95, 99])].tolist() == [0, 1, 2]
     assert numbers.sum() == 0 + 1 + 2 - 97
 

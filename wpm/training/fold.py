@@ -5,35 +5,36 @@ This is the last of four files that teach the method, after `wpm.within_pair`,
 the optimisers move, and after some epochs scores the validation classes. It knows nothing of
 searches, disks or clusters.
 
-Beside it: `wpm.training.mined_step` computes a gradient from views, `wpm.training.plain_step` one
-without them, and `wpm.training.training` runs the folds of a configuration in lockstep.
+Beside it: `wpm.training.fold_parts` builds what a fold trains with, `wpm.training.mined_step`
+computes a gradient from views, `wpm.training.plain_step` one without them, and
+`wpm.training.training` runs the folds of a configuration in lockstep.
 """
 
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wpm.data.batches import BatchMaker, ClassBalancedSampler
 from wpm.data.pixels import Pixels
-from wpm.losses import build_loss
-from wpm.miners import find_miner
-from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
-from wpm.model.views import ViewSettings
+from wpm.model.embedding import freeze_batch_norm
 from wpm.reports import FoldReport
 from wpm.retrieval import retrieval_scores
-from wpm.rows import Row
 from wpm.splits import Fold
 from wpm.training.config import TrainingConfig
 from wpm.training.evaluate import embed_images
-from wpm.training.mined_step import MinedStep
+from wpm.training.fold_parts import (
+    build_step,
+    derive_seeds,
+    number_classes,
+    place_loss,
+    place_model,
+)
 from wpm.training.optimizers import build_optimizers
-from wpm.training.plain_step import PlainStep
 
 
 class DivergedError(Exception):
@@ -43,24 +44,6 @@ class DivergedError(Exception):
 def never_pause() -> bool:
     """Return False: train the epoch to its end."""
     return False
-
-
-class _Seeds(NamedTuple):
-    """Independent streams of randomness for one fold.
-
-    Since they are independent, a row and its +wpm twin see the same weights and batches, although
-    only one of them draws masks.
-    """
-
-    weights: int
-    batches: int
-    masks: int
-    loss: int
-
-
-def _derive_seeds(base: int, position: int) -> _Seeds:
-    """Derive a fold's seeds from its position, whichever other folds are trained beside it."""
-    return _Seeds(*(int(s) for s in np.random.SeedSequence((base, position)).generate_state(4)))
 
 
 class FoldTraining:
@@ -86,16 +69,16 @@ class FoldTraining:
         self.position = position
         self._protocol = config.protocol
         self._parameters = config.parameters
-        row, seeds = config.row, _derive_seeds(config.seed, position)
+        seeds = derive_seeds(config.seed, position)
         self._batch_generator = torch.Generator().manual_seed(seeds.batches)
         self._mask_generator = torch.Generator().manual_seed(seeds.masks)
-        self.model = _place_model(config, pixels.channels, seeds.weights, device)
-        self.loss = self._build_loss(row, len(fold.train_classes), seeds.loss, device)
-        self._step = self._build_step(row)
+        self.model = place_model(config, pixels.channels, seeds.weights, device)
+        self.loss = place_loss(config, len(fold.train_classes), seeds.loss, device)
+        self._step = build_step(config, self.model, self.loss, self._mask_generator)
         self.optimizers = build_optimizers(
-            row, config.protocol, config.parameters, self.model, self.loss
+            config.row, config.protocol, config.parameters, self.model, self.loss
         )
-        self._class_numbers = _number_classes(fold, len(pixels.class_names)).to(device)
+        self._class_numbers = number_classes(fold, len(pixels.class_names)).to(device)
         self._sampler = self._build_sampler(pixels, fold)
         self._batches = BatchMaker(pixels, config.protocol, self.model.trunk.input_spec, device)
         self._val_indices = pixels.indices_of(fold.val_classes)
@@ -109,32 +92,6 @@ class FoldTraining:
         self._last_loss = math.nan
         self._training_seconds = 0.0
         self._images = 0
-
-    def _build_loss(self, row: Row, classes: int, seed: int, device: torch.device) -> nn.Module:
-        # Losses draw proxies from the global generator: fork it so that nobody else's numbers
-        # change.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            loss = build_loss(
-                row,
-                self._parameters,
-                num_classes=classes,
-                embedding_dim=self._protocol.embedding_dim,
-            )
-        return loss.to(device)
-
-    def _build_step(self, row: Row) -> PlainStep | MinedStep:
-        miner = find_miner(row)
-        if miner is None:
-            return PlainStep(self.model, self.loss)
-        dropouts = miner.view_dropouts(self._parameters)
-        views = ViewSettings(
-            trunk_passes=self._protocol.trunk_passes,
-            embedding_masks=self._protocol.embedding_masks,
-            channel_dropout=dropouts.channel,
-            embedding_dropout=dropouts.embedding,
-        )
-        return MinedStep(self.model, self.loss, views, self._mask_generator)
 
     def _build_sampler(self, pixels: Pixels, fold: Fold) -> ClassBalancedSampler:
         """Sample batches of the row's shape where it sets one, else of the protocol's."""
@@ -284,24 +241,3 @@ class FoldTraining:
         self._training_seconds = state["training_seconds"]
         self._images = state["images"]
         self._step.mode = state.get("step_mode", self._step.mode)  # not in earlier checkpoints
-
-
-def _place_model(
-    config: TrainingConfig, channels: int, seed: int, device: torch.device
-) -> EmbeddingModel:
-    model = build_model(config.protocol, channels, seed, config.weights).to(device)
-    return model.to(memory_format=torch.channels_last)
-
-
-def _number_classes(fold: Fold, total: int) -> Tensor:
-    """Return (total,) numbers 0 to C - 1 of the fold's training labels in order; -1 elsewhere.
-
-    This is the third numbering of classes, and each has its reason. The place of a class's name
-    among all sorted names decides which half and folds it is in (`wpm.splits`). Its label, stored
-    with every image, is that same place, and never changes: so a cache of half the classes can be
-    checked for test classes. Losses with a proxy, weight or beta per class look it up in a table
-    of the fold's C training classes, so they need numbers without gaps.
-    """
-    numbers = torch.full((total,), -1)
-    numbers[torch.tensor(sorted(fold.train_classes))] = torch.arange(len(fold.train_classes))
-    return numbers

@@ -1,0 +1,111 @@
+"""Build what one fold trains with: its seeds, model, loss, step and class numbers."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wpm.losses import build_loss
+from wpm.miners import find_miner
+from wpm.model.embedding import EmbeddingModel, build_model
+from wpm.model.views import ViewSettings
+from wpm.splits import Fold
+from wpm.training.config import TrainingConfig
+from wpm.training.mined_step import MinedStep
+from wpm.training.plain_step import PlainStep
+
+
+class FoldSeeds(NamedTuple):
+    """Independent streams of randomness for one fold.
+
+    Since they are independent, a row and its twin see the same weights and batches, although only
+    one of them draws masks.
+    """
+
+    weights: int
+    batches: int
+    masks: int
+    loss: int
+
+
+def derive_seeds(base: int, position: int) -> FoldSeeds:
+    """Derive a fold's seeds from its position, whichever other folds are trained beside it."""
+    numbers = np.random.SeedSequence((base, position)).generate_state(4)
+    return FoldSeeds(*(int(number) for number in numbers))
+
+
+def place_model(
+    config: TrainingConfig, channels: int, seed: int, device: torch.device
+) -> EmbeddingModel:
+    """Build a fold's model on a device.
+
+    Args:
+        config: names trunk, weights file and embedding size.
+        channels: of the images, 1 or 3.
+        seed: of the weights that no file sets.
+        device: where to train.
+    """
+    model = build_model(config.protocol, channels, seed, config.weights).to(device)
+    return model.to(memory_format=torch.channels_last)
+
+
+def place_loss(
+    config: TrainingConfig, num_classes: int, seed: int, device: torch.device
+) -> nn.Module:
+    """Build a fold's loss, with the miner before it if the row has one, on a device.
+
+    Args:
+        config: names row, parameters and embedding size.
+        num_classes: C, the fold's training classes.
+        seed: of the loss's own parameters, such as proxies.
+        device: where to train.
+    """
+    # Losses draw proxies from the global generator: fork it so that nobody else's numbers change.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        loss = build_loss(
+            config.row,
+            config.parameters,
+            num_classes=num_classes,
+            embedding_dim=config.protocol.embedding_dim,
+        )
+    return loss.to(device)
+
+
+def build_step(
+    config: TrainingConfig, model: EmbeddingModel, loss: nn.Module, masks: torch.Generator
+) -> PlainStep | MinedStep:
+    """Choose how a row gets its gradient: from views where it has a miner, else from embeddings.
+
+    Args:
+        config: names the row, and how many views there are and how much they differ.
+        model: trunk and embedder.
+        loss: of the row.
+        masks: source of the views' masks.
+    """
+    miner = find_miner(config.row)
+    if miner is None:
+        return PlainStep(model, loss)
+    dropouts = miner.view_dropouts(config.parameters)
+    views = ViewSettings(
+        trunk_passes=config.protocol.trunk_passes,
+        embedding_masks=config.protocol.embedding_masks,
+        channel_dropout=dropouts.channel,
+        embedding_dropout=dropouts.embedding,
+    )
+    return MinedStep(model, loss, views, masks)
+
+
+def number_classes(fold: Fold, total: int) -> Tensor:
+    """Return (total,) numbers 0 to C - 1 of the fold's training labels in order; -1 elsewhere.
+
+    This is the third numbering of classes, and each has its reason. The place of a class's name
+    among all sorted names decides which half and folds it is in (`wpm.splits`). Its label, stored
+    with every image, is that same place, and never changes: so a cache of half the classes can be
+    checked for test classes. Losses with a proxy, weight or beta per class look it up in a table
+    of the fold's C training classes, so they need numbers without gaps.
+    """
+    numbers = torch.full((total,), -1)
+    numbers[torch.tensor(sorted(fold.train_classes))] = torch.arange(len(fold.train_classes))
+    return numbers
