@@ -16,6 +16,7 @@ CARRIED = [
     "views",
     "images",
     "table_cost",
+    "trunks",
 ]
 ABSENT = ["ray", "optuna", "faiss", "pandas", "plotly", "safetensors"]
 

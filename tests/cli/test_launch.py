@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.download_server import Server, serve
+from tests.support.hub_server import Hub, serve_hub
 from tests.support.tiny import make_image_folder
 from wpm.cli.arguments import build_parser
 from wpm.cli.model_checks import locate_weights
@@ -101,6 +102,37 @@ def test_weights_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.Mon
     assert found.read_bytes() == data
     options = parse(arguments)  # another day, without --fetch or network
     assert Path(locate_weights(options, "bninception")) == found
+
+
+@pytest.mark.slow  # three launches
+def test_weights_of_timm_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+    from safetensors.torch import save
+
+    content = save(timm.create_model("test_efficientnet").state_dict())
+    path = "timm/test_efficientnet.r160_in1k/resolve/main/model.safetensors"
+    arguments = ["--protocol", "smoke", "--trunk", "timm:test_efficientnet"]
+    roots = ["--run-root", str(tmp_path / "runs"), "--work-root", str(tmp_path / "work")]
+    file = tmp_path / "work" / "weights" / "timm.test_efficientnet.r160_in1k.safetensors"
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with serve_hub(Hub({path: content})) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        answer = launch(*arguments, *roots, "--fetch")
+        assert answer.returncode == 0, answer.stderr
+        assert file.read_bytes() == content
+        assert len(hub.downloads) == 1
+    answer = launch(*arguments, *roots, "--dry-run")  # without network, and without --fetch
+    assert answer.returncode == 0, answer.stderr
+    file.with_name(f"{file.name}.sha256").unlink()
+    file.unlink()
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    answer = launch(*arguments, *roots, "--fetch")
+    assert answer.returncode == 2
+    (line,) = [line for line in answer.stderr.splitlines() if line.startswith("launch.py: error")]
+    assert "cannot be downloaded (" in line
+    assert "give --weights FILE (--weights random to try without)" in line
 
 
 def test_fetch_without_rows_stops_before_the_search(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
 from tests.support.tiny import MINED, make_config, make_pixels, smoke_protocol
+from wpm.data.archives import Archive
+from wpm.data.hub import HubFile
 from wpm.errors import DamagedFileError, UserError
 from wpm.model.embedding import build_model, check_model, freeze_batch_norm
 from wpm.model.library_trunks import LibraryTrunk
@@ -198,14 +200,29 @@ def test_a_file_that_is_no_weights_is_refused(tmp_path: Path) -> None:
 
 def test_addresses_carry_their_checksum() -> None:
     archive = find_weights("torchvision:resnet50")
-    assert archive is not None
+    assert isinstance(archive, Archive)
     assert archive.url == "https://download.pytorch.org/models/resnet50-0676ba61.pth"
     assert archive.checksum == "sha256:0676ba61"
     assert needs_weights("timm:resnet18")
-    assert find_weights("timm:resnet18") is None
+    old = find_weights("timm:legacy_xception.tf_in1k")
+    assert isinstance(old, Archive)
+    assert old.name == "xception-43020ad28.pth"
+    assert old.checksum == "sha256:43020ad28"
+    assert find_weights("timm:vit_giant_patch16_gap_224.in22k_ijepa") is None
+    page = find_weights_page("timm:vit_giant_patch16_gap_224.in22k_ijepa")
+    assert page == "https://dl.fbaipublicfiles.com/ijepa/IN22K-vit.g.16-600e.pth.tar"
+
+
+def test_weights_of_timm_are_those_that_timm_would_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = HubFile("timm/resnet18.a1_in1k")
+    assert find_weights("timm:resnet18") == find_weights("timm:resnet18.a1_in1k") == file
     page = "https://huggingface.co/timm/resnet18.a1_in1k"
-    assert find_weights_page("timm:resnet18") == find_weights_page("timm:resnet18.a1_in1k") == page
-    assert find_weights_page("timm:test_vit2") == "https://huggingface.co/timm/test_vit2.r160_in1k"
+    assert file.url == f"{page}/resolve/main/model.safetensors"
+    assert file.name == "timm.resnet18.a1_in1k.safetensors"
+    assert find_weights("timm:test_vit2") == HubFile("timm/test_vit2.r160_in1k")
+    pinned = timm.models.PretrainedCfg(hf_hub_id="timm/net@v2", hf_hub_filename="old.bin")
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: pinned)
+    assert find_weights("timm:resnet18") == HubFile("timm/net", "v2", "old.bin")
 
 
 def test_pixels_are_normalised_as_the_weights_were_trained() -> None:

@@ -142,7 +142,7 @@ def test_a_trunk_says_its_sizes(
         assert first.shape == (2, stem, 33, 32)
         assert trunk.body(first).shape == (2, features)
     archive = find_weights(name)
-    assert archive is not None
+    assert isinstance(archive, Archive)
     assert needs_weights(name)
     assert archive.name == f"{name.replace('_v2', '_v2_1.0')}_{side}_quant.tflite"
     assert "/google-coral/edgetpu/5020de9" in archive.url

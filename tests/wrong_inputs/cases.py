@@ -79,7 +79,7 @@ ROWS = [
     WrongInput("--rows arcface+wpm", "there is no pair to mine within"),
     WrongInput("--trunk resnet50", "unknown trunk 'resnet50'; choose from convnet, bninception, "),
     WrongInput("--trunk torchvision:resnet5", "did you mean torchvision:resnet50"),
-    WrongInput("--trunk timm:resnet18", "no weights that could be fetched; download model.safet"),
+    WrongInput("--trunk timm:resnet18", "or download https://huggingface.co/timm/resnet18.a1_in1k"),
     WrongInput("--trunk torchvision:resnet18", "add --fetch, or download https://download.pytorch"),
     WrongInput("--trunk mobilenet_v1_0.75", "unknown trunk 'mobilenet_v1_0.75'; choose from conv"),
     WrongInput("--trunk mobilenet_v2", "add --fetch, or download https://raw.githubusercontent."),

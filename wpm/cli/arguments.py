@@ -106,7 +106,7 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         help=f"{' or '.join(PROTOCOL_NAMES)} [mlrc for cub200, cars196 and sop, else small]",
     )
     group.add_argument(
-        "--trunk", metavar="NAME", help="use another trunk than the protocol's: docs/protocol.md"
+        "--trunk", metavar="NAME", help="use another trunk than the protocol's: docs/trunks.md"
     )
     group.add_argument(
         "--precision",

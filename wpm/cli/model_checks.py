@@ -7,6 +7,7 @@ import torch
 
 from wpm.cli.options import LaunchOptions
 from wpm.data.archives import fetch_archive
+from wpm.data.hub import HubFile, fetch_hub_file
 from wpm.errors import UserError
 from wpm.losses import build_loss
 from wpm.model.trunks import RANDOM_WEIGHTS, find_weights, find_weights_page, needs_weights
@@ -57,11 +58,14 @@ def locate_weights(options: LaunchOptions, trunk: str) -> str:
         file = Path(options.weights)
     elif archive is None:
         page = find_weights_page(trunk)
-        get_it = f"download model.safetensors from {page} and " if page else ""
+        get_it = f"download them from {page} and " if page else ""
         raise UserError(f"trunk {trunk} has no weights that could be fetched; {get_it}{or_give}")
     elif options.fetch:
         folder = options.work_root / "weights"
-        file = fetch_archive(dataclasses.replace(archive, elsewhere=or_give), folder)
+        if isinstance(archive, HubFile):
+            file = fetch_hub_file(archive, folder, or_give)
+        else:
+            file = fetch_archive(dataclasses.replace(archive, elsewhere=or_give), folder)
     else:
         file = options.work_root / "weights" / archive.name
     if not file.is_file():

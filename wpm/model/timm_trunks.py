@@ -1,9 +1,12 @@
 """Trunks of timm, by name: `timm:resnet50.a1_in1k`."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+from wpm.data.archives import Archive
 from wpm.data.crops import InputSpec
+from wpm.data.hub import HubFile
 from wpm.errors import UserError
 from wpm.model.library_trunks import LibraryTrunk, find_known, load_library_weights
 from wpm.model.trunk import Trunk, TrunkSource
@@ -13,7 +16,7 @@ _RESIZABLE = ("vision_transformer", "deit", "eva")
 
 
 class TimmSource(TrunkSource):
-    """Networks of timm. timm publishes no checksums, so their weights cannot be fetched."""
+    """Networks of timm, with the weights that timm would load."""
 
     needs_weights = True
 
@@ -39,11 +42,23 @@ class TimmSource(TrunkSource):
         """Read the library's own weights file."""
         load_library_weights(trunk, path)
 
-    def find_weights_page(self, name: str) -> str:
-        """Return the page where timm keeps the network's weights."""
+    def find_weights(self, name: str) -> Archive | HubFile | None:
+        """Return timm's file on Hugging Face or, of a few old networks, at another address."""
         config = _timm().get_pretrained_cfg(_known_name(name))
-        model = config.hf_hub_id if config is not None else None
-        return f"https://huggingface.co/{model}" if model else ""
+        if config is None:
+            return None
+        if config.hf_hub_id:
+            # timm pins a revision behind an @, if at all.
+            repository, _, revision = config.hf_hub_id.partition("@")
+            path = config.hf_hub_filename or HubFile.path
+            return HubFile(repository, revision or HubFile.revision, path)
+        digits = re.search(r"-([0-9a-f]{8,})\.pth$", config.url or "")
+        return Archive(config.url, f"sha256:{digits[1]}") if digits else None
+
+    def find_weights_page(self, name: str) -> str:
+        """Return the address of weights that nothing can be verified by."""
+        config = _timm().get_pretrained_cfg(_known_name(name))
+        return (config.url or "") if config is not None else ""
 
 
 def _timm() -> Any:

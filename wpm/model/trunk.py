@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from wpm.data.archives import Archive
 from wpm.data.crops import InputSpec
+from wpm.data.hub import HubFile
 
 
 class Trunk(nn.Module, ABC):
@@ -93,7 +94,7 @@ class TrunkSource(ABC):
         """
         raise NotImplementedError(f"{type(trunk).__name__} is trained from scratch")
 
-    def find_weights(self, name: str) -> Archive | None:
+    def find_weights(self, name: str) -> Archive | HubFile | None:
         """Return the weights file to download; None where none can be verified by a checksum."""
         return None
 

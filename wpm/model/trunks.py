@@ -4,6 +4,7 @@ To add one: a file with a `Trunk` and its `TrunkSource`, and an entry here.
 """
 
 from wpm.data.archives import Archive
+from wpm.data.hub import HubFile
 from wpm.errors import UserError
 from wpm.model.bninception import BNInceptionSource
 from wpm.model.convnet import ConvNetSource
@@ -48,7 +49,7 @@ def needs_weights(trunk: str) -> bool:
     return find_source(trunk).needs_weights
 
 
-def find_weights(trunk: str) -> Archive | None:
+def find_weights(trunk: str) -> Archive | HubFile | None:
     """Return the weights file to download for a trunk; None where the user has to supply it.
 
     Raises:
