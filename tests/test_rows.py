@@ -1,5 +1,6 @@
 """Rows of the table: their names; and of each its loss, its space, its training."""
 
+import csv
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -199,12 +200,9 @@ def test_arcface_adds_a_margin_in_degrees_to_the_angle(degrees: float) -> None:
     margin, beyond = degrees * math.pi / 180, 0
     for i, label in enumerate(LABELS.tolist()):
         angle = math.acos(cosines[i, label])
-        if angle <= math.pi - margin:
-            cosines[i, label] = math.cos(angle + margin)
-        else:  # the library's guard: there cos(angle + margin) would rise again
-            cosines[i, label] -= margin * math.sin(margin)
-            beyond += 1
-    assert (beyond > 0) == (degrees == 88.0)
+        cosines[i, label] = math.cos(angle + margin)
+        beyond += angle + margin > math.pi
+    assert (beyond > 0) == (degrees == 88.0), "one case goes beyond 180 degrees"
     check("arcface", parameters, cross_entropy(10.0 * cosines))
 
 
@@ -373,55 +371,32 @@ def test_missing_parameter_is_named(name: str) -> None:
             make_loss(name, parameters)
 
 
-@pytest.mark.parametrize(
-    ("name", "dataset", "expected"),
-    [
-        ("ntxent", "sop", {"temperature": 0.0002}),
-        ("proxy_nca", "cub200", {"metric_loss_lr": 6.04e-3, "softmax_scale": 13.98}),
-        (
-            "margin_per_class",
-            "cars196",
-            {"metric_loss_lr": 4.76e-05, "margin": 0.0776, "beta": 0.9598},
-        ),
-        ("normalized_softmax", "cars196", {"metric_loss_lr": 1.10e-2, "temperature": 0.0886}),
-        ("cosface", "cars196", {"metric_loss_lr": 7.41e-3, "margin": 0.4324, "scale": 161.5}),
-        ("arcface", "sop", {"metric_loss_lr": 2.01e-3, "margin": 18.63, "scale": 220.3}),
-        ("fast_ap", "cars196", {"num_bins": 27}),
-        (
-            "snr_contrastive",
-            "cub200",
-            {"pos_margin": 0.3264, "neg_margin": 0.8446, "regularizer_weight": 0.1382},
-        ),
-        (
-            "soft_triple",
-            "cub200",
-            {
-                "metric_loss_lr": 5.37e-05,
-                "la": 78.02,
-                "gamma": 58.95,
-                "reg_weight": 0.3754,
-                "margin": 0.4307,
-            },
-        ),
-        (
-            "soft_triple",
-            "sop",  # reg_weight is N/A in the published table
-            {
-                "metric_loss_lr": 8.68e-05,
-                "la": 100.00,
-                "gamma": 47.90,
-                "reg_weight": 0,
-                "margin": 0.3145,
-            },
-        ),
-    ],
-)
-def test_published_point_is_the_published_tables(
-    name: str, dataset: str, expected: dict[str, float]
+def read_published_points() -> dict[tuple[str, str, str], dict[str, float]]:
+    """Read the published hyperparameters with all the digits that their authors give."""
+    points: dict[tuple[str, str, str], dict[str, float]] = {}
+    path = Path(__file__).parent / "golden" / "published_hyperparameters.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        for line in csv.DictReader(file):
+            row, _, miner = line["row"].partition("+")
+            values = points.setdefault((row, line["dataset"], miner), {})
+            values[line["parameter"]] = float(line["exact"] or line["value"])
+    return points
+
+
+@pytest.mark.parametrize(("key", "expected"), read_published_points().items(), ids=str)
+def test_published_point_is_the_published_one_to_the_last_digit(
+    key: tuple[str, str, str], expected: dict[str, float]
 ) -> None:
-    (point,) = [p for p in space_of(name).published if p.dataset == dataset]
-    assert point.source == "mlrc"
-    assert dict(point.parameters) == expected
+    name, dataset, miner = key
+    (point,) = [
+        point
+        for point in space_of(name).published
+        if (point.dataset, point.miner or "") == (dataset, miner)
+    ]
+    assert point.source == (miner or "mlrc")
+    # The table has N/A for this weight, which means no regulariser.
+    absent = {"reg_weight": 0} if (name, dataset) == ("soft_triple", "sop") else {}
+    assert dict(point.parameters) == {**expected, **absent}
 
 
 def test_whole_parameters_are_integers() -> None:
