@@ -102,6 +102,7 @@ def best_score(pixels: Pixels, precision: str, seed: int) -> float:
     return report.best_map_at_r
 
 
+@pytest.mark.slow
 def test_bf16_scores_agree_within_the_spread_of_seeds(tmp_path: Path) -> None:
     """On rendered characters; `python -m benchmarks.precision` does it on images of one's own."""
     index = load_index(DataSource("glyphs", None, tmp_path))

@@ -379,6 +379,7 @@ def slow_images(tmp_path: Path) -> ImageIndex:
     return index_of(root.parent)
 
 
+@pytest.mark.slow
 def test_processes_that_build_at_once_share_one_cache(
     slow_images: ImageIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

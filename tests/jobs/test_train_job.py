@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -366,8 +367,9 @@ def test_killed_process_loses_at_most_one_epoch(tmp_path: Path) -> None:
         "while job.step().result is None: print('step', flush=True)"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, json.dumps(payload)], stdout=subprocess.PIPE, text=True
-    ) as process:
+        [sys.executable, "-c", code, json.dumps(payload)],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:  # fmt: skip
         assert process.stdout is not None
         for _ in range(5):
             assert process.stdout.readline() == "step\n"

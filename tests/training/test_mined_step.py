@@ -173,6 +173,7 @@ def test_trunk_with_dropout_of_its_own_runs_again_as_before(trunk: str) -> None:
     check(low_memory, "contrastive", make_batch(trunk, 64, torch.float64), 1e-5)
 
 
+@pytest.mark.slow
 def test_low_memory_holds_little_more_than_a_plain_step() -> None:
     model, images, masks = make_batch("bninception", 96, torch.float32, passes=8)
     peaks = {}
