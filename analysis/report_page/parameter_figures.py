@@ -24,12 +24,10 @@ from analysis.report_page.theme import (
     shorten,
     vertical,
 )
-from analysis.studies.histories import Search, TrialHistory
+from analysis.studies.histories import Search, TrialHistory, with_values
 from analysis.studies.parameter_importance import Importance
 from analysis.studies.score_surface import Surface
 from wpm.records import TrialState
-
-_TOP_SHARE = 0.1  # share of the complete trials that parallel coordinates draw in front
 
 
 def slices(search: Search, published: Mapping[str, float]) -> list[Figure]:
@@ -43,7 +41,7 @@ def slices(search: Search, published: Mapping[str, float]) -> list[Figure]:
 def _slice(search: Search, name: str, bounds: Mapping[str, Any], published: float | None) -> Figure:
     data = []
     for state, look in STATE_STYLES.items():
-        trials = _with_values(search.in_state(state), [name])
+        trials = with_values(search.in_state(state), [name])
         if trials:
             marker = {"color": look.colour, "symbol": look.symbol, "size": 7}
             data.append(_points(state.for_people, trials, name, {**marker, "opacity": 0.8}))
@@ -65,16 +63,6 @@ def _slice(search: Search, name: str, bounds: Mapping[str, Any], published: floa
         "showlegend": False,
     }
     return Figure(name, caption, data, layout, height=260)
-
-
-def _with_values(trials: Sequence[TrialHistory], names: Sequence[str]) -> list[TrialHistory]:
-    """Return the trials that have a score and a value of each parameter."""
-    return [
-        trial
-        for trial in trials
-        if trial.outcome.score is not None
-        and all(name in trial.outcome.parameters for name in names)
-    ]
 
 
 def _points(
@@ -100,106 +88,6 @@ def _span(bounds: Mapping[str, Any]) -> dict[str, Any]:
     # Put labels at 1, 2 and 5 of every decade; if there are many decades, only at 1.
     tick = "D2" if high - low < 3 else 1
     return {"type": "log", "range": [low - space, high + space], "dtick": tick}
-
-
-def parallel_coordinates(search: Search, published: Mapping[str, float]) -> Figure | None:
-    """Return every trial as a line over its parameters and its score.
-
-    These are plain lines, because plotly's own parallel coordinates are pictures without text that
-    differ by colour only, and a browser can draw only a few of them on a page.
-    """
-    names = list(search.searched)
-    complete = _with_values(search.in_state(TrialState.COMPLETE), names)
-    stopped = _with_values(search.in_state(TrialState.PRUNED), names)
-    if not names or len(complete) + len(stopped) < 2:
-        return None
-    ranked = sorted(complete, key=lambda t: -(t.outcome.score or 0.0))
-    top = max(1, round(_TOP_SHARE * len(ranked))) if ranked else 0
-    scores = [t.outcome.score or 0.0 for t in (*complete, *stopped)]
-    bounds = {**search.searched, "MAP@R": {"low": min(scores), "high": max(scores), "scale": ""}}
-    groups = (
-        ("stopped", stopped, {"color": VERMILION, "width": 1, "dash": "dash"}, 0.6),
-        ("complete", ranked[top:], {"color": BLUE, "width": 1}, 0.6),
-        (f"best {top} of complete", ranked[:top], {"color": BLACK, "width": 3}, 1.0),
-    )
-    data = [_crossing(*group, bounds) for group in groups if group[1]]
-    if published.keys() & search.searched.keys():
-        data.append(_published_crossing(published, bounds))
-    annotations = [
-        {
-            "x": i, "y": place, "text": plain(_edge_text(bounds[name], edge)), "showarrow": False,
-            "yanchor": anchor, "font": {"size": 11},
-        }
-        for i, name in enumerate(bounds)
-        for edge, place, anchor in (("high", 1.02, "bottom"), ("low", -0.02, "top"))
-    ]  # fmt: skip
-    layout = {
-        "xaxis": {
-            "tickvals": list(range(len(bounds))),
-            "ticktext": [plain(name).replace("_", "_<br>") for name in bounds],
-            "range": [-0.3, len(bounds) - 0.7], "gridcolor": "#888888", "gridwidth": 1,
-            "ticklabeloverflow": "allow",
-        },
-        "yaxis": {"visible": False, "range": [-0.14, 1.14]},
-        "annotations": annotations,
-        "margin": {"l": 20, "r": 30},
-    }  # fmt: skip
-    caption = (
-        "Each line is a trial, drawn over its parameters and its score. Every axis covers the "
-        "searched range, on a logarithmic scale if the search used one."
-    )
-    return Figure("Parallel coordinates", caption, data, layout, height=420)
-
-
-def _edge_text(bounds: Mapping[str, Any], edge: str) -> str:
-    return f"{bounds[edge]:g}" if bounds["scale"] else f"{100 * bounds[edge]:.1f} %"
-
-
-def _crossing(
-    label: str,
-    trials: Sequence[TrialHistory],
-    line: Mapping[str, Any],
-    opacity: float,
-    bounds: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Any]:
-    x: list[int | None] = []
-    y: list[float | None] = []
-    numbers: list[int | None] = []
-    for trial in trials:
-        values = [*(trial.outcome.parameters[n] for n in list(bounds)[:-1]), trial.outcome.score]
-        for i, (value, edges) in enumerate(zip(values, bounds.values(), strict=True)):
-            x.append(i)
-            y.append(_height(value or 0.0, edges))
-            numbers.append(trial.outcome.number)
-        x.append(None)
-        y.append(None)
-        numbers.append(None)
-    return {
-        "type": "scatter", "mode": "lines", "name": label, "x": x, "y": y, "customdata": numbers,
-        "line": dict(line), "opacity": opacity, "hovertemplate": "trial %{customdata}",
-    }  # fmt: skip
-
-
-def _published_crossing(
-    published: Mapping[str, float], bounds: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    heights = [
-        _height(published[name], edges) if name in published else None  # None leaves a gap
-        for name, edges in bounds.items()
-    ]
-    return {
-        "type": "scatter", "mode": "lines+markers", "name": "published", "line": PUBLISHED_LINE,
-        "marker": {"symbol": "square", "size": 9, "color": GREEN},
-        "x": list(range(len(heights))), "y": heights, "hovertemplate": "published",
-    }  # fmt: skip
-
-
-def _height(value: float, bounds: Mapping[str, Any]) -> float:
-    """Return where a value lies between the edges: 0 at the low edge, 1 at the high one."""
-    low, high = bounds["low"], bounds["high"]
-    if bounds["scale"] == "log":
-        value, low, high = math.log(value), math.log(low), math.log(high)
-    return shorten((value - low) / (high - low)) if high > low else 0.5
 
 
 def importance(estimates: Importance) -> Figure:
@@ -243,7 +131,7 @@ def contour(
 ) -> Figure:
     """Return the predicted score over two parameters, with the trials drawn on it."""
     x_name, y_name = surface.parameters
-    trials = _with_values(
+    trials = with_values(
         search.in_state(TrialState.COMPLETE, TrialState.PRUNED), surface.parameters
     )
     data: list[dict[str, Any]] = [

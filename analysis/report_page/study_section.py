@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analysis.report_page import parameter_figures, search_figures
 from analysis.report_page.gallery import Gallery, make_gallery
+from analysis.report_page.parallel_coordinates import parallel_coordinates
 from analysis.report_page.theme import Figure
 from analysis.studies.embeddings import read_embedded
 from analysis.studies.histories import Search, read_search
@@ -92,7 +93,7 @@ def read_section(place: StudyPlace, embeddings: Path) -> tuple[StudySection, lis
         search_figures.timeline(search),
     ]
     parameters = [
-        parameter_figures.parallel_coordinates(search, published),
+        parallel_coordinates(search, published),
         *_explain(row_importance, published),
     ]
     try:

@@ -69,6 +69,16 @@ class Search:
         )
 
 
+def with_values(trials: Sequence[TrialHistory], names: Sequence[str]) -> list[TrialHistory]:
+    """Return the trials that have a score and a value of each parameter."""
+    return [
+        trial
+        for trial in trials
+        if trial.outcome.score is not None
+        and all(name in trial.outcome.parameters for name in names)
+    ]
+
+
 def read_search(place: StudyPlace) -> tuple[Search, list[str]]:
     """Read a study with the reports of all its trials.
 

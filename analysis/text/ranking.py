@@ -125,7 +125,8 @@ def _describe_ranking(ranking: Ranking, choice: Choice) -> list[str]:
             name += f" of {best.place.name}"
         distances = ", ".join(map(_describe_edge, best.edges))
         notes.append(
-            f"the best ({name}) lies from the nearer edge, in % of the searched scale: {distances}"
+            f"distance of the best ({name}) from the nearer edge, in % of the searched scale: "
+            f"{distances}"
         )
     if len({(place.dataset, place.protocol) for place in ranking.places}) > 1:
         notes.append("scores on different data sets or under different protocols do not compare")

@@ -396,7 +396,7 @@ def test_distance_from_the_edges_is_a_share_of_the_scale(
     assert rank(two_roots, "--dataset", "glyphs") == 0
     # margin 1.9 of 0 to 2 is 5% from 2; sharpness 10 of 1 to 1000 is one of three decades from 1.
     assert capsys.readouterr().out.splitlines()[-1] == (
-        "note: the best (trial 0) lies from the nearer edge, in % of the searched scale: "
+        "note: distance of the best (trial 0) from the nearer edge, in % of the searched scale: "
         "margin 5 (high edge, 2), sharpness 33 (low edge, 1)"
     )
     assert rank(two_roots, "--dataset", "glyphs", "--format", "csv") == 0

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from analysis.report_page import parameter_figures, runs_figures, search_figures
+from analysis.report_page.parallel_coordinates import parallel_coordinates
 from analysis.report_page.theme import Figure
 from analysis.studies.comparison import compare_rows
 from analysis.studies.histories import Search, read_search
@@ -103,13 +104,13 @@ def test_parallel_coordinates_run_from_edge_to_edge(tmp_path: Path) -> None:
     place = write_searched(tmp_path, trials=2, score=lambda p: 0.2)
     write_course(place, 2, {"margin": 1.8, "lr": 1e-4, "bins": 6}, 0.4)
     search, _ = read_search(place)
-    figure = parameter_figures.parallel_coordinates(search, {"lr": 0.01})
+    figure = parallel_coordinates(search, {"lr": 0.01})
     check(figure)
     best = trace(figure, "best 1 of complete")
     assert best["y"] == [0.5, 0.0, 1.0, 1.0, None]  # bins, lr, margin, score
     assert trace(figure, "published")["y"] == [None, pytest.approx(2 / 3, abs=1e-4), None, None]
     single, _ = read_search(write_searched(tmp_path / "one", trials=1))
-    assert parameter_figures.parallel_coordinates(single, {}) is None
+    assert parallel_coordinates(single, {}) is None
 
 
 def test_importance_and_contour(tmp_path: Path) -> None:
