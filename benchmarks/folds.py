@@ -19,7 +19,8 @@ from torch.func import functional_call, stack_module_state
 
 from benchmarks.machine import find_device
 from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
-from wpm.protocols import Protocol, find_protocol
+from wpm.protocol_files import find_protocol
+from wpm.protocols import Protocol
 
 FOLDS = 4
 Step = Callable[[], None]

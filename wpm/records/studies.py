@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from wpm.errors import UserError
-from wpm.files import is_locked, read_json, write_json
+from wpm.files import NAME_PATTERN, is_locked, read_json, write_json
 from wpm.protocols import Protocol
-from wpm.records.layout import FORMAT, NAME_PATTERN, StudyPlace, check_format, sorted_folders
+from wpm.records.layout import FORMAT, StudyPlace, check_format, sorted_folders
 from wpm.records.trainings import TrainingFolder, TrainingRecord
 from wpm.reports import Report
 from wpm.rows import Row
