@@ -150,6 +150,13 @@ def test_names_are_looked_up_in_the_own_folder_before_the_one_that_ships(tmp_pat
     assert find_protocol("smoke", "glyphs") != find_protocol("smoke", "glyphs", folder=tmp_path)
 
 
+def test_base_of_the_same_name_is_the_one_that_ships(tmp_path: Path) -> None:
+    path = write_protocol(tmp_path, 'base = "smoke"\ncrop = 18\n', "smoke")
+    expected = dataclasses.replace(find_protocol("smoke", "glyphs"), crop=18)
+    assert find_protocol(path, "glyphs") == expected
+    assert find_protocol("smoke", "glyphs", folder=tmp_path) == expected
+
+
 def test_file_without_a_base_gives_every_value_but_the_precision(tmp_path: Path) -> None:
     values = EARLIER["small"]["glyphs"]
     lines = [

@@ -101,36 +101,49 @@ def read_protocol(name: str, folder: Path = PROTOCOLS_FOLDER) -> list[ProtocolFi
     Raises:
         UserError: there is no such protocol or base, or a file breaks a rule.
     """
-    path = Path(name) if name.endswith(".toml") or "/" in name else _look_up(name, [folder])
-    if path is None:
+    is_path = name.endswith(".toml") or "/" in name
+    places = [Path(name)] if is_path else [p for p in _candidates(name, folder) if p.exists()]
+    if not places:
         raise UserError(
             f"unknown protocol {name!r}; choose from {', '.join(protocol_names(folder))}, or give "
             "a file: FILE.toml"
         )
+    path = places[0]
     if not NAME_PATTERN.fullmatch(path.stem):
         raise UserError(
             f"{path}: {path.stem!r} cannot name a protocol: letters, digits and '_.+-' only"
         )
     files = [_read_file(path)]
-    while (base := files[0].base) is not None:
-        current = files[0].path
-        known = NAME_PATTERN.fullmatch(base)
-        found = _look_up(base, [current.parent, folder]) if known else None
-        if found is None:
+    while files[0].base is not None:
+        base = _find_base(files[0], folder)
+        if any(base.samefile(file.path) for file in files):
+            circle = " -> ".join(file.path.stem for file in reversed(files))
             raise UserError(
-                f"{current}: base is {base!r}, must be one of {', '.join(protocol_names(folder))}"
+                f"{files[0].path}: base is {base.stem!r}, which leads back to itself "
+                f"({circle} -> {base.stem})"
             )
-        if any(found.resolve() == file.path.resolve() for file in files):
-            circle = " -> ".join([file.path.stem for file in reversed(files)] + [base])
-            raise UserError(f"{current}: base is {base!r}, which leads back to itself ({circle})")
-        files.insert(0, _read_file(found))
+        files.insert(0, _read_file(base))
     return files
 
 
-def _look_up(name: str, folders: list[Path]) -> Path | None:
-    """Return the first file of a protocol in some folders and in the one that ships."""
-    paths = [folder / f"{name}.toml" for folder in (*folders, PROTOCOLS_FOLDER)]
-    return next((path for path in paths if path.exists()), None)
+def _find_base(file: ProtocolFile, folder: Path) -> Path:
+    """Return the file of a base. One that is named like the file itself lies in another folder."""
+    base = file.base or ""
+    found = [
+        path
+        for path in _candidates(base, file.path.parent, folder)
+        if NAME_PATTERN.fullmatch(base) and path.exists()
+    ]
+    if not found:
+        known = ", ".join(protocol_names(folder))
+        raise UserError(f"{file.path}: base is {base!r}, must be one of {known}")
+    others = [path for path in found if not path.samefile(file.path)]
+    return (others or found)[0]
+
+
+def _candidates(name: str, *folders: Path) -> list[Path]:
+    """Return where the file of a protocol may be, in the order in which it is looked up."""
+    return [folder / f"{name}.toml" for folder in (*folders, PROTOCOLS_FOLDER)]
 
 
 def _read_file(path: Path) -> ProtocolFile:
