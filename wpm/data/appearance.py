@@ -11,7 +11,9 @@ from wpm.data.decoding import UNREADABLE, decode_image
 from wpm.data.index import ImageIndex
 
 _SAMPLE = 32  # images; decoding them takes a second or two
-_THUMBNAIL = 32  # shorter side in pixels on which colours are judged
+# Shorter side in pixels at which colours are judged. JPEG stores colour more coarsely than light,
+# so that a thin line gets a fringe of other colours; at this size the fringe is averaged away.
+_THUMBNAIL = 12
 
 
 @dataclass(frozen=True)
