@@ -19,7 +19,7 @@ from benchmarks.image_data import add_image_flags, open_trainval
 from benchmarks.machine import find_device
 from wpm import retrieval
 from wpm.data.pixels import Pixels
-from wpm.protocols import find_protocol
+from wpm.protocol_files import find_protocol
 from wpm.retrieval import RetrievalScores, retrieval_scores
 from wpm.rows import Row
 from wpm.training.config import TrainingConfig

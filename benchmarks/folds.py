@@ -26,7 +26,8 @@ from benchmarks.within_pair_step import CHANNEL_DROPOUT, EMBEDDING_DROPOUT, SHAR
 from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
 from wpm.model.views import ViewSettings
 from wpm.precision import float32_products
-from wpm.protocols import Protocol, find_protocol
+from wpm.protocol_files import find_protocol
+from wpm.protocols import Protocol
 from wpm.training.mined_step import MinedStep
 from wpm.training.plain_step import PlainStep
 from wpm.within_pair import WithinPairLoss

@@ -22,7 +22,7 @@ from benchmarks.machine import find_device
 from benchmarks.views import PARAMETERS
 from wpm.model.embedding import EmbeddingModel
 from wpm.model.views import ViewMasks
-from wpm.protocols import find_protocol
+from wpm.protocol_files import find_protocol
 from wpm.rows import Row
 from wpm.training.config import TrainingConfig
 from wpm.training.mined_step import MinedStep

@@ -42,7 +42,8 @@ from wpm.data.index import DataSource, ImageIndex
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import PART_IMAGES, Pixels
 from wpm.model.embedding import build_model, freeze_batch_norm
-from wpm.protocols import Protocol, find_protocol
+from wpm.protocol_files import find_protocol
+from wpm.protocols import Protocol
 
 BATCH = 32
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -26,7 +26,7 @@ from wpm.data.pixel_cache import build_pixel_cache
 from wpm.jobs.job import InterruptedJobError
 from wpm.jobs.payloads import identify
 from wpm.jobs.train_job import TrainJob
-from wpm.protocols import find_protocol
+from wpm.protocol_files import find_protocol
 from wpm.records import Outcome, TrainingFolder, TrialState
 from wpm.rows import Row
 from wpm.spaces import load_space

@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.image_data import add_image_flags, open_trainval
 from benchmarks.machine import find_device
-from wpm.protocols import PRECISIONS, PROTOCOL_NAMES, find_protocol
+from wpm.protocol_files import find_protocol, protocol_names
+from wpm.protocols import PRECISIONS
 from wpm.rows import Row
 from wpm.training.config import TrainingConfig
 from wpm.training.training import Training
@@ -26,7 +27,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     add_image_flags(parser)
-    parser.add_argument("--protocol", choices=PROTOCOL_NAMES, default="small")
+    parser.add_argument("--protocol", choices=protocol_names(), default="small")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="torch threads [1]")
@@ -38,7 +39,7 @@ def main() -> None:
     pixels = open_trainval(args, find_protocol(args.protocol, args.dataset))
     base = None
     for precision in PRECISIONS if device.type == "cuda" else ("float32", "bf16"):
-        protocol = find_protocol(args.protocol, args.dataset, precision=precision)
+        protocol = find_protocol(args.protocol, args.dataset, changes={"precision": precision})
         protocol = dataclasses.replace(protocol, max_epochs=args.epochs, validation_interval=1)
         scores, rates = [], []
         for seed in range(args.seeds):

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from wpm.protocols import find_protocol
+from wpm.protocol_files import find_protocol
 from wpm.records import StudyPlace
 from wpm.rows import Row
 from wpm.spaces import load_space

@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 
 from benchmarks.search_landscape import SURROGATES, Landscape
 from benchmarks.search_replay import HISTORIES, History, ReplayedTrial, read_studies, replay
-from wpm.protocols import find_protocol
+from wpm.protocol_files import find_protocol
 from wpm.rows import Row
 from wpm.spaces import load_space
 from wpm.studies.samplers import SAMPLER_NAMES, build_pruner, build_sampler

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wpm.files import write_json
-from wpm.protocols import find_protocol
+from wpm.protocol_files import find_protocol
 from wpm.records import (
     Chosen,
     Outcome,

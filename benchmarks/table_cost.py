@@ -34,7 +34,8 @@ from wpm.data.pixels import Pixels
 from wpm.model.embedding import build_model, freeze_batch_norm
 from wpm.model.views import ViewSettings
 from wpm.precision import float32_products
-from wpm.protocols import Protocol, find_protocol
+from wpm.protocol_files import find_protocol
+from wpm.protocols import Protocol
 from wpm.rows import TABLE_ROWS, Row
 from wpm.training.mined_step import MinedStep
 from wpm.within_pair import WithinPairLoss

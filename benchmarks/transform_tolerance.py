@@ -13,7 +13,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from wpm.data.crop_boxes import centre_crop_boxes, sample_crop_boxes
 from wpm.data.crops import resize_crops
-from wpm.protocols import find_protocol
+from wpm.protocol_files import find_protocol
 
 
 def make_image(kind: str, height: int, width: int, generator: torch.Generator) -> Tensor:

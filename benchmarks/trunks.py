@@ -26,7 +26,7 @@ from wpm.formatting import format_table
 from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
 from wpm.model.trunk import Trunk
 from wpm.model.trunks import find_weights
-from wpm.protocols import find_protocol
+from wpm.protocol_files import find_protocol
 
 TRUNKS = (
     "convnet",

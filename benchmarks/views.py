@@ -20,7 +20,7 @@ from benchmarks.image_data import add_image_flags, open_trainval
 from benchmarks.machine import find_device
 from wpm.data.pixels import Pixels
 from wpm.files import read_json, write_json
-from wpm.protocols import find_protocol
+from wpm.protocol_files import find_protocol
 from wpm.rows import Row
 from wpm.training.config import TrainingConfig
 from wpm.training.training import Training

@@ -28,7 +28,7 @@ from benchmarks.machine import find_device
 from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
 from wpm.model.views import ViewMasks, ViewSettings
 from wpm.precision import float32_products
-from wpm.protocols import find_protocol
+from wpm.protocol_files import find_protocol
 from wpm.training.mined_step import MinedStep
 from wpm.within_pair import WithinPairLoss
 

@@ -15,7 +15,7 @@ from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.model.embedding import build_model
 from wpm.precision import float32_products
-from wpm.protocols import find_protocol
+from wpm.protocol_files import find_protocol
 from wpm.rows import Row
 from wpm.splits import class_disjoint_splits
 from wpm.training.config import TrainingConfig
@@ -90,7 +90,7 @@ def test_bf16_runs_the_forward_pass_in_bfloat16_and_returns_float32() -> None:
 
 
 def best_score(pixels: Pixels, precision: str, seed: int) -> float:
-    protocol = find_protocol("small", "glyphs", precision=precision)
+    protocol = find_protocol("small", "glyphs", changes={"precision": precision})
     protocol = dataclasses.replace(protocol, iterations_per_epoch=30, max_epochs=2)
     parameters = {"pos_margin": 0.1, "neg_margin": 0.8}
     training = Training(

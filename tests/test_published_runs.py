@@ -1,6 +1,7 @@
 """CUB, Cars and SOP in miniature, from their own files to the table, with BN-Inception."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,6 @@ from scipy.io import savemat
 
 import launch
 from analysis.table import main as print_table
-from wpm import protocols as config
 from wpm.cli.prepare import Prepared
 from wpm.data.datasets import DATASETS
 from wpm.data.index import DataSource, ImageIndex
@@ -22,6 +22,7 @@ from wpm.data.published_sets import CARS196, CUB200, SOP, PublishedSet
 from wpm.jobs.start import start_job
 from wpm.records import StudyPlace, TrialState, read_finals, read_trials
 from wpm.rows import Row
+from wpm.spaces import SPACES_FOLDER
 
 pytestmark = pytest.mark.slow
 
@@ -123,14 +124,13 @@ def dataset(
     case = CASES[name]
     small = dataclasses.replace(case.known, images=CLASSES * IMAGES, classes=CLASSES)
     monkeypatch.setitem(DATASETS, name, lambda source, fetch: case.load(source, fetch, small))
-    short = dataclasses.replace(
-        config._PRESETS["mlrc"],
-        resize=case.side + 29, crop=case.side, classes_per_batch=2, images_per_class=2,
-        iterations_per_epoch=1, trunk_passes=2, embedding_masks=2,
-    )  # fmt: skip
-    monkeypatch.setitem(config._PRESETS, "mlrc", short)
-    changes = {"max_epochs": 1, "validation_interval": 1}
-    monkeypatch.setitem(config._PER_DATASET, ("mlrc", name), changes)
+    protocols = tmp_path / "spaces" / "protocols"
+    shutil.copytree(SPACES_FOLDER, protocols.parent)
+    (protocols / "mlrc.toml").write_text(
+        f"base = 'mlrc'\nresize = {case.side + 29}\ncrop = {case.side}\n"
+        "classes_per_batch = 2\nimages_per_class = 2\niterations_per_epoch = 1\n"
+        "trunk_passes = 2\nembedding_masks = 2\nmax_epochs = 1\nvalidation_interval = 1\n"
+    )
     monkeypatch.setattr("wpm.cli.commands.run_on_ray", run_here)
     case.make(tmp_path / "work" / case.known.home)
     return name
@@ -141,7 +141,8 @@ def test_set_in_miniature_is_searched_tested_and_in_the_table(
 ) -> None:
     row = CASES[dataset].row
     roots = ["--run-root", str(tmp_path / "runs"), "--work-root", str(tmp_path / "work")]
-    command = ["--dataset", dataset, "--rows", row, "--weights", "random", *roots]
+    spaces = ["--search-spaces", str(tmp_path / "spaces")]
+    command = ["--dataset", dataset, "--rows", row, "--weights", "random", *spaces, *roots]
     assert launch.main([*command, "--trials", "1"]) == 0
     place = StudyPlace(tmp_path / "runs", dataset, "mlrc", Row.parse(row))
     (trial,), problems = read_trials(place)

@@ -15,6 +15,8 @@ from typing import Any
 
 from wpm.errors import DamagedFileError, LockedError, storage_error
 
+# What may name a folder of records: nothing that leaves it, hides it or needs quotes in a shell.
+NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 # What `write_json` writes, byte for byte: reading it needs no second pass through JSON.
 _WRITTEN = re.compile(rb'\{"sha256": "([0-9a-f]{64})",\n"content": (.*)\}\n', re.DOTALL)
 

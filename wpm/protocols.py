@@ -1,13 +1,29 @@
-"""Protocols: everything that all rows of a table share, and the presets for it."""
+"""Protocols: everything that all rows of a table share, and how one value of it is changed.
+
+Their values are in `search_spaces/protocols/`, which `wpm.protocol_files` reads.
+"""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Annotated, Any, get_type_hints
 
 from wpm.errors import UserError
+from wpm.protocol_fields import FieldType, LowAndHigh, RealNumber, Value, WholeNumber, Word
 
 PRECISIONS = ("float32", "tf32", "bf16")
+OPTIMIZERS = ("adam", "rmsprop")
+
+_BUDGETS = ("trials", "runs")  # a study's budget may grow, so each has a flag of its own
+_LONGEST_NAME = 200  # of a folder of records; file systems take at most 255 bytes
+_SELF_EXPLAINING = ("trunk", "precision")  # in a name, their values stand alone
+
+Count = Annotated[int, WholeNumber()]
+Name = Annotated[str, Word()]
+_POSITIVE = RealNumber(0, math.inf, excludes_low=True)
+_SHARE = RealNumber(0, 1, excludes_low=True)
 
 
 @dataclass(frozen=True)
@@ -19,53 +35,54 @@ class Protocol:
 
     name: str
     # model
-    trunk: str
-    embedding_dim: int
+    trunk: Name
+    embedding_dim: Count
     # images
-    resize: int  # shorter side of the cached image
-    crop: int  # side of the square that the trunk sees
-    crop_scale: tuple[float, float]  # share of the area that a random crop covers
-    crop_ratio: tuple[float, float]  # width / height of a random crop
-    flip: float  # probability of a horizontal flip
+    resize: Count  # shorter side of the cached image
+    crop: Count  # side of the square that the trunk sees
+    # share of the area that a random crop covers
+    crop_scale: Annotated[tuple[float, float], LowAndHigh(_SHARE)]
+    crop_ratio: Annotated[tuple[float, float], LowAndHigh(_POSITIVE)]  # width / height of a crop
+    flip: Annotated[float, RealNumber(0, 1)]  # probability of a horizontal flip
     # batches
-    classes_per_batch: int
-    images_per_class: int
+    classes_per_batch: Count
+    images_per_class: Count
     # optimiser of trunk and embedder
-    optimizer: str
-    learning_rate: float
-    weight_decay: float
+    optimizer: Annotated[str, Word(OPTIMIZERS)]
+    learning_rate: Annotated[float, _POSITIVE]
+    weight_decay: Annotated[float, RealNumber()]
     # optimiser of a loss's own parameters (proxies, class weights, beta); its rate is searched
-    loss_weight_decay: float
+    loss_weight_decay: Annotated[float, RealNumber()]
     # schedule
-    iterations_per_epoch: int
-    validation_interval: int
-    patience: int
-    max_epochs: int
-    folds: int
+    iterations_per_epoch: Count
+    validation_interval: Count
+    patience: Count
+    max_epochs: Count
+    folds: Annotated[int, WholeNumber(2)]  # one fold could not be validated on other classes
     # views of within-pair mining
-    trunk_passes: int
-    embedding_masks: int
+    trunk_passes: Count
+    embedding_masks: Count
     # asynchronous successive halving: the first rung, and how few stay at each (1 / factor)
-    grace_epochs: int
-    reduction_factor: int
+    grace_epochs: Count
+    reduction_factor: Annotated[int, WholeNumber(2)]  # with 1 every trial would stay
     # budgets, unless the command line sets others
-    trials: int
-    runs: int
+    trials: Count
+    runs: Count
     # arithmetic of trunk and embedder: "float32" as published, "tf32", or "bf16" (autocast)
-    precision: str = "float32"
+    precision: Annotated[str, Word(PRECISIONS)] = "float32"
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, int) and value < 1:
-                raise UserError(f"protocol {self.name}: {field.name} is {value}, must be >= 1")
+        for field, kind in field_types().items():
+            value = getattr(self, field)
+            try:
+                kind.read(value)
+            except ValueError:
+                raise UserError(
+                    f"protocol {self.name}: {field} is {value!r}, must be {kind.rule}"
+                ) from None
         if self.crop > self.resize:
             raise UserError(
                 f"protocol {self.name}: crop {self.crop} px exceeds resize {self.resize} px"
-            )
-        if self.precision not in PRECISIONS:
-            raise UserError(
-                f"unknown precision {self.precision!r}; choose from {', '.join(PRECISIONS)}"
             )
 
     def batch_size(self) -> int:
@@ -73,127 +90,60 @@ class Protocol:
         return self.classes_per_batch * self.images_per_class
 
 
-# For a search on a laptop. Compared with `mlrc` it has small images, a small trunk that is trained
-# from scratch, 2 trunk passes instead of 8, and at most 20 short epochs instead of 1000. So it
-# ranks configurations for such a trunk on such images, and for nothing else.
-_SMALL = Protocol(
-    name="small",
-    trunk="convnet",
-    embedding_dim=128,
-    resize=28,
-    crop=24,
-    crop_scale=(0.6, 1.0),
-    crop_ratio=(0.75, 1.33),
-    flip=0.0,
-    classes_per_batch=8,
-    images_per_class=4,
-    optimizer="adam",
-    learning_rate=1e-3,
-    weight_decay=1e-4,
-    loss_weight_decay=1e-4,
-    iterations_per_epoch=40,
-    validation_interval=1,
-    patience=8,
-    max_epochs=20,
-    folds=4,
-    trunk_passes=2,
-    embedding_masks=8,
-    # Among the settings that benchmarks/search_halving.py replays, these need a third of the
-    # epochs and find nearly always the same best trial.
-    grace_epochs=2,
-    reduction_factor=2,
-    trials=20,
-    runs=5,
-)
-
-# The published protocol (Musgrave et al., ECCV 2020); docs/protocol.md explains it line by line.
-_MLRC = Protocol(
-    name="mlrc",
-    trunk="bninception",
-    embedding_dim=128,
-    resize=256,
-    crop=227,
-    crop_scale=(0.16, 1.0),
-    crop_ratio=(0.75, 1.33),
-    flip=0.5,
-    classes_per_batch=8,
-    images_per_class=4,
-    optimizer="rmsprop",
-    learning_rate=1e-6,
-    weight_decay=1e-4,
-    loss_weight_decay=1e-4,
-    iterations_per_epoch=100,
-    validation_interval=2,
-    patience=9,
-    max_epochs=1000,
-    folds=4,
-    trunk_passes=8,
-    embedding_masks=8,
-    grace_epochs=10,
-    reduction_factor=3,
-    trials=50,
-    runs=10,
-)
-
-# Trials of a few seconds, to try out a machine, a cluster or a new loss end to end. The scores have
-# no meaning.
-_SMOKE = dataclasses.replace(
-    _SMALL,
-    name="smoke",
-    embedding_dim=16,
-    resize=20,
-    crop=16,
-    classes_per_batch=4,
-    images_per_class=2,
-    iterations_per_epoch=4,
-    max_epochs=4,
-    embedding_masks=2,
-    grace_epochs=1,
-    trials=4,
-    runs=2,
-)
-
-# What a preset changes for a data set. MLRC validates less often where an epoch covers less of the
-# data set.
-_PER_DATASET: dict[tuple[str, str], dict[str, Any]] = {
-    ("mlrc", "cub200"): {"validation_interval": 2, "patience": 9},
-    ("mlrc", "cars196"): {"validation_interval": 5, "patience": 14},
-    ("mlrc", "sop"): {"validation_interval": 20, "patience": 39},
-    # Photographs may be mirrored; characters, on which the preset was made, may not.
-    ("small", "folder"): {"flip": 0.5},
-}
-_PRESETS = {preset.name: preset for preset in (_SMALL, _MLRC, _SMOKE)}
-PROTOCOL_NAMES = tuple(_PRESETS)
-_PUBLISHED_DATASETS = tuple(dataset for name, dataset in _PER_DATASET if name == _MLRC.name)
+@cache
+def field_types() -> Mapping[str, FieldType]:
+    """Return the type of every field that a file may set, in the order of `Protocol`."""
+    hints = get_type_hints(Protocol, include_extras=True)
+    return {
+        name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")
+    }
 
 
-def default_protocol(dataset: str) -> str:
-    """Return the protocol of the data set's published table; "small" where there is none."""
-    return _MLRC.name if dataset in _PUBLISHED_DATASETS else _SMALL.name
-
-
-def find_protocol(
-    name: str, dataset: str, *, trunk: str | None = None, precision: str | None = None
-) -> Protocol:
-    """Return the preset `name` as it applies to a data set.
-
-    Args:
-        name: of the preset.
-        dataset: name of the data set.
-        trunk: replaces the preset's trunk. It becomes part of the protocol's name, so that the
-            studies get folders of their own.
-        precision: replaces the preset's precision, and becomes part of the name as well.
+def change_protocol(protocol: Protocol, changes: Mapping[str, Value]) -> Protocol:
+    """Return a protocol with other values, whose name says which, in the order of the fields.
 
     Raises:
-        UserError: there is no such preset or precision; the message lists the choices.
+        UserError: a value breaks its rule, or there are too many for a name.
     """
-    if name not in _PRESETS:
-        raise UserError(f"unknown protocol {name!r}; choose from {', '.join(_PRESETS)}")
-    protocol = dataclasses.replace(_PRESETS[name], **_PER_DATASET.get((name, dataset), {}))
-    changes = {"trunk": trunk, "precision": precision}
-    changed = {k: v for k, v in changes.items() if v not in (None, getattr(protocol, k))}
-    suffixes = [str(value).replace(":", ".") for value in changed.values()]
-    return dataclasses.replace(protocol, name="-".join([name, *suffixes]), **changed)  # type: ignore[arg-type]
+    changed = {
+        field: changes[field]
+        for field in field_types()
+        if field in changes and changes[field] != getattr(protocol, field)
+    }
+    name = "-".join([protocol.name, *(_name_change(*change) for change in changed.items())])
+    if len(name) > _LONGEST_NAME:
+        raise UserError(
+            f"protocol {name[:40]}...: {len(changed)} changes are too many for the name of a "
+            "folder; write a file with base = NAME, and give --protocol FILE.toml"
+        )
+    return dataclasses.replace(protocol, name=name, **changed)  # type: ignore[arg-type]
+
+
+def _name_change(field: str, value: Value) -> str:
+    text = "_".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    text = text.replace(":", ".")
+    return text if field in _SELF_EXPLAINING else f"{field}_{text}"
+
+
+def parse_setting(text: str) -> tuple[str, Value]:
+    """Read a change of one field, written FIELD=VALUE.
+
+    Raises:
+        UserError: there is no such field, or the value breaks its rule.
+    """
+    field, equals, given = text.partition("=")
+    if not equals:
+        raise UserError(f"{text!r} is not FIELD=VALUE, such as max_epochs=40")
+    if field in _BUDGETS:
+        raise UserError(f"{field} is a budget, which may grow; give --{field} {given}")
+    fields = [name for name in field_types() if name not in _BUDGETS]
+    if field not in fields:
+        raise UserError(f"a protocol has no field {field!r}; choose from {', '.join(fields)}")
+    kind = field_types()[field]
+    try:
+        return field, kind.parse(given)
+    except ValueError:
+        raise UserError(f"{field} is {given!r}, must be {kind.rule}") from None
 
 
 def protocol_from_json(data: Mapping[str, Any]) -> Protocol:

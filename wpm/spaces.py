@@ -1,7 +1,6 @@
 """Search spaces: `search_spaces/` has a TOML file for every loss and miner; here they are read."""
 
 import math
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +10,7 @@ from typing import Any
 from wpm.errors import UserError
 from wpm.miners import MINERS, WITHIN_PAIR, find_miner
 from wpm.rows import Row
+from wpm.toml_files import check_keys, read_table, read_toml
 
 SPACES_FOLDER = Path(__file__).resolve().parent.parent / "search_spaces"
 
@@ -159,7 +159,7 @@ def _refuse_unknown(row: Row, folder: Path, known: Sequence[str]) -> UserError:
 
 def nothing_to_mine(loss: str, folder: Path = SPACES_FOLDER) -> str:
     """Return why miners have no meaning for a loss, as its file says; empty where they have."""
-    return str(_parse_file(folder / f"{loss}.toml").get("nothing_to_mine", ""))
+    return str(read_toml(folder / f"{loss}.toml").get("nothing_to_mine", ""))
 
 
 def known_losses(folder: Path = SPACES_FOLDER) -> list[str]:
@@ -179,13 +179,13 @@ class _File:
 
 def _read_file(path: Path) -> _File:
     """Read and check one file."""
-    data = _parse_file(path)
+    data = read_toml(path)
     allowed = {"description", "nothing_to_mine", "search", "fixed", "published"}
-    _check_keys(path, "the file", data, allowed)
+    check_keys(path, "the file", data, allowed)
     refusal = data.get("nothing_to_mine", "")
     if not isinstance(refusal, str):
         raise UserError(f"{path}: nothing_to_mine is not text; give the reason, or leave it out")
-    search, given = _read_table(path, "search", data), _read_table(path, "fixed", data)
+    search, given = read_table(path, "search", data), read_table(path, "fixed", data)
     searched = {name: _read_range(path, name, value) for name, value in search.items()}
     fixed = {name: _read_number(path, name, value) for name, value in given.items()}
     both = sorted(searched.keys() & fixed.keys())
@@ -198,20 +198,11 @@ def _read_file(path: Path) -> _File:
     return _File(searched, fixed, published, refusal)
 
 
-def _parse_file(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML ({error})") from error
-
-
 def _read_range(path: Path, name: str, data: Any) -> Range:
     where = f"search.{name}"
     if not isinstance(data, dict):
         raise UserError(f"{path}: {where} is {data!r}, must be a table with low and high")
-    _check_keys(path, where, data, {"low", "high", "scale", "type", "reason"})
+    check_keys(path, where, data, {"low", "high", "scale", "type", "reason"})
     missing = sorted({"low", "high"} - data.keys())
     if missing:
         raise UserError(f"{path}: {where} has no {missing[0]}")
@@ -235,10 +226,10 @@ def _read_published(path: Path, data: Any, searched: Mapping[str, Range]) -> Pub
     allowed = {"dataset", "source", "miner", "within_pair_mining", "parameters"}
     if not isinstance(data, dict):
         raise UserError(f"{path}: published is {data!r}, must be a table")
-    _check_keys(path, "published", data, allowed)
+    check_keys(path, "published", data, allowed)
     parameters = {
         name: _read_number(path, f"published.{name}", value)
-        for name, value in _read_table(path, "parameters", data).items()
+        for name, value in read_table(path, "parameters", data).items()
     }
     unknown = sorted(parameters.keys() - searched.keys())
     if unknown:
@@ -269,23 +260,7 @@ def _read_miner(path: Path, data: Mapping[str, Any]) -> str | None:
     return miner
 
 
-def _read_table(path: Path, name: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
-    table = data.get(name, {})
-    if not isinstance(table, dict):
-        raise UserError(f"{path}: {name} is {table!r}, must be a table")
-    return table
-
-
 def _read_number(path: Path, where: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UserError(f"{path}: {where} is {value!r}, must be a finite number")
     return float(value)
-
-
-def _check_keys(path: Path, where: str, data: Mapping[str, Any], allowed: set[str]) -> None:
-    unknown = sorted(data.keys() - allowed)
-    if unknown:
-        raise UserError(
-            f"{path}: {where} has {unknown[0]!r}, which is not known; "
-            f"allowed are {', '.join(sorted(allowed))}"
-        )

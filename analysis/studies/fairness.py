@@ -7,7 +7,7 @@ from typing import Any
 
 from analysis.studies.published import PROTOCOL
 from analysis.studies.row_results import RowRecord
-from wpm.protocols import find_protocol
+from wpm.protocol_files import find_protocol
 from wpm.records import chosen_order
 
 _SETTINGS = {"protocol": "protocol settings", "images": "images", "weights": "weights"}

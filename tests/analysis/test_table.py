@@ -28,7 +28,7 @@ from tests.support.stored import (
     write_search,
 )
 from wpm.files import read_json, write_json
-from wpm.protocols import find_protocol
+from wpm.protocol_files import find_protocol
 from wpm.records import FORMAT, StudyPlace, TrainingFolder, TrialState
 from wpm.rows import Row
 

@@ -8,7 +8,7 @@ import torch
 from pytorch_metric_learning.losses import ContrastiveLoss
 
 from benchmarks.folds import FOLDS, FusedFolds, TrialProcesses, make_images, make_models
-from wpm.protocols import find_protocol
+from wpm.protocol_files import find_protocol
 
 PROTOCOL = find_protocol("smoke", "folder")
 

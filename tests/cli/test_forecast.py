@@ -8,7 +8,7 @@ from tests.support.stored import COMPLETE, PRUNED, write_search
 from tests.support.trials import fold_report, outcome
 from wpm.cli.forecast import Forecast, forecast_finals, forecast_search, format_forecasts
 from wpm.errors import UserError
-from wpm.protocols import find_protocol
+from wpm.protocol_files import find_protocol
 from wpm.records import StudyPlace, TrainingFolder
 from wpm.reports import Report
 from wpm.rows import Row

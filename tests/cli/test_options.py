@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FLAGS = {
     "--help", "--version", "--best-only", "--doctor", "--status", "--watch", "--dry-run",
     "--notify", "--debug",
-    "--dataset", "--data-root", "--fetch", "--skip-unreadable", "--rows", "--protocol", "--trunk",
-    "--precision", "--search-spaces", "--weights", "--seed",
+    "--dataset", "--data-root", "--fetch", "--skip-unreadable", "--rows", "--protocol", "--set",
+    "--trunk", "--precision", "--search-spaces", "--weights", "--seed",
     "--trials", "--runs", "--top", "--no-early-stopping", "--sampler", "--warm-start",
     "--published", "--allow-unfinished",
     "--max-hours", "--max-hours-per-study", "--max-gpu-hours", "--max-gpu-hours-per-study",
@@ -68,9 +68,39 @@ def test_gpus_are_given_measured_or_left_to_the_default(
 
 
 def test_protocol_follows_data_set_trunk_and_precision() -> None:
-    assert parse("--dataset", "sop").find_protocol().name == "mlrc"
-    protocol = parse("--trunk", "torchvision:resnet18", "--precision", "bf16").find_protocol()
-    assert protocol.name == "small-torchvision.resnet18-bf16"
+    assert parse("--dataset", "sop").named_protocol == "mlrc"
+    assert parse().named_protocol == "small"
+    assert parse("--dataset", "folder").named_protocol is None, "the images decide"
+    assert parse("--dataset", "folder", "--protocol", "mlrc").named_protocol == "mlrc"
+    options = parse("--trunk", "torchvision:resnet18", "--precision", "bf16")
+    assert options.find_protocol("small").name == "small-torchvision.resnet18-bf16"
+
+
+def test_set_changes_values_and_trunk_and_precision_are_the_same_as_their_flags() -> None:
+    protocol = parse("--set", "max_epochs=40", "--set", "crop=20").find_protocol("small")
+    assert (protocol.name, protocol.max_epochs) == ("small-crop_20-max_epochs_40", 40)
+    flags = parse("--trunk", "torchvision:resnet18", "--precision", "bf16")
+    sets = parse("--set", "precision=bf16", "--set", "trunk=torchvision:resnet18")
+    assert flags.find_protocol("small") == sets.find_protocol("small")
+    assert parse("--set", "crop=24").find_protocol("small").name == "small", "its own value"
+
+
+@pytest.mark.parametrize("twice", [["--set", "crop=22"], ["--set", "crop=20"]])
+def test_field_that_is_set_twice_is_refused(twice: list[str]) -> None:
+    with pytest.raises(UserError, match="crop is set twice, to 20 and to 2"):
+        check_options(parse("--set", "crop=20", *twice))
+    with pytest.raises(UserError, match="trunk is set twice, to convnet and to bninception"):
+        check_options(parse("--trunk", "convnet", "--set", "trunk=bninception"))
+
+
+def test_protocols_of_an_own_folder_and_of_a_file_are_found(tmp_path: Path) -> None:
+    (tmp_path / "protocols").mkdir()
+    path = tmp_path / "protocols" / "mine.toml"
+    path.write_text('base = "small"\ncrop = 20\n')
+    by_name = parse("--search-spaces", str(tmp_path), "--protocol", "mine")
+    by_path = parse("--protocol", str(path), "--set", "patience=2")
+    assert by_name.find_protocol("mine").crop == 20
+    assert by_path.find_protocol(str(path)).name == "mine-patience_2"
 
 
 def test_checks_return_the_spaces_and_read_each_file_once(
@@ -80,7 +110,8 @@ def test_checks_return_the_spaces_and_read_each_file_once(
     read_text = Path.read_text
 
     def count(path: Path, *arguments: str, **keywords: str) -> str:
-        reads.append(path.name)
+        if path.parent == SPACES_FOLDER:
+            reads.append(path.name)
         return read_text(path, *arguments, **keywords)
 
     monkeypatch.setattr(Path, "read_text", count)

@@ -24,7 +24,8 @@ from wpm.data.index import index_class_folders
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.errors import UserError
-from wpm.protocols import Protocol, find_protocol
+from wpm.protocol_files import find_protocol
+from wpm.protocols import Protocol
 
 MLRC_SCALE, MLRC_RATIO = (0.16, 1.0), (0.75, 1.33)
 GREY_SPEC = InputSpec("RGB", 1.0, (0.5,), (0.25,))

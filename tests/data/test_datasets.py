@@ -39,8 +39,12 @@ def test_options_without_meaning_are_refused(tmp_path: Path) -> None:
     root = make_tree(tmp_path / "tree", "a/1.png", "b/1.png")
     with pytest.raises(UserError, match=r"--data-root .* has no meaning for glyphs"):
         load_index(source("glyphs", root, tmp_path))
-    with pytest.raises(UserError, match="--fetch has no meaning"):
-        load_index(source("folder", root, tmp_path), fetch=True)
+
+
+def test_folder_is_listed_also_where_weights_are_fetched(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "tree", "a/1.png", "b/1.png")
+    plain = load_index(source("folder", root, tmp_path))
+    assert load_index(source("folder", root, tmp_path), fetch=True).paths == plain.paths
 
 
 @pytest.mark.parametrize("dataset", ["folder", "omniglot"])

@@ -11,7 +11,7 @@ from wpm.errors import UserError
 from wpm.model.convnet import ConvNet
 from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
 from wpm.model.views import ViewMasks, ViewSettings
-from wpm.protocols import find_protocol
+from wpm.protocol_files import find_protocol
 
 PROTOCOL = find_protocol("small", "glyphs")
 

@@ -52,7 +52,9 @@ def test_missing_study_is_refused(tmp_path: Path) -> None:
 
 def test_other_protocol_or_images_are_refused(study_plan: StudyPlan) -> None:
     check_same_study(study_plan.place, study_plan.protocol, study_plan.pixel_cache, "random")
-    with pytest.raises(UserError, match="other settings of protocol smoke"):
+    with pytest.raises(
+        UserError, match=r"was searched with protocol\.max_epochs = 4, now 9; put it"
+    ):
         check_same_study(
             study_plan.place, smoke_protocol(max_epochs=9), study_plan.pixel_cache, "random"
         )

@@ -10,7 +10,8 @@ from wpm.data.datasets import load_index
 from wpm.data.index import DataSource
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
-from wpm.protocols import Protocol, find_protocol
+from wpm.protocol_files import find_protocol
+from wpm.protocols import Protocol
 from wpm.records import StudyPlace
 from wpm.rows import Row
 from wpm.spaces import load_space

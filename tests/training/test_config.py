@@ -7,10 +7,8 @@ import math
 import pytest
 
 from wpm.errors import UserError
-from wpm.protocols import (
-    Protocol,
-    find_protocol,
-)
+from wpm.protocol_files import find_protocol
+from wpm.protocols import Protocol
 from wpm.rows import Row
 from wpm.training.config import TrainingConfig
 

@@ -15,7 +15,7 @@ from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.model import embedding
 from wpm.model.embedding import EmbeddingModel, build_model, concatenate_embeddings
-from wpm.protocols import find_protocol
+from wpm.protocol_files import find_protocol
 from wpm.retrieval import RetrievalScores, retrieval_scores
 from wpm.training.evaluate import embed_images, mean_scores, score_models
 

@@ -18,7 +18,8 @@ from wpm.errors import UserError
 from wpm.model.bninception import BNInception, load_bninception_weights
 from wpm.model.embedding import build_model
 from wpm.model.trunks import TRUNKS
-from wpm.protocols import Protocol, find_protocol
+from wpm.protocol_files import find_protocol
+from wpm.protocols import Protocol
 from wpm.rows import Row
 from wpm.splits import class_disjoint_splits
 from wpm.training.config import TrainingConfig

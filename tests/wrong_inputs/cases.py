@@ -57,7 +57,22 @@ FLAGS = [
     WrongInput("--precision fp8", "argument --precision: invalid choice: 'fp8'"),
     WrongInput("--warm-start mine", "argument --warm-start: invalid choice: 'mine'"),
     WrongInput("--sampler grid", "unknown sampler 'grid'; choose from tpe, gp, cmaes, qmc, random"),
-    WrongInput("--protocol tiny", "unknown protocol 'tiny'; choose from small, mlrc, smoke"),
+    WrongInput(
+        "--protocol tiny", "unknown protocol 'tiny'; choose from mlrc, photos, photos_gpu, small, "
+    ),
+    WrongInput("--set crop", "argument --set: 'crop' is not FIELD=VALUE, such as max_epochs=40"),
+    WrongInput("--set cropp=20", "a protocol has no field 'cropp'; choose from trunk, embedding"),
+    WrongInput("--set name=mine", "a protocol has no field 'name'"),
+    WrongInput("--set trials=3", "trials is a budget, which may grow; give --trials 3"),
+    WrongInput("--set crop=12.5", "crop is '12.5', must be a whole number >= 1"),
+    WrongInput("--set crop=", "crop is '', must be a whole number >= 1"),
+    WrongInput("--set flip=2", "flip is '2', must be a number >= 0 and <= 1"),
+    WrongInput("--set crop_scale=0.9,0.1", "must be [low, high] with low <= high"),
+    WrongInput("--set precision=fp8", "precision is 'fp8', must be one of float32, tf32, bf16"),
+    WrongInput("--set crop=40", "protocol small-crop_40: crop 40 px exceeds resize 28 px"),
+    WrongInput("--set crop=20 --set crop=21", "crop is set twice, to 20 and to 21"),
+    WrongInput("--trunk convnet --set trunk=bninception", "trunk is set twice"),
+    WrongInput("--set trunk=resnet50", "unknown trunk 'resnet50'; choose from convnet"),
     WrongInput("--notify no-such-command", "no command 'no-such-command' here; give its path"),
     WrongInput('--notify "mail \'me"', "close the quote"),
     WrongInput("--address here", "argument --address: 'here' is not"),
@@ -159,6 +174,80 @@ IMAGES = [
         "meta.json: damaged",
         prepare=truncate("work/pixels/folder-*/meta.json"),
         situation="half of the cache's index",
+    ),
+]
+PROTOCOLS = [
+    WrongInput("--protocol {tmp}/none.toml", "none.toml: cannot be read (No such file"),
+    WrongInput(
+        "--protocol {tmp}/p.toml",
+        "p.toml: the file has 'cropp', which is not known; allowed are base, ",
+        prepare=write("p.toml", "base = 'small'\ncropp = 20"),
+        situation="a wrong name",
+    ),
+    WrongInput(
+        "--protocol {tmp}/p.toml",
+        "p.toml: crop is '20', must be a whole number >= 1",
+        prepare=write("p.toml", "base = 'small'\ncrop = '20'"),
+        situation="a wrong type",
+    ),
+    WrongInput(
+        "--protocol {tmp}/p.toml",
+        "p.toml: crop_scale is [0.9, 0.1], must be [low, high] with low <= high",
+        prepare=write("p.toml", "base = 'small'\ncrop_scale = [0.9, 0.1]"),
+        situation="high below low",
+    ),
+    WrongInput(
+        "--protocol {tmp}/p.toml",
+        "p.toml: has no trunk; set it, or take it over with base = NAME",
+        prepare=write("p.toml", "crop = 20"),
+        situation="no base",
+    ),
+    WrongInput(
+        "--protocol {tmp}/p.toml",
+        "p.toml: unknown trunk 'resnet50'; choose from convnet, ",
+        prepare=write("p.toml", "base = 'small'\ntrunk = 'resnet50'"),
+        situation="an unknown trunk",
+    ),
+    WrongInput(
+        "--protocol {tmp}/p.toml",
+        "p.toml: optimizer is 'sgd', must be one of adam, rmsprop",
+        prepare=write("p.toml", "base = 'small'\noptimizer = 'sgd'"),
+        situation="an unknown optimiser",
+    ),
+    WrongInput(
+        "--protocol {tmp}/p.toml",
+        "p.toml: dataset.cub is not known; choose from glyphs, omniglot, folder, cub200",
+        prepare=write("p.toml", "base = 'small'\n[dataset.cub]\ncrop = 20"),
+        situation="an unknown data set",
+    ),
+    WrongInput(
+        "--protocol {tmp}/p.toml",
+        "p.toml: base is 'tiny', must be one of mlrc, ",
+        prepare=write("p.toml", "base = 'tiny'"),
+        situation="an unknown base",
+    ),
+    WrongInput(
+        "--protocol {tmp}/p.toml",
+        "p.toml: base is 'p', which leads back to itself (p -> p)",
+        prepare=write("p.toml", "base = 'p'"),
+        situation="its own base",
+    ),
+    WrongInput(
+        "--protocol {tmp}/p.toml",
+        "p.toml: not valid TOML (it starts with a byte order mark); save it as UTF-8 without one",
+        prepare=write("p.toml", "\ufeffbase = 'small'"),
+        situation="a byte order mark",
+    ),
+    WrongInput(
+        SAME_STUDY.replace("smoke", "{tmp}/smoke.toml"),
+        "was started with protocol.max_epochs = 4, now 5; put it back, or save the protocol under "
+        "another name",
+        prepare=write("smoke.toml", "base = 'smoke'\nmax_epochs = 5"),
+        situation="changed",
+    ),
+    WrongInput(
+        "--dataset folder --data-root {images} --set folds=1",
+        "folds is '1', must be a whole number >= 2",
     ),
 ]
 SPACES = [
@@ -402,4 +491,4 @@ if os.geteuid() != 0:  # root may do everything
         )
     )
 
-WRONG_INPUTS = [*FLAGS, *ROWS, *IMAGES, *SPACES, *FOLDERS, *ANALYSIS, *ON_RAY]
+WRONG_INPUTS = [*FLAGS, *ROWS, *IMAGES, *PROTOCOLS, *SPACES, *FOLDERS, *ANALYSIS, *ON_RAY]

@@ -5,7 +5,10 @@ from pathlib import Path
 
 from wpm import __version__
 from wpm.cli.parser import CommandParser, at_least, not_negative, positive
-from wpm.protocols import PRECISIONS, PROTOCOL_NAMES
+from wpm.errors import UserError
+from wpm.protocol_fields import Value
+from wpm.protocol_files import protocol_names
+from wpm.protocols import PRECISIONS, parse_setting
 from wpm.spaces import SPACES_FOLDER
 
 DEFAULT_ROWS = ("contrastive", "contrastive+wpm")
@@ -102,9 +105,14 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         help=f"LOSS or LOSS+wpm, or: all (the published table) [{' '.join(DEFAULT_ROWS)}]",
     )  # fmt: skip
     group.add_argument(
-        "--protocol",
-        help=f"{' or '.join(PROTOCOL_NAMES)} [mlrc for cub200, cars196 and sop, else small]",
-    )
+        "--protocol", metavar="NAME|FILE.toml",
+        help=f"{', '.join(protocol_names())}, or a file: docs/protocol.md [mlrc for cub200, "
+        "cars196 and sop; for folder, what suits the images; else small]",
+    )  # fmt: skip
+    group.add_argument(
+        "--set", dest="settings", type=_setting, action="append", default=[], metavar="FIELD=VALUE",
+        help="change one value of the protocol, such as max_epochs=40; may be repeated",
+    )  # fmt: skip
     group.add_argument(
         "--trunk", metavar="NAME", help="use another trunk than the protocol's: docs/trunks.md"
     )
@@ -115,7 +123,7 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--search-spaces", type=Path, default=SPACES_FOLDER, metavar="DIR",
-        help="folder of the rows' TOML files [search_spaces]",
+        help="folder of the rows' TOML files; its protocols/ is searched too [search_spaces]",
     )  # fmt: skip
     group.add_argument("--weights", metavar="FILE", help="the trunk's ImageNet weights, or: random")
     group.add_argument(
@@ -207,6 +215,13 @@ def _address(text: str) -> str:
             f"{text!r} is not local, auto or HOST:PORT, such as 10.0.0.1:6379"
         )
     return text
+
+
+def _setting(text: str) -> tuple[str, Value]:
+    try:
+        return parse_setting(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _gpus(text: str) -> float | str:

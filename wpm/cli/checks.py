@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wpm.cli.options import LaunchOptions
 from wpm.errors import UserError
+from wpm.protocol_files import read_protocol
 from wpm.rows import Row
 from wpm.spaces import SearchSpace, load_spaces
 
@@ -27,11 +28,34 @@ def check_options(options: LaunchOptions) -> list[SearchSpace]:
         from wpm.studies.samplers import build_sampler  # imports Optuna
 
         build_sampler(options.sampler, options.seed, trials=0)
-    options.find_protocol()
+    check_protocol(options)
     check_writable(options.run_root)
     check_writable(options.work_root)
     check_address(options.address)
     return spaces
+
+
+def check_protocol(options: LaunchOptions) -> None:
+    """Refuse a protocol that does not exist, is not understood, or does not fit the changes.
+
+    Where the images decide which protocol it is, only the changes are checked.
+
+    Raises:
+        UserError: names the file, the field and the rule.
+    """
+    name = options.named_protocol
+    if name is None:
+        options.protocol_changes()
+        return
+    options.find_protocol(name)
+    from wpm.data.datasets import DATASETS  # imports numpy and Pillow
+
+    for file in read_protocol(name, options.protocols_folder):
+        unknown = sorted(file.datasets.keys() - DATASETS.keys())
+        if unknown:
+            raise UserError(
+                f"{file.path}: dataset.{unknown[0]} is not known; choose from {', '.join(DATASETS)}"
+            )
 
 
 def check_combinations(options: LaunchOptions) -> None:

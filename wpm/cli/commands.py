@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from wpm.cli.console import Console, log_to_file, new_log
-from wpm.cli.launch_plan import LaunchPlan, make_plan
-from wpm.cli.model_checks import check_parameters, locate_weights
+from wpm.cli.launch_plan import LaunchPlan, locate_images, make_plan
+from wpm.cli.model_checks import check_parameters, check_trunk, locate_weights
 from wpm.cli.notify import LaunchEnd
 from wpm.cli.options import LaunchOptions
 from wpm.cli.prepare import (
@@ -18,6 +18,7 @@ from wpm.cli.prepare import (
     prepare_retraining,
     prepare_search,
 )
+from wpm.cli.protocol_choice import choose_protocol
 from wpm.model.embedding import check_model
 from wpm.spaces import SearchSpace
 
@@ -35,15 +36,10 @@ def launch(
     Raises:
         UserError: something that the user can fix keeps the launch from its work.
     """
-    protocol = options.find_protocol()
-    weights = locate_weights(options, protocol.trunk)
-    check_model(protocol, weights)
-    for space in spaces:
-        check_parameters(space, options.search_spaces)
-    plan = make_plan(options, spaces, weights)
-    if options.doctor or options.dry_run:
-        return _look_ahead(plan)
     with Console() as console:
+        plan = _make_checked_plan(options, spaces, console)
+        if options.doctor or options.dry_run:
+            return _look_ahead(plan)
         if options.only_fetches:
             prepare_pixel_cache(plan, console)
             console.line("fetched; next: the same command with --rows instead of --fetch")
@@ -57,6 +53,20 @@ def launch(
         hint = "python -m analysis.table" if options.best_only else "python launch.py --best-only"
         console.line(f"done; next: {hint} with the same selection")
     return LaunchEnd.FINISHED
+
+
+def _make_checked_plan(
+    options: LaunchOptions, spaces: Sequence[SearchSpace], console: Console
+) -> LaunchPlan:
+    """Return the plan, once its model and every row's loss were built."""
+    source = locate_images(options)
+    protocol = choose_protocol(options, source, console)
+    check_trunk(options, protocol)
+    weights = locate_weights(options, protocol.trunk)
+    check_model(protocol, weights)
+    for space in spaces:
+        check_parameters(space, options.search_spaces)
+    return make_plan(options, protocol, source, spaces, weights)
 
 
 def _look_ahead(plan: LaunchPlan) -> LaunchEnd:

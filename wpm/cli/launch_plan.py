@@ -52,21 +52,33 @@ class LaunchPlan:
         return self.options.runs or self.protocol.runs
 
 
-def make_plan(options: LaunchOptions, spaces: Sequence[SearchSpace], weights: str) -> LaunchPlan:
-    """Return the plan of a launch whose flags were checked.
-
-    Args:
-        options: the flags.
-        spaces: the search space of each row.
-        weights: file of the trunk's weights, or "random".
-    """
-    protocol, run_root = options.find_protocol(), options.run_root.resolve()
-    source = DataSource(
+def locate_images(options: LaunchOptions) -> DataSource:
+    """Return where the images are that the flags name."""
+    return DataSource(
         options.dataset,
         None if options.data_root is None else options.data_root.resolve(),
         options.work_root.resolve(),
         options.skip_unreadable,
     )
+
+
+def make_plan(
+    options: LaunchOptions,
+    protocol: Protocol,
+    source: DataSource,
+    spaces: Sequence[SearchSpace],
+    weights: str,
+) -> LaunchPlan:
+    """Return the plan of a launch whose flags were checked.
+
+    Args:
+        options: the flags.
+        protocol: what all studies share.
+        source: where the images are.
+        spaces: the search space of each row.
+        weights: file of the trunk's weights, or "random".
+    """
+    run_root = options.run_root.resolve()
     places = [StudyPlace(run_root, options.dataset, protocol.name, space.row) for space in spaces]
     return LaunchPlan(
         options, protocol, weights, source, spaces=dict(zip(places, spaces, strict=True))

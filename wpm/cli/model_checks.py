@@ -10,7 +10,15 @@ from wpm.data.archives import fetch_archive
 from wpm.data.hub import HubFile, fetch_hub_file
 from wpm.errors import UserError
 from wpm.losses import build_loss
-from wpm.model.trunks import RANDOM_WEIGHTS, find_weights, find_weights_page, needs_weights
+from wpm.model.trunks import (
+    RANDOM_WEIGHTS,
+    find_source,
+    find_weights,
+    find_weights_page,
+    needs_weights,
+)
+from wpm.protocol_files import read_protocol
+from wpm.protocols import Protocol
 from wpm.spaces import SearchSpace
 
 
@@ -38,6 +46,22 @@ def check_parameters(space: SearchSpace, folder: Path) -> None:
             loss(torch.randn(2, 4, 2), torch.tensor([0, 0, 1, 1]))
         except ValueError as error:
             raise UserError(f"row {row}: {error}; use {row.loss}") from error
+
+
+def check_trunk(options: LaunchOptions, protocol: Protocol) -> None:
+    """Refuse a trunk that does not exist.
+
+    Raises:
+        UserError: lists the choices, after the protocol's file where the name stands there.
+    """
+    try:
+        find_source(protocol.trunk)
+    except UserError as error:
+        if "trunk" in options.protocol_changes() or options.protocol is None:
+            raise
+        files = read_protocol(options.protocol, options.protocols_folder)
+        naming = [file.path for file in files if "trunk" in file.values_for(options.dataset)]
+        raise UserError(f"{naming[-1]}: {error}") from error
 
 
 def locate_weights(options: LaunchOptions, trunk: str) -> str:

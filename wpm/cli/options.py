@@ -5,8 +5,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from wpm.cli.arguments import AUTO, DEFAULT_ROWS
-from wpm.protocols import Protocol, default_protocol, find_protocol
+from wpm.errors import UserError
+from wpm.protocol_fields import Value
+from wpm.protocol_files import default_protocol, find_protocol
+from wpm.protocols import Protocol
 from wpm.rows import TABLE_ROWS
+
+IMAGE_FOLDER = "folder"  # the data set of images that the user brings
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class LaunchOptions:
     skip_unreadable: bool
     rows: tuple[str, ...] | None
     protocol: str | None
+    settings: tuple[tuple[str, Value], ...]
     trunk: str | None
     precision: str | None
     search_spaces: Path
@@ -63,7 +69,7 @@ class LaunchOptions:
         """Take over what the parser of `wpm.cli.arguments` returned."""
         values = {field.name: getattr(args, field.name) for field in fields(cls)}
         rows = None if args.rows is None else tuple(args.rows)
-        return cls(**{**values, "rows": rows})
+        return cls(**{**values, "rows": rows, "settings": tuple(args.settings)})
 
     @property
     def row_names(self) -> tuple[str, ...]:
@@ -93,15 +99,48 @@ class LaunchOptions:
         """GPUs per trial as the user gave them; None to measure or to use the default."""
         return None if isinstance(self.gpus_per_trial, str) else self.gpus_per_trial
 
-    def find_protocol(self) -> Protocol:
-        """Return the protocol with the trunk and precision that the flags ask for.
+    @property
+    def protocols_folder(self) -> Path:
+        """Where names of protocols are looked up before the folder that ships."""
+        return self.search_spaces / "protocols"
+
+    @property
+    def named_protocol(self) -> str | None:
+        """The protocol that the user or the data set names; None where the images decide."""
+        if self.protocol is None and self.dataset == IMAGE_FOLDER:
+            return None
+        return self.protocol or default_protocol(self.dataset)
+
+    def protocol_changes(self) -> dict[str, Value]:
+        """Return the values that the flags change in the protocol.
 
         Raises:
-            UserError: there is no such protocol or precision.
+            UserError: a field is changed twice.
+        """
+        flags = (("trunk", self.trunk), ("precision", self.precision))
+        given = [(field, value) for field, value in flags if value is not None]
+        changes: dict[str, Value] = {}
+        for field, value in [*given, *self.settings]:
+            if field in changes:
+                raise UserError(
+                    f"{field} is set twice, to {changes[field]} and to {value}; leave one out"
+                )
+            changes[field] = value
+        return changes
+
+    def find_folds(self, name: str) -> int:
+        """Return the folds of a protocol, of which nothing else needs to fit the flags yet."""
+        folds = self.protocol_changes().get("folds")
+        if isinstance(folds, int):
+            return folds
+        return find_protocol(name, self.dataset, folder=self.protocols_folder).folds
+
+    def find_protocol(self, name: str) -> Protocol:
+        """Return a protocol with the changes that the flags ask for.
+
+        Raises:
+            UserError: there is no such protocol, or it or a change breaks a rule.
         """
         return find_protocol(
-            self.protocol or default_protocol(self.dataset),
-            self.dataset,
-            trunk=self.trunk,
-            precision=self.precision,
+            name, self.dataset, changes=self.protocol_changes(), folder=self.protocols_folder
         )

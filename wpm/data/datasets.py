@@ -63,8 +63,6 @@ def _load_omniglot(source: DataSource, fetch: bool) -> ImageIndex:
 def _load_folder(source: DataSource, fetch: bool) -> ImageIndex:
     if source.data_root is None:
         raise UserError("--dataset folder needs --data-root DIR, a tree with one folder a class")
-    if fetch:
-        raise UserError("--fetch has no meaning for --dataset folder; leave it out")
     return index_class_folders(
         "folder", _open_place(source.data_root, source.work_root), channels=3
     )

@@ -32,7 +32,7 @@ from wpm.errors import UserError
 PROCESS_CORES = 25
 PROCESS_IMAGES = 2048
 # Errors of Pillow for files that it cannot read.
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def cached_size(path: Path, resize: int) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = _resized(*image.size, resize)
-    except _UNREADABLE:
+    except UNREADABLE:
         return 0, 0  # decoding it will fail too, and give the reason
     return height, width
 
@@ -136,7 +136,7 @@ def decode_part(part: DecodingTask) -> DecodedPart:
                 pixels = decode_image(Path(part.root, path), part.channels, part.resize)
                 if pixels.shape[:2] != tuple(size):
                     raise ValueError(f"its header promises {size}, it holds {pixels.shape[:2]}")
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 reason = str(error).splitlines()[0] if str(error) else repr(error)
                 unreadable.append((path, reason))
                 continue

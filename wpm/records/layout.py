@@ -20,7 +20,6 @@ docs/records.md describes every file.
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,10 +28,10 @@ from typing import Any
 
 from wpm import __version__
 from wpm.errors import FormatError, UserError
+from wpm.files import NAME_PATTERN
 from wpm.rows import Row
 
 FORMAT = 1  # raise when a reader of the old layout would misread the new
-_NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class StudyPlace:
 
     def __post_init__(self) -> None:
         for part in (self.dataset, self.protocol, str(self.row)):
-            if not _NAME_PATTERN.fullmatch(part):
+            if not NAME_PATTERN.fullmatch(part):
                 raise UserError(
                     f"{part!r} cannot name a folder under {self.run_root}: "
                     "letters, digits and '_.+-' only"

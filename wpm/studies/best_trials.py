@@ -1,5 +1,7 @@
 """Choose the best complete trials of a study for its final runs."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 from wpm.errors import UserError
@@ -13,6 +15,7 @@ from wpm.records import (
     read_trials,
     validation_order,
 )
+from wpm.studies.plan import RENAME_PROTOCOL, first_difference
 
 
 def choose_best_trials(
@@ -65,8 +68,10 @@ def check_same_study(
     assert study is not None
     identity = study["identity"]
     if protocol_from_json(identity["protocol"]) != protocol:
+        now = json.loads(json.dumps(asdict(protocol)))
+        difference = first_difference(identity["protocol"], now, "protocol.")
         raise UserError(
-            f"study {place.name} was searched under other settings of protocol {protocol.name}; "
+            f"study {place.name} was searched with {difference}; {RENAME_PROTOCOL}"
             "search again with another --run-root"
         )
     if identity["images"]["pixels"] != pixel_cache.name:

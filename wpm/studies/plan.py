@@ -12,6 +12,8 @@ from wpm.records import StudyPlace, provenance, read_study, write_study
 from wpm.spaces import SearchSpace
 from wpm.studies.samplers import DEFAULT_SAMPLER
 
+RENAME_PROTOCOL = "put it back, or save the protocol under another name; or "
+
 
 @dataclass(frozen=True)
 class StudyPlan:
@@ -84,10 +86,11 @@ def record_plan(plan: StudyPlan, trials: int) -> None:
                 "start a new study with another --run-root"
             )
     elif before["identity"] != identity:
-        difference = _first_difference(before["identity"], identity)
+        difference = first_difference(before["identity"], identity)
+        rename = RENAME_PROTOCOL if difference.startswith("protocol.") else ""
         raise UserError(
-            f"study {place.name} was started with {difference}; start a new one with another "
-            f"--run-root, or move {place.folder} away"
+            f"study {place.name} was started with {difference}; {rename}start a new one with "
+            f"another --run-root, or move {place.folder} away"
         )
     if before is None or trials > before["trials"]:
         now = {**provenance(), "left_out": list(plan.left_out)}
@@ -95,12 +98,13 @@ def record_plan(plan: StudyPlan, trials: int) -> None:
         write_study(place, {"identity": identity, "trials": trials, "provenance": first})
 
 
-def _first_difference(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
+def first_difference(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
     """Name the first value that differs, old and new."""
-    for key in sorted({*before, *now}):
+    # The protocol first, because another `resize` makes another pixel cache too.
+    for key in sorted({*before, *now}, key=lambda key: (key != "protocol", key)):
         old, new = before.get(key), now.get(key)
         if old != new:
             if isinstance(old, dict) and isinstance(new, dict):
-                return _first_difference(old, new, f"{path}{key}.")
+                return first_difference(old, new, f"{path}{key}.")
             return f"{path}{key} = {old!r}, now {new!r}"
     return "another configuration"
