@@ -1,0 +1,1 @@
+"""One suite for a machine with a GPU: `python -m benchmarks.gpu --out DIR`."""
