@@ -1,0 +1,90 @@
+"""The plan of a study: an existing study is continued with the same values, or refused by name."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from tests.support.tiny import make_plan
+from wpm.errors import UserError
+from wpm.protocol_fields import Value, WholeNumber
+from wpm.protocol_files import find_protocol
+from wpm.protocols import Protocol, field_types
+from wpm.records import read_study, write_study
+from wpm.studies.best_trials import check_same_study
+from wpm.studies.plan import StudyPlan, record_plan
+
+OTHER: dict[str, Value] = {
+    "trunk": "bninception", "optimizer": "rmsprop", "precision": "bf16",
+    "crop_scale": (0.5, 0.75), "crop_ratio": (0.5, 0.75), "flip": 0.25,
+    "learning_rate": 0.25, "weight_decay": 0.25, "loss_weight_decay": 0.25,
+}  # fmt: skip
+
+
+def change(protocol: Protocol, field: str) -> Protocol:
+    """Return the protocol under its own name with one other value, as after a file was edited."""
+    value = OTHER.get(field)
+    if value is None:
+        value = getattr(protocol, field) + (-1 if field == "crop" else 1)
+    return dataclasses.replace(protocol, **{field: value})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> StudyPlan:
+    plan = make_plan(tmp_path_factory.mktemp("study"))
+    record_plan(plan, trials=4)
+    return plan
+
+
+@pytest.mark.parametrize("field", list(field_types()))
+def test_one_changed_value_is_refused_by_the_name_of_its_field(
+    field: str, begun: StudyPlan
+) -> None:
+    before, changed = begun.protocol, change(begun.protocol, field)
+    plan = dataclasses.replace(
+        begun,
+        protocol=changed,
+        images={"pixels": f"folder-{changed.resize}px-0123"},  # another resize, another cache
+    )
+    old, new = (
+        list(value) if isinstance(value, tuple) else value
+        for value in (getattr(before, field), getattr(changed, field))
+    )
+    difference = f"protocol.{field} = {old!r}, now {new!r}; put it back, or save the protocol"
+    with pytest.raises(UserError) as caught:
+        record_plan(plan, trials=4)
+    assert f"study folder/smoke/contrastive was started with {difference}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        check_same_study(plan.place, changed, plan.pixel_cache, "random")
+    assert f"study folder/smoke/contrastive was searched with {difference}" in str(caught.value)
+
+
+def test_every_field_of_the_protocol_is_in_the_record(begun: StudyPlan) -> None:
+    study = read_study(begun.place)
+    assert study is not None
+    assert study["identity"]["protocol"].keys() == {"name", *field_types()}
+    assert all(field in OTHER for field, kind in field_types().items()
+               if not isinstance(kind, WholeNumber))  # fmt: skip
+
+
+def test_study_of_before_precision_was_a_field_continues(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    record_plan(plan, trials=4)
+    study = read_study(plan.place)
+    assert study is not None
+    del study["identity"]["protocol"]["precision"]
+    write_study(plan.place, {key: study[key] for key in ("identity", "trials", "provenance")})
+    record_plan(plan, trials=4)
+    check_same_study(plan.place, plan.protocol, plan.pixel_cache, "random")
+
+
+def test_two_changes_of_one_protocol_have_studies_of_their_own(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    record_plan(plan, trials=4)
+    changes: dict[str, Value] = {"max_epochs": 5}
+    protocol = find_protocol("smoke", "folder", changes=changes)
+    place = dataclasses.replace(plan.place, protocol=protocol.name)
+    record_plan(dataclasses.replace(plan, protocol=protocol, place=place), trials=4)
+    assert place.folder == tmp_path / "runs" / "folder" / "smoke-max_epochs_5" / "contrastive"
+    assert read_study(place) is not None
