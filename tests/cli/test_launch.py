@@ -135,6 +135,7 @@ def test_weights_of_timm_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "give --weights FILE (--weights random to try without)" in line
 
 
+@pytest.mark.slow
 def test_fetch_without_rows_stops_before_the_search(tmp_path: Path) -> None:
     roots = ["--run-root", str(tmp_path / "runs"), "--work-root", str(tmp_path / "work")]
     answer = launch("--protocol", "smoke", "--fetch", *roots)
@@ -144,6 +145,7 @@ def test_fetch_without_rows_stops_before_the_search(tmp_path: Path) -> None:
     assert list((tmp_path / "work" / "pixels").iterdir())
 
 
+@pytest.mark.slow
 def test_command_receives_how_the_launch_ended(tmp_path: Path) -> None:
     log = tmp_path / "told"
     script = tmp_path / "tell.sh"
