@@ -17,7 +17,8 @@ import torch
 from benchmarks.machine import find_device
 from wpm.errors import UserError
 from wpm.files import write_bytes
-from wpm.protocols import Protocol, find_protocol
+from wpm.protocol_files import find_protocol
+from wpm.protocols import Protocol
 
 RIGHT, WRONG, SKIPPED, FAILED = "right", "WRONG", "skipped", "FAILED"
 _REASON_LENGTH = 90  # characters, so that a table stays a table

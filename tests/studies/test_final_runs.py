@@ -161,7 +161,9 @@ def test_same_seed_gives_the_same_scores(study_plan: StudyPlan, tmp_path: Path) 
     assert scores[0] == scores[1]
 
 
-def test_failed_fold_fails_its_run_and_others_continue(study_plan: StudyPlan, tmp_path: Path) -> None:
+def test_failed_fold_fails_its_run_and_others_continue(
+    study_plan: StudyPlan, tmp_path: Path
+) -> None:
     lines: list[str] = []
     with FinalRunsWork([final_plan(study_plan, tmp_path)], lines.append) as source:
         work = source.next_work()
