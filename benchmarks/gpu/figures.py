@@ -120,7 +120,8 @@ class Stage:
 
     def protocol(self, precision: str = "float32") -> Protocol:
         """Return the published protocol, with smaller batches and images if quick."""
-        protocol = find_protocol("mlrc", "cub200", precision=precision, trunk=self.trunk)
+        changes = {"trunk": self.trunk, "precision": precision}
+        protocol = find_protocol("mlrc", "cub200", changes=changes)
         if not self.quick:
             return protocol
         return replace(protocol, resize=80, crop=64, classes_per_batch=2, images_per_class=2)
