@@ -17,7 +17,8 @@ import torch
 from benchmarks.machine import find_device
 from wpm.errors import UserError
 from wpm.files import write_bytes
-from wpm.protocols import Protocol, find_protocol
+from wpm.protocol_files import find_protocol
+from wpm.protocols import Protocol
 
 RIGHT, WRONG, SKIPPED, FAILED = "right", "WRONG", "skipped", "FAILED"
 _REASON_LENGTH = 90  # characters, so that a table stays a table
@@ -119,7 +120,8 @@ class Stage:
 
     def protocol(self, precision: str = "float32") -> Protocol:
         """Return the published protocol, with smaller batches and images if quick."""
-        protocol = find_protocol("mlrc", "cub200", precision=precision, trunk=self.trunk)
+        changes = {"precision": precision, "trunk": self.trunk}
+        protocol = find_protocol("mlrc", "cub200", changes=changes)
         if not self.quick:
             return protocol
         return replace(protocol, resize=80, crop=64, classes_per_batch=2, images_per_class=2)

@@ -33,7 +33,8 @@ from wpm.data.crops import crop_at_once, crop_images
 from wpm.data.pixels import Pixels
 from wpm.model.views import ViewMasks
 from wpm.precision import float32_products
-from wpm.protocols import Protocol, find_protocol
+from wpm.protocol_files import find_protocol
+from wpm.protocols import Protocol
 from wpm.retrieval import RetrievalScores, retrieval_scores
 from wpm.rows import Row
 from wpm.training.config import TrainingConfig

@@ -35,7 +35,8 @@ from wpm.data.pixels import Pixels
 from wpm.errors import UserError
 from wpm.losses import build_loss
 from wpm.precision import float32_products
-from wpm.protocols import Protocol, find_protocol
+from wpm.protocol_files import find_protocol
+from wpm.protocols import Protocol
 from wpm.rows import PRETRAINED, Row
 from wpm.spaces import known_losses, load_space
 from wpm.training.config import TrainingConfig

@@ -19,7 +19,8 @@ from benchmarks.gpu.steps import time_step
 from benchmarks.within_pair_step import SHARPNESS
 from wpm.model.trunks import TRUNKS
 from wpm.precision import float32_products
-from wpm.protocols import Protocol, find_protocol
+from wpm.protocol_files import find_protocol
+from wpm.protocols import Protocol
 
 EPOCHS = 40  # of a trial, as `benchmarks.table_cost` assumes
 MOBILENET = "mobilenet_v1_0.25"

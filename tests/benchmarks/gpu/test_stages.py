@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from torch import Tensor
 from benchmarks.gpu import right
 from benchmarks.gpu.figures import Stage, find_value
 from benchmarks.gpu.steps import list_rows
-from wpm.retrieval import RetrievalScores
+from wpm.data.crops import crop_at_once
+from wpm.retrieval import RetrievalScores, retrieval_scores
 from wpm.training.mined_step import MinedStep
 
 CPU = torch.device("cpu")
@@ -99,7 +99,7 @@ def test_gradients_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_scores_are_checked(ties: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right.check_retrieval(make_stage(tmp_path))
     assert verdicts_of(tmp_path, "retrieval") == {"right"}
-    score = right.retrieval_scores
+    score = retrieval_scores
 
     def shift(embeddings: Tensor, labels: Tensor) -> RetrievalScores:
         found = score(embeddings, labels)
@@ -125,8 +125,7 @@ def test_scores_by_sorting_by_hand() -> None:
 def test_crops_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right.check_crops(make_stage(tmp_path))
     assert verdicts_of(tmp_path, "crops") == {"right"}
-    crop: Callable[..., Tensor] = right.crop_at_once
-    monkeypatch.setattr(right, "crop_at_once", lambda *given: crop(*given) + 3)
+    monkeypatch.setattr(right, "crop_at_once", lambda *given: crop_at_once(*given) + 3)
     right.check_crops(make_stage(tmp_path))
     assert verdicts_of(tmp_path, "crops: all at once") == {"WRONG"}
 
