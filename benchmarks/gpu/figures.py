@@ -120,7 +120,7 @@ class Stage:
 
     def protocol(self, precision: str = "float32") -> Protocol:
         """Return the published protocol, with smaller batches and images if quick."""
-        changes = {"trunk": self.trunk, "precision": precision}
+        changes = {"precision": precision, "trunk": self.trunk}
         protocol = find_protocol("mlrc", "cub200", changes=changes)
         if not self.quick:
             return protocol

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu.__main__ import STAGES
+
 ROOT = Path(__file__).resolve().parents[2]
 CARRIED = [
     "within_pair_step",
@@ -18,7 +20,11 @@ CARRIED = [
     "table_cost",
     "trunks",
 ]
-ABSENT = ["ray", "optuna", "faiss", "pandas", "plotly", "safetensors"]
+CARRIED += ["gpu.__main__", *(f"gpu.{entry.module}" for entry in STAGES.values())]
+ABSENT = [
+    *("ray", "optuna", "faiss", "pandas", "plotly", "safetensors", "matplotlib", "tensorboardX"),
+    *("jinja2", "timm"),
+]
 
 
 # Imports each benchmark where those packages cannot be imported; prints what went wrong by name.

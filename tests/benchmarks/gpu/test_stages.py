@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +125,7 @@ def test_scores_by_sorting_by_hand() -> None:
 def test_crops_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right.check_crops(make_stage(tmp_path))
     assert verdicts_of(tmp_path, "crops") == {"right"}
-    crop: Callable[..., Tensor] = crop_at_once
-    monkeypatch.setattr(right, "crop_at_once", lambda *given: crop(*given) + 3)
+    monkeypatch.setattr(right, "crop_at_once", lambda *given: crop_at_once(*given) + 3)
     right.check_crops(make_stage(tmp_path))
     assert verdicts_of(tmp_path, "crops: all at once") == {"WRONG"}
 
