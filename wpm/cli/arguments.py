@@ -22,7 +22,7 @@ EXAMPLES = """examples:
   python launch.py --dataset cub200 --fetch           only download images and weights
   python launch.py --dataset cub200 --rows all        the published table under its protocol
   python launch.py --dataset omniglot --data-root DIR --rows contrastive contrastive+wpm --trials 12
-  python launch.py --dataset folder --data-root DIR --rows triplet triplet+wpm
+  python launch.py --dataset folder --data-root DIR --fetch --rows triplet triplet+wpm
 
 Run an interrupted command again to continue it.
 """

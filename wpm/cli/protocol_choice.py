@@ -9,6 +9,7 @@ from wpm.cli.options import LaunchOptions
 from wpm.data.appearance import Appearance, sample_appearance
 from wpm.data.datasets import load_index
 from wpm.data.index import DataSource
+from wpm.errors import UserError
 from wpm.protocols import Protocol
 from wpm.records import StudyPlace
 from wpm.rows import Row
@@ -60,16 +61,17 @@ def choose_for(appearance: Appearance, *, on_gpu: bool) -> ProtocolChoice:
         return ProtocolChoice(FROM_SCRATCH, "no image of the sample could be read")
     if appearance.shorter_side < MIN_SIDE:
         reason = (
-            f"the images are small: the shorter side of the median {of_them} has "
-            f"{appearance.shorter_side:g} px, and photographs should have {MIN_SIDE}"
+            f"the images are small: the median {of_them} has {appearance.shorter_side:g} px on its "
+            f"shorter side, and photographs should have {MIN_SIDE}"
         )
         return ProtocolChoice(FROM_SCRATCH, reason)
     if appearance.colour_spread < MIN_SPREAD:
-        reason = f"the images are greyscale or drawn in one colour (the median {of_them} is)"
+        reason = f"the images are greyscale or drawn in one colour, as the median {of_them} is"
         return ProtocolChoice(FROM_SCRATCH, reason)
     reason = (
-        f"these are colour images of {appearance.shorter_side:g} px (median {of_them}), and a GPU "
-        f"is {'there' if on_gpu else 'not there'}"
+        f"the images are in colour and large enough: the median {of_them} has "
+        f"{appearance.shorter_side:g} px on its shorter side; trials get "
+        f"{'a' if on_gpu else 'no'} GPU"
     )
     return ProtocolChoice(PHOTOGRAPHS_ON_GPU if on_gpu else PHOTOGRAPHS, reason)
 
@@ -83,16 +85,18 @@ def _has_gpu(options: LaunchOptions) -> bool:
 
 def _find_earlier(options: LaunchOptions, protocol: Protocol) -> str:
     """Say where rows were searched that a version before `photos` put under another protocol."""
-    if protocol.name == FROM_SCRATCH:
+    try:
+        earlier = options.find_protocol(FROM_SCRATCH).name
+    except UserError:  # the changes do not fit it, so there are no such studies
         return ""
     rows = [
         row
         for row in options.table_rows
-        if _has_study(options, FROM_SCRATCH, row) and not _has_study(options, protocol.name, row)
+        if _has_study(options, earlier, row) and not _has_study(options, protocol.name, row)
     ]
     if not rows:
         return ""
-    folder = options.run_root / options.dataset / FROM_SCRATCH
+    folder = options.run_root / options.dataset / earlier
     return (
         f"{folder} has studies of {', '.join(rows)}; if they are of these images, --protocol "
         f"{FROM_SCRATCH} continues them"

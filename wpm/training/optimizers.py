@@ -23,14 +23,14 @@ def build_optimizers(
     """Build one optimiser for the weights, and one for the loss's own parameters if it has any.
 
     Raises:
-        UserError: unknown optimiser, or the row lacks the learning rate of its loss.
+        UserError: the row lacks the learning rate of its loss.
     """
     optimizers: list[Optimizer]
     if protocol.optimizer == "adam":
         optimizers = [
             Adam(model.parameters(), lr=protocol.learning_rate, weight_decay=protocol.weight_decay)
         ]
-    elif protocol.optimizer == "rmsprop":
+    else:  # "rmsprop": a protocol has no third
         optimizers = [
             RMSprop(
                 model.parameters(),
@@ -39,8 +39,6 @@ def build_optimizers(
                 momentum=_RMSPROP_MOMENTUM,
             )
         ]
-    else:
-        raise UserError(f"unknown optimizer {protocol.optimizer!r}; choose from adam, rmsprop")
     own = list(loss.parameters())
     if own:
         if "metric_loss_lr" not in parameters:
