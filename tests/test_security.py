@@ -131,12 +131,12 @@ def test_study_whose_name_could_leave_the_run_folder_is_refused(name: str, tmp_p
 
 @pytest.mark.parametrize("flag", ["--dataset", "--protocol", "--rows"])
 def test_launch_makes_no_folder_of_a_name_that_climbs(
-    flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flag: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run_root, work_root = tmp_path / "a" / "b" / "runs", tmp_path / "a" / "b" / "data"
     folders = ("--run-root", str(run_root), "--work-root", str(work_root))
     assert main([flag, "../../climbed", *folders]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert len(capfd.readouterr().err.splitlines()) == 1
     assert list(tmp_path.rglob("*")) == []
 
 
