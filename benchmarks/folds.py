@@ -198,7 +198,7 @@ def _work(
         step = one_after_another(protocol, torch.device(device), mined=mined)
         step()
         connection.send(0.0)
-        while seconds := connection.recv():
+        while seconds := _next_order(connection):
             begin, count = time.perf_counter(), 0
             while time.perf_counter() - begin < seconds:
                 step()
@@ -206,6 +206,14 @@ def _work(
                     torch.cuda.synchronize()
                 count += 1
             connection.send(count / (time.perf_counter() - begin))
+
+
+def _next_order(connection: Connection) -> float:
+    """Return how many seconds to work next; 0 when nobody asks any more."""
+    try:
+        return float(connection.recv())
+    except EOFError:
+        return 0.0
 
 
 class TrialProcesses:

@@ -37,7 +37,8 @@ class Entry:
 
 STAGES = {
     "right": Entry("right", 75),
-    "step": Entry("steps", 150),
+    "step": Entry("steps", 130),
+    "graphs": Entry("graphs", 50),
     "folds": Entry("trials", 120),
     "images": Entry("batches", 35),
     "evaluation": Entry("scoring", 25),

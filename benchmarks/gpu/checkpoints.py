@@ -70,7 +70,6 @@ def record_share(stage: Stage, kind: str, training: Training, seconds: float) ->
     """Record the share of time that saving after every epoch of 100 steps a fold takes."""
     fold = training.folds[0]
     fold.train_epoch(training.epoch + 1)
-    fold.epoch = 0
     stage.synchronize()
     repeats = 1 if stage.quick else 5
     start = time.perf_counter()

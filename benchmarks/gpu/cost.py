@@ -4,15 +4,8 @@ import json
 
 from benchmarks.gpu.batches import CACHED, DECODED
 from benchmarks.gpu.figures import Stage, find_value
-from benchmarks.gpu.steps import (
-    FAST,
-    LOW_MEMORY,
-    MINED_GRAPH,
-    PLAIN,
-    PLAIN_GRAPH,
-    PUBLISHED_MINED,
-    PUBLISHED_PLAIN,
-)
+from benchmarks.gpu.graphs import MINED_GRAPH, PLAIN_GRAPH
+from benchmarks.gpu.steps import FAST, LOW_MEMORY, PLAIN, PUBLISHED_MINED, PUBLISHED_PLAIN
 from benchmarks.gpu.trials import EPOCHS
 from benchmarks.table_cost import HALVING, Procedure
 
@@ -50,11 +43,12 @@ def add_up(stage: Stage, what: str, precision: str) -> None:
         return
     protocol = stage.protocol()
     hours = [sum(way.hours(protocol, EPOCHS).values()) for way in (published, ours)]
-    stage.record(f"{what}, as published", hours[0], "device-hours", precision="float32")
+    if precision == "float32":
+        stage.record(f"{what}, as published", hours[0], "device-hours", precision=precision)
     stage.record(f"{what}, ours", hours[1], "device-hours", precision=precision)
     stage.record(f"{what}, times cheaper", hours[0] / hours[1], "x", precision=precision)
     for graph, eager in ((PLAIN_GRAPH, PLAIN), (MINED_GRAPH, FAST)):
-        captured = find_value(stage.out, "step", graph, "s", precision)
+        captured = find_value(stage.out, "graphs", graph, "s", precision)
         if captured is not None:
             faster = _require(stage, "step", eager, precision) / captured
             stage.record(f"{graph}, of {eager}", faster, "x as fast", precision=precision)

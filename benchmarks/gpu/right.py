@@ -14,7 +14,7 @@ from pytorch_metric_learning.losses import ContrastiveLoss
 from torch import Tensor
 
 import wpm.data.pixels
-from benchmarks.gpu.captured import CapturedStep, make_backward, make_losses
+from benchmarks.gpu.captured import make_backward, make_losses
 from benchmarks.gpu.figures import Stage
 from benchmarks.gpu.setup import (
     NEG_MARGIN,
@@ -70,23 +70,10 @@ def run(stage: Stage) -> None:
 
 def check_gradients(stage: Stage) -> None:
     """Compare every kind of step with the description's loop in float64 on the CPU."""
-    protocol = _small_batch(stage)
-    cpu = make_batch(protocol, torch.device("cpu"))
+    protocol = small_batch(stage)
     batch = make_batch(protocol, stage.device)
-    plain = ContrastiveLoss(pos_margin=POS_MARGIN, neg_margin=NEG_MARGIN)
-    mined = WithinPairLoss(copy.deepcopy(plain), sharpness=SHARPNESS)
-    exact = _in_float64(cpu)
-    right = {
-        "plain": gradients_of(
-            exact, lambda: plain(exact.model(exact.images), exact.classes).backward()
-        ),
-        "mined": gradients_of(
-            exact,
-            lambda: backward_baseline(
-                exact.model, exact.images, exact.masks, lambda views: mined(views, exact.classes)
-            ),
-        ),
-    }
+    plain, mined = library_losses()
+    right = exact_gradients(protocol)
     step = MinedStep(batch.model, mined, view_settings(protocol), torch.Generator())
     given = batch.images, batch.classes
     ways: dict[str, tuple[str, Callable[[], object]]] = {
@@ -104,28 +91,41 @@ def check_gradients(stage: Stage) -> None:
             continue
         for name, (kind, way) in ways.items():
             with stage.attempt(f"gradients: {name}"), float32_products(precision):
-                _record_error(stage, name, gradients_of(batch, way), right[kind], precision)
-    for kind, masks in {"plain": None, "mined": batch.masks}.items():
-        name = f"{kind}, CUDA graph"
-        if stage.device.type == "cpu":
-            stage.skip(f"gradients: {name}", "CUDA graphs need a GPU")
-            continue
-        with stage.attempt(f"gradients: {name}"), float32_products("float32"):
-            model = copy.deepcopy(batch.model)
-            backward = make_backward(model, fixed[kind], *given, masks)
-            captured = CapturedStep(model, backward, optimizer=None)
-            captured()
-            own = dataclasses.replace(batch, model=model)
-            _record_error(stage, name, read_gradients(own), right[kind], "float32")
+                record_error(stage, name, gradients_of(batch, way), right[kind], precision)
 
 
-def _small_batch(stage: Stage) -> Protocol:
+def small_batch(stage: Stage) -> Protocol:
     """Return a protocol of which float64 on the CPU takes seconds."""
     passes = 2 if stage.quick else 3
     protocol = dataclasses.replace(stage.protocol(), trunk_passes=passes, embedding_masks=2)
     if stage.quick:
         return protocol
     return dataclasses.replace(protocol, classes_per_batch=4, images_per_class=2)
+
+
+def library_losses() -> tuple[ContrastiveLoss, WithinPairLoss]:
+    """Return the loss of plain steps, and that of mined ones."""
+    plain = ContrastiveLoss(pos_margin=POS_MARGIN, neg_margin=NEG_MARGIN)
+    return plain, WithinPairLoss(copy.deepcopy(plain), sharpness=SHARPNESS)
+
+
+def exact_gradients(protocol: Protocol) -> dict[str, list[Tensor]]:
+    """Return the gradients of a plain step and of the description's loop, in float64 on the CPU."""
+    exact = _in_float64(make_batch(protocol, torch.device("cpu")))
+    plain, mined = library_losses()
+
+    def loss_of(views: Tensor) -> Tensor:
+        loss: Tensor = mined(views, exact.classes)
+        return loss
+
+    return {
+        "plain": gradients_of(
+            exact, lambda: plain(exact.model(exact.images), exact.classes).backward()
+        ),
+        "mined": gradients_of(
+            exact, lambda: backward_baseline(exact.model, exact.images, exact.masks, loss_of)
+        ),
+    }
 
 
 def _in_float64(batch: Batch) -> Batch:
@@ -148,9 +148,10 @@ def read_gradients(batch: Batch) -> list[Tensor]:
     ]
 
 
-def _record_error(
+def record_error(
     stage: Stage, name: str, found: list[Tensor], right: list[Tensor], precision: str
 ) -> None:
+    """Record how far gradients are from the right ones, all together and in the worst tensor."""
     apart = [float((f - r).norm()) for f, r in zip(found, right, strict=True)]
     norms = [float(r.norm()) for r in right]
     assert min(norms) > 0, "a tensor that nothing is known about"
@@ -349,7 +350,8 @@ def resume_after(
 
 def check_out_of_memory(stage: Stage) -> None:
     """See a step that does not fit be taken in low memory, with the same gradient."""
-    protocol = _small_batch(stage) if stage.quick else stage.protocol()
+    is_tight = stage.quick and stage.device.type == "cpu"
+    protocol = small_batch(stage) if is_tight else stage.protocol()
     batch = make_batch(protocol, stage.device)
     loss = WithinPairLoss(ContrastiveLoss(pos_margin=POS_MARGIN, neg_margin=NEG_MARGIN))
     step = MinedStep(batch.model, loss, view_settings(protocol), torch.Generator())

@@ -15,12 +15,6 @@ from pytorch_metric_learning.losses import ContrastiveLoss
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.folds import make_optimizer
-from benchmarks.gpu.captured import (
-    CapturedStep,
-    make_backward,
-    make_capturable_optimizer,
-    make_losses,
-)
 from benchmarks.gpu.figures import Stage
 from benchmarks.gpu.setup import (
     NEG_MARGIN,
@@ -46,8 +40,7 @@ from wpm.training.training import Training
 from wpm.within_pair import WithinPairLoss
 
 PUBLISHED_PLAIN, PUBLISHED_MINED = "plain, default layout", "mined, the description's loop"
-PLAIN, PLAIN_GRAPH = "plain", "plain, CUDA graph"
-FAST, LOW_MEMORY, MINED_GRAPH = "mined, fast", "mined, low memory", "mined, CUDA graph"
+PLAIN, FAST, LOW_MEMORY = "plain", "mined, fast", "mined, low memory"
 BY_TRIAL = "cuDNN chooses by trial"
 _MIN_STEPS = 3
 # How the calls that queue work on a GPU are named in a profile.
@@ -59,6 +52,7 @@ Step = Callable[[], object]
 def run(stage: Stage) -> None:
     """Measure float32 in all ways, then the waits of every row, then lower precisions."""
     measure_precision(stage, "float32")
+    measure_context(stage)
     measure_waits(stage)
     measure_precision(stage, "tf32")
     measure_precision(stage, "bf16")
@@ -75,7 +69,7 @@ def measure_precision(stage: Stage, precision: str) -> None:
         for name, build in list_ways(protocol, batch).items():
             if stage.seconds_left < 5:
                 stage.skip(name, "no time left", precision=precision)
-            elif stage.device.type == "cpu" and ("graph" in name or BY_TRIAL in name):
+            elif stage.device.type == "cpu" and BY_TRIAL in name:
                 stage.skip(name, "needs a GPU", precision=precision)
             else:
                 with stage.attempt(name, precision=precision), _cudnn_tries(BY_TRIAL in name):
@@ -95,7 +89,6 @@ def _cudnn_tries(tries: bool) -> Iterator[None]:
 
 def list_ways(protocol: Protocol, batch: Batch) -> dict[str, Callable[[], Step]]:
     """Return what builds each kind of step; every one has a copy of the model to itself."""
-    fixed = make_losses(POS_MARGIN, NEG_MARGIN, SHARPNESS)
 
     def contrastive() -> ContrastiveLoss:
         return ContrastiveLoss(pos_margin=POS_MARGIN, neg_margin=NEG_MARGIN)
@@ -133,20 +126,12 @@ def list_ways(protocol: Protocol, batch: Batch) -> dict[str, Callable[[], Step]]
         step.mode = mode
         return _with_optimizer(model, lambda: step.backward(batch.images, batch.classes))
 
-    def captured(kind: str) -> Step:
-        model = copy.deepcopy(batch.model)
-        masks = batch.masks if kind == "mined" else None
-        backward = make_backward(model, fixed[kind], batch.images, batch.classes, masks)
-        return CapturedStep(model, backward, make_capturable_optimizer(model, lr=0.0))
-
     return {
         PUBLISHED_PLAIN: published_plain,
         PLAIN: plain,
         PUBLISHED_MINED: published_mined,
         FAST: lambda: mined("fast"),
         LOW_MEMORY: lambda: mined("low_memory"),
-        PLAIN_GRAPH: lambda: captured("plain"),
-        MINED_GRAPH: lambda: captured("mined"),
         f"{PLAIN}, {BY_TRIAL}": plain,
         f"{FAST}, {BY_TRIAL}": lambda: mined("fast"),
     }
@@ -162,14 +147,29 @@ def _with_optimizer(model: torch.nn.Module, backward: Callable[[], object]) -> S
     return step
 
 
-def measure_way(stage: Stage, name: str, build: Callable[[], Step], precision: str) -> None:
-    """Record seconds, peak memory and launches of one kind of step."""
+def measure_way(
+    stage: Stage,
+    name: str,
+    build: Callable[[], Step],
+    precision: str,
+    *,
+    owns_memory: bool = False,
+) -> None:
+    """Record seconds, peak memory and launches of one kind of step.
+
+    Args:
+        stage: that measures.
+        name: of the kind.
+        build: makes the step.
+        precision: of trunk and embedder.
+        owns_memory: whether a step allocates when it is built all that it needs, as a captured one.
+    """
     _reset_peak(stage)
     before = _allocated_bytes(stage)
     step = build()
     step()
-    if "graph" in name:  # what a replay needs was allocated when it was captured
-        peak, note = torch.cuda.max_memory_allocated() - before, "with a copy of the weights"
+    if owns_memory:
+        peak, note = int(torch.cuda.max_memory_allocated() - before), "with a copy of the weights"
     else:
         peak, note = peak_bytes(stage, step), ""
     median, n = time_step(stage, step, seconds=0.2 if stage.quick else 2.0)
@@ -177,6 +177,16 @@ def measure_way(stage: Stage, name: str, build: Callable[[], Step], precision: s
     stage.record(name, peak / 2**20, "MiB at most", precision=precision, note=note)
     if stage.device.type == "cuda":
         stage.record(name, count_launches(stage, step), "launches", precision=precision)
+
+
+def measure_context(stage: Stage) -> None:
+    """Record what the GPU holds for this process beside the allocator: context and kernels."""
+    what = "context and kernels of a process, where it is alone"
+    if stage.device.type == "cpu":
+        stage.skip(what, "needs a GPU")
+        return
+    free, total = torch.cuda.mem_get_info()
+    stage.record(what, (total - free - torch.cuda.memory_reserved()) / 2**20, "MiB")
 
 
 def _allocated_bytes(stage: Stage) -> int:
@@ -295,7 +305,7 @@ def count_waits(row: Row, protocol: Protocol, pixels: Pixels, device: torch.devi
         with warnings.catch_warnings(record=True) as raised:
             warnings.simplefilter("always")
             fold.train_epoch(1, lambda: next(asked) == steps)
-        return sum("synchroniz" in str(warning.message) for warning in raised)
+        return sum("called a synchronizing" in str(warning.message) for warning in raised)
 
     count(1)  # caches are filled
     before = torch.cuda.get_sync_debug_mode() if device.type == "cuda" else 0

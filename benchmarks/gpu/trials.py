@@ -1,6 +1,8 @@
 """Stage `folds`: folds on one device, and trials per GPU-hour of processes that share it."""
 
 import dataclasses
+import gc
+from collections.abc import Sequence
 
 import torch
 from torch.cuda import Stream
@@ -17,7 +19,6 @@ from benchmarks.gpu.figures import Stage
 from benchmarks.gpu.setup import NEG_MARGIN, POS_MARGIN
 from benchmarks.gpu.steps import time_step
 from benchmarks.within_pair_step import SHARPNESS
-from wpm.model.trunks import TRUNKS
 from wpm.precision import float32_products
 from wpm.protocol_files import find_protocol
 from wpm.protocols import Protocol
@@ -31,6 +32,9 @@ _START_S = 30.0  # without which no more processes are started
 def run(stage: Stage) -> None:
     """Measure folds in one process, then processes; the published trunk and plain trials first."""
     measure_folds(stage)
+    gc.collect()
+    if stage.device.type == "cuda":
+        torch.cuda.empty_cache()  # the folds' memory is the processes' now
     # On a CPU, where figures mean little, one plain and one mined trial show that all of it runs.
     is_enough = stage.quick and stage.device.type == "cpu"
     for mined in (False, True):
@@ -97,29 +101,41 @@ def measure_trials(stage: Stage, protocol: Protocol, *, mined: bool) -> None:
     """Record the trials per GPU-hour of 1, 2, 4 and 8 processes on one device."""
     kind = "mined" if mined else "plain"
     what = f"{kind} trials, {protocol.trunk}"
-    counts = _COUNTS[:2] if stage.device.type == "cpu" else _COUNTS
+    counts = list(_COUNTS[:2] if stage.device.type == "cpu" else _COUNTS)
     if stage.quick and stage.device.type == "cpu":
         # To see that it runs: processes of a small trunk start sooner and take little memory.
         protocol = dataclasses.replace(
             find_protocol("smoke", "folder"), trunk=protocol.trunk, crop=48, resize=48
         )
-    if protocol.trunk not in TRUNKS:
-        stage.skip(what, f"there is no trunk {protocol.trunk}", precision="float32")
-        return
     if stage.seconds_left < _START_S:
         stage.skip(what, "no time left", precision="float32")
         return
-    with stage.attempt(what, precision="float32"):
-        patience = stage.seconds_left - 5
-        processes = TrialProcesses(
-            protocol, stage.device, counts[-1], mined=mined, start_s=patience
-        )
-        with processes as trials:
-            for count in counts:
-                rate = trials.rate(count, seconds=0.5 if stage.quick else 3.0)
-                # A step of the benchmark is a step of all folds of a trial.
-                hourly = 3600 * rate / (EPOCHS * protocol.iterations_per_epoch)
-                stage.record(
-                    f"{what}, {count} at once", hourly, "trials an hour", precision="float32",
-                    note=f"{EPOCHS} epochs of {protocol.iterations_per_epoch} steps, {FOLDS} folds",
-                )  # fmt: skip
+    while counts and stage.seconds_left > _START_S:
+        try:
+            measure_counts(stage, what, protocol, counts, mined=mined)
+            return
+        except RuntimeError as error:  # as many may not fit the memory: try with fewer
+            stage.fail(f"{what}, {counts[-1]} at once", error, precision="float32")
+            counts.pop()
+
+
+def measure_counts(
+    stage: Stage, what: str, protocol: Protocol, counts: Sequence[int], *, mined: bool
+) -> None:
+    """Record the trials an hour of some numbers of processes, which are all started at first.
+
+    Raises:
+        RuntimeError: a process ended, or has not answered in time.
+    """
+    processes = TrialProcesses(
+        protocol, stage.device, counts[-1], mined=mined, start_s=stage.seconds_left - 5
+    )
+    with processes as trials:
+        for count in counts:
+            rate = trials.rate(count, seconds=0.5 if stage.quick else 3.0)
+            # A step of the benchmark is a step of all folds of a trial.
+            hourly = 3600 * rate / (EPOCHS * protocol.iterations_per_epoch)
+            stage.record(
+                f"{what}, {count} at once", hourly, "trials an hour", precision="float32",
+                note=f"{EPOCHS} epochs of {protocol.iterations_per_epoch} steps, {FOLDS} folds",
+            )  # fmt: skip
