@@ -79,7 +79,12 @@ def flags_of(module: str) -> set[str]:
             importlib.import_module(module).main(["--help"])
         text = out.getvalue()
     else:  # slow to import
-        files = [f"{module.replace('.', '/')}.py", "benchmarks/image_data.py"]
+        place = module.replace(".", "/")
+        is_package = (ROOT / place).is_dir()
+        files = [
+            f"{place}/__main__.py" if is_package else f"{place}.py",
+            "benchmarks/image_data.py",
+        ]
         text = "".join((ROOT / file).read_text(encoding="utf-8") for file in files)
     return set(re.findall(r"--[a-z][a-z-]*", text))
 
@@ -181,7 +186,7 @@ def test_flags_in_prose_are_ours(path: Path) -> None:
     """A flag at the start of inline code belongs to some command of the repository."""
     sources = [
         file.read_text(encoding="utf-8")
-        for pattern in ("wpm/cli/*.py", "analysis/*.py", "benchmarks/*.py", "*.yaml")
+        for pattern in ("wpm/cli/*.py", "analysis/*.py", "benchmarks/**/*.py", "*.yaml")
         for file in ROOT.glob(pattern)
     ]
     known = {flag for source in sources for flag in re.findall(r"--[a-z][a-z-]*", source)}
