@@ -629,10 +629,10 @@ def test_proxy_batch_is_32_classes_with_an_image_each_where_there_are_enough(
     assert set(labels.values()) == {1}
 
 
-def test_pair_row_takes_all_classes_where_they_are_fewer_than_its_batch(pixels: Pixels) -> None:
+def test_pair_row_keeps_its_batch_where_classes_are_fewer(pixels: Pixels) -> None:
     fold = make_training("triplet", pixels, folds=(0,), classes_per_batch=8, images_per_class=4)
     labels = Counter(pixels.labels[fold.folds[0].draw_batch()].tolist())
-    assert sorted(labels.values()) == [4] * 6
+    assert sorted(labels.values()) == [4] * 4 + [8] * 2
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def sampler(
 
 
 def test_batches_hold_so_many_of_so_many_classes_without_repeats() -> None:
-    labels = [label for label in (3, 7, 100, 8, 12) for _ in range(6)]
+    labels = [label for label in (3, 7, 100, 8, 12, 13) for _ in range(6)]
     draws = sampler(labels, classes=3, images=4)
     for _ in range(50):
         batch = draws.draw().tolist()
@@ -156,6 +156,41 @@ def test_batches_hold_so_many_of_so_many_classes_without_repeats() -> None:
         drawn = [labels[i] for i in batch]
         assert set(Counter(drawn).values()) == {4}
         assert all(len(set(drawn[i : i + 4])) == 1 for i in (0, 4, 8))  # class after class
+
+
+@pytest.mark.parametrize(("classes", "cards", "images"), [(5, 3, 4), (75, 8, 4), (75, 32, 1)])
+def test_classes_come_from_shuffled_passes_over_all_of_them(
+    classes: int, cards: int, images: int
+) -> None:
+    """As pytorch-metric-learning's sampler: whole passes, cut into batches wherever they end."""
+    labels = [label for label in range(classes) for _ in range(6)]
+    draws = sampler(labels, cards, images)
+    batches = [[labels[i] for i in draws.draw().tolist()] for _ in range(3 * classes)]
+    stream = [label for batch in batches for label in batch]
+    # The original's loop: a pass deals every class once, `images` images each.
+    length = classes * images
+    passes = [stream[start : start + length] for start in range(0, len(stream), length)]
+    assert len(passes) == 3 * cards
+    for dealt in passes:
+        order = dealt[::images]
+        assert dealt == [label for label in order for _ in range(images)]
+        assert sorted(order) == list(range(classes))
+    assert len({tuple(dealt) for dealt in passes}) > 1
+
+
+def test_dealing_resumes_in_the_middle_of_a_deck() -> None:
+    labels = [label for label in range(7) for _ in range(4)]
+    draws = sampler(labels, classes=3, images=2)
+    draws.draw()
+    generator, deck = draws._generator.get_state(), draws.deck.clone()
+    expected = [draws.draw().tolist() for _ in range(5)]
+    resumed = sampler(labels, classes=3, images=2, seed=1)
+    resumed._generator.set_state(generator)
+    resumed.deck = deck
+    assert [resumed.draw().tolist() for _ in range(5)] == expected
+    resumed = sampler(labels, classes=3, images=2, seed=1)
+    resumed._generator.set_state(generator)
+    assert [resumed.draw().tolist() for _ in range(5)] != expected
 
 
 def test_every_class_and_image_is_drawn_equally_often() -> None:
@@ -183,10 +218,10 @@ def test_small_classes_are_drawn_with_replacement() -> None:
     assert seen == {0, 1}
 
 
-def test_fewer_classes_than_asked_are_all_drawn() -> None:
+def test_fewer_classes_than_asked_are_dealt_several_times() -> None:
     draws = sampler([0, 0, 5, 5], classes=8, images=2)
     for _ in range(5):
-        assert sorted(draws.draw().tolist()) == [0, 1, 2, 3]
+        assert sorted(draws.draw().tolist()) == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 4
 
 
 def test_only_candidates_are_drawn() -> None:

@@ -11,9 +11,12 @@ from wpm.protocols import Protocol
 
 
 class ClassBalancedSampler:
-    """Draws batches of `classes_per_batch` classes with `images_per_class` images each.
+    """Deals batches of `classes_per_batch` classes with `images_per_class` images each.
 
-    A batch without two images of a class would hold no positive pair.
+    Classes come from a shuffled deck of all of them, and a new deck is shuffled where the old one
+    ends, as in the sampler of pytorch-metric-learning. So every class is trained on equally often
+    within an epoch. A batch that takes the end of one deck and the beginning of the next may hold
+    a class twice; one of few classes holds each of them several times.
     """
 
     def __init__(
@@ -30,7 +33,7 @@ class ClassBalancedSampler:
         Args:
             labels: (N,) label of every image of the set.
             candidates: (M,) positions of the images to draw from.
-            classes_per_batch: classes of a batch; all classes where there are fewer.
+            classes_per_batch: cards that a batch takes from the deck.
             images_per_class: images of each; drawn with replacement only where a class has fewer.
             generator: source of randomness, on the CPU.
 
@@ -43,14 +46,19 @@ class ClassBalancedSampler:
         found, order = labels[candidates].sort(stable=True)
         counts = found.unique_consecutive(return_counts=True)[1]
         self._members = candidates[order].split(counts.tolist())
-        self._classes_per_batch = min(classes_per_batch, len(self._members))
+        self._classes_per_batch = classes_per_batch
         self._images_per_class = images_per_class
         self._generator = generator
+        # (at most C,) classes that are left of the deck, numbered as in `_members`. Together with
+        # the generator it is all that the next batch depends on.
+        self.deck = torch.empty(0, dtype=torch.int64)
 
     def draw(self) -> Tensor:
         """Return (B,) positions of the next batch, class after class."""
-        chosen = torch.randperm(len(self._members), generator=self._generator)
-        chosen = chosen[: self._classes_per_batch]
+        while len(self.deck) < self._classes_per_batch:
+            shuffled = torch.randperm(len(self._members), generator=self._generator)
+            self.deck = torch.cat([self.deck, shuffled])
+        chosen, self.deck = self.deck.tensor_split([self._classes_per_batch])
         return torch.cat([self._draw_members(self._members[i]) for i in chosen.tolist()])
 
     def _draw_members(self, members: Tensor) -> Tensor:

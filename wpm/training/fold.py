@@ -96,17 +96,11 @@ class FoldTraining:
     def _build_sampler(self, pixels: Pixels, fold: Fold) -> ClassBalancedSampler:
         """Sample batches of the row's shape where it sets one, else of the protocol's."""
         protocol, parameters = self._protocol, self._parameters
-        classes_per_batch = int(parameters.get("classes_per_batch", protocol.classes_per_batch))
-        images_per_class = int(parameters.get("images_per_class", protocol.images_per_class))
-        # A row with one image per class compares images with proxies, not with one another. So
-        # where classes are few, they repeat and the batch keeps its size. Other rows take smaller
-        # batches then.
-        self._repeat_to = classes_per_batch if images_per_class == 1 else None
         return ClassBalancedSampler(
             pixels.labels,
             pixels.indices_of(fold.train_classes),
-            classes_per_batch=classes_per_batch,
-            images_per_class=images_per_class,
+            classes_per_batch=int(parameters.get("classes_per_batch", protocol.classes_per_batch)),
+            images_per_class=int(parameters.get("images_per_class", protocol.images_per_class)),
             generator=self._batch_generator,
         )
 
@@ -149,11 +143,8 @@ class FoldTraining:
         return True
 
     def draw_batch(self) -> Tensor:
-        """Return (B,) positions, drawn several times where a batch has to keep its size."""
-        indices = self._sampler.draw()
-        while len(indices) < (self._repeat_to or 0):
-            indices = torch.cat([indices, self._sampler.draw()])
-        return indices[: self._repeat_to]
+        """Return (B,) positions of the next batch."""
+        return self._sampler.draw()
 
     def validate(self, epoch: int) -> None:
         """Score the validation classes, and keep the model if it is the best so far.
@@ -212,6 +203,7 @@ class FoldTraining:
             "loss": self.loss.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "batch_generator": self._batch_generator.get_state(),
+            "deck": self._sampler.deck,
             "mask_generator": self._mask_generator.get_state(),
             "best_model": self.best_model,
             "report": None if self.report is None else dataclasses.asdict(self.report),
@@ -231,6 +223,7 @@ class FoldTraining:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self._batch_generator.set_state(state["batch_generator"].cpu())
+        self._sampler.deck = state["deck"].cpu()
         self._mask_generator.set_state(state["mask_generator"].cpu())
         self.best_model = state["best_model"]
         self.report = None if state["report"] is None else FoldReport(**state["report"])
