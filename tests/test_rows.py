@@ -584,7 +584,8 @@ def test_margin_per_class_has_a_beta_for_every_training_class_and_trains_those_i
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losss_parameters_have_an_rmsprop_of_their_own(pixels: Pixels, name: str) -> None:
-    fold = make_training(name, pixels).folds[0]
+    training = make_training(name, pixels)
+    fold = training.folds[0]
     own = {id(p) for p in fold.loss.parameters()}
     learns = "metric_loss_lr" in space_of(name).searched
     assert bool(own) == learns
@@ -596,7 +597,7 @@ def test_losss_parameters_have_an_rmsprop_of_their_own(pixels: Pixels, name: str
         (group,) = optimizer.param_groups
         assert {id(p) for p in group["params"]} == own
         assert group["momentum"] == 0.9
-        assert group["lr"] == fold._parameters["metric_loss_lr"]
+        assert group["lr"] == training._config.parameters["metric_loss_lr"]
         assert group["weight_decay"] == (0 if name.startswith("margin") else 1e-4)
 
 

@@ -26,6 +26,7 @@ class FoldReport:
         images_per_second: of training, in total.
         step_mode: how steps get their gradient: "fast" until a step does not fit the GPU's memory,
             then "low_memory"; "plain" without within-pair mining.
+        replayed: whether steps are replayed from a CUDA graph.
     """
 
     fold: int
@@ -40,6 +41,7 @@ class FoldReport:
     validation_seconds: float
     images_per_second: float
     step_mode: str = PLAIN
+    replayed: bool = False
 
     @property
     def worker_seconds(self) -> float:

@@ -1,63 +1,44 @@
-"""A prototype of steps captured as CUDA graphs: contrastive, with and without mining.
-
-A graph replays kernels of fixed shapes without asking the CPU, so the loss may not look for pairs
-by `nonzero`, nor ask the GPU how many there are. The labels of a batch follow one pattern, so masks
-of all pairs do as well.
-"""
+"""Steps captured as CUDA graphs by the parts that trainings use, over one batch again and again."""
 
 from collections.abc import Callable
 
-import torch
-from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.losses import ContrastiveLoss
 from torch import Tensor, nn
 from torch.optim import Optimizer, RMSprop
 
+from wpm.losses import PlainLoss
 from wpm.model.embedding import EmbeddingModel
 from wpm.model.views import ViewMasks
 from wpm.training.loss_gradient import backward_to_outputs
+from wpm.training.steps import CudaGraphs
+from wpm.training.wait_free import remove_waits
 from wpm.within_pair import WithinPairLoss
 
 _WARM_UP = 3  # steps, in which cuDNN and the allocator settle; torch's advice
 
 
-class FixedShapeContrastive(nn.Module):
-    """pytorch-metric-learning's ContrastiveLoss without a shape that depends on the data.
+def make_losses(
+    pos_margin: float, neg_margin: float, sharpness: float, classes: Tensor
+) -> dict[str, nn.Module]:
+    """Return the losses of plain and mined steps, rewritten as a training on a GPU has them.
 
-    Losses of pairs are averaged over those above zero, of positive and of negative pairs apart, as
-    the library's default reducer does. `WithinPairLoss` takes it as its base loss.
+    Args:
+        pos_margin: distance below which a positive pair costs nothing.
+        neg_margin: distance above which a negative pair costs nothing.
+        sharpness: of mining.
+        classes: (B,) of the only batch, on its device.
     """
-
-    def __init__(self, pos_margin: float, neg_margin: float) -> None:
-        """Set the margins.
-
-        Args:
-            pos_margin: distance below which a positive pair costs nothing.
-            neg_margin: distance above which a negative pair costs nothing.
-        """
-        super().__init__()
-        self.distance = LpDistance()
-        self._margins = pos_margin, neg_margin
-
-    def forward(self, embeddings: Tensor, labels: Tensor, pairs: None = None) -> Tensor:
-        """Return the loss of (B, D) embeddings with (B,) labels, over all pairs."""
-        distances = self.distance(embeddings)
-        same = labels[:, None] == labels
-        apart = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-        positive = torch.relu(distances - self._margins[0]) * (same & apart)
-        negative = torch.relu(self._margins[1] - distances) * ~same
-        return _mean_above_zero(positive) + _mean_above_zero(negative)
-
-
-def _mean_above_zero(losses: Tensor) -> Tensor:
-    return losses.sum() / (losses > 0).sum().clamp(min=1)
-
-
-def make_losses(pos_margin: float, neg_margin: float, sharpness: float) -> dict[str, nn.Module]:
-    """Return the loss of plain steps, and that of mined ones."""
-    return {
-        "plain": FixedShapeContrastive(pos_margin, neg_margin),
-        "mined": WithinPairLoss(FixedShapeContrastive(pos_margin, neg_margin), sharpness=sharpness),
+    losses: dict[str, nn.Module] = {
+        "plain": PlainLoss(ContrastiveLoss(pos_margin=pos_margin, neg_margin=neg_margin)),
+        "mined": WithinPairLoss(
+            ContrastiveLoss(pos_margin=pos_margin, neg_margin=neg_margin), sharpness=sharpness
+        ),
     }
+    for loss in losses.values():
+        pairs = remove_waits(loss)
+        assert pairs is not None
+        pairs.set_labels(classes.cpu(), classes.device)
+    return losses
 
 
 def make_capturable_optimizer(model: nn.Module, lr: float) -> Optimizer:
@@ -95,7 +76,7 @@ class CapturedStep:
     """
 
     def __init__(
-        self, model: nn.Module, backward: Callable[[], Tensor], optimizer: Optimizer | None
+        self, model: nn.Module, backward: Callable[[], object], optimizer: Optimizer | None
     ) -> None:
         """Take a few real steps on a stream beside, then capture one without running it.
 
@@ -105,31 +86,18 @@ class CapturedStep:
             optimizer: capturable; None to capture the backward pass alone.
         """
 
-        def step() -> Tensor:
-            loss = backward()
+        def step() -> None:
+            backward()
             if optimizer is not None:
                 optimizer.step()
-            return loss
 
-        beside = torch.cuda.Stream()
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(beside):
-            for _ in range(_WARM_UP):
-                model.zero_grad(set_to_none=True)
-                step()
-        torch.cuda.current_stream().wait_stream(beside)
+        graphs = CudaGraphs()
+        for _ in range(_WARM_UP):
+            model.zero_grad(set_to_none=True)
+            graphs.warm_up(step)
         model.zero_grad(set_to_none=True)  # so that the graph owns the gradients it writes
-        self._graph = torch.cuda.CUDAGraph()
-        cached = torch.is_autocast_cache_enabled()
-        torch.set_autocast_cache_enabled(False)  # its copies of weights would not be refreshed
-        try:
-            # Page-locked memory that another thread allocates must not break the capture.
-            with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                self._loss = step()
-        finally:
-            torch.set_autocast_cache_enabled(cached)
+        self._replay = graphs.capture(step)
 
-    def __call__(self) -> Tensor:
-        """Replay the step; the loss is a tensor of the graph, overwritten by the next call."""
-        self._graph.replay()
-        return self._loss
+    def __call__(self) -> None:
+        """Replay the step."""
+        self._replay()

@@ -23,7 +23,7 @@ def run(stage: Stage) -> None:
 def add_up(stage: Stage, what: str, precision: str) -> None:
     """Record device-hours as published, always in float32, and ours in one precision.
 
-    Steps captured as CUDA graphs are a prototype, so ours are the product's.
+    Ours count eager steps; what a graph makes of a step is recorded beside.
     """
     try:
         published = Procedure(

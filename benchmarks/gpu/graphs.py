@@ -1,10 +1,14 @@
-"""Stage `graphs`: steps captured as CUDA graphs, by the prototype of `benchmarks.gpu.captured`.
+"""Stage `graphs`: steps captured as CUDA graphs, by the parts that trainings use.
 
 A stage of its own, since a capture that fails may leave a process without a usable GPU.
 """
 
 import copy
 import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import torch
 
 from benchmarks.gpu.captured import (
     CapturedStep,
@@ -17,16 +21,18 @@ from benchmarks.gpu.right import exact_gradients, read_gradients, record_error, 
 from benchmarks.gpu.setup import NEG_MARGIN, POS_MARGIN, Batch, make_batch
 from benchmarks.gpu.steps import measure_way
 from benchmarks.within_pair_step import SHARPNESS
+from wpm.model.views import ViewSettings
 from wpm.precision import float32_products
+from wpm.reports import LOW_MEMORY
+from wpm.training.mined_step import MinedStep
 
 PLAIN_GRAPH, MINED_GRAPH = "plain, CUDA graph", "mined, CUDA graph"
 LOW_MEMORY_GRAPH = "mined, low memory, CUDA graph"
-_KINDS = {PLAIN_GRAPH: "plain", MINED_GRAPH: "mined"}
+_KINDS = {PLAIN_GRAPH: "plain", MINED_GRAPH: "mined", LOW_MEMORY_GRAPH: LOW_MEMORY}
 
 
 def run(stage: Stage) -> None:
     """Check the gradients of captured steps, then time them in every precision."""
-    stage.skip(LOW_MEMORY_GRAPH, "it asks the GPU which images have no gradient")
     if stage.device.type == "cpu":
         for name in _KINDS:
             stage.skip(name, "CUDA graphs need a GPU")
@@ -50,16 +56,27 @@ def check_gradients(stage: Stage) -> None:
             with stage.attempt(f"gradients: {name}"):
                 own = dataclasses.replace(batch, model=copy.deepcopy(batch.model))
                 capture(own, kind, with_optimizer=False)()
-                record_error(stage, name, read_gradients(own), right[kind], "float32")
+                record_error(stage, name, read_gradients(own), right[_way(kind)], "float32")
 
 
 def capture(batch: Batch, kind: str, *, with_optimizer: bool) -> CapturedStep:
-    """Return a captured step of a batch's model: "plain" or "mined"."""
-    loss = make_losses(POS_MARGIN, NEG_MARGIN, SHARPNESS)[kind]
-    masks = batch.masks if kind == "mined" else None
-    backward = make_backward(batch.model, loss, batch.images, batch.classes, masks)
+    """Return a captured step of a batch's model: "plain", "mined" or `LOW_MEMORY`."""
+    loss = make_losses(POS_MARGIN, NEG_MARGIN, SHARPNESS, batch.classes)[_way(kind)]
+    masks = None if kind == "plain" else batch.masks
+    backward: Callable[[], object]
+    if kind == LOW_MEMORY:
+        # Its masks are given, so the views' settings and the generator go unused.
+        settings = ViewSettings(1, 1, 0.0, 0.0)
+        step = MinedStep(batch.model, loss, settings, torch.Generator())
+        backward = partial(step.backward_low_memory, batch.images, batch.classes, batch.masks)
+    else:
+        backward = make_backward(batch.model, loss, batch.images, batch.classes, masks)
     optimizer = make_capturable_optimizer(batch.model, lr=0.0) if with_optimizer else None
     return CapturedStep(batch.model, backward, optimizer)
+
+
+def _way(kind: str) -> str:
+    return "plain" if kind == "plain" else "mined"
 
 
 def measure_captured(stage: Stage, name: str, kind: str, batch: Batch, precision: str) -> None:

@@ -81,7 +81,7 @@ def check_gradients(stage: Stage) -> None:
         "mined, fast": ("mined", lambda: step.backward_fast(*given, batch.masks)),
         "mined, low memory": ("mined", lambda: step.backward_low_memory(*given, batch.masks)),
     }
-    fixed = make_losses(POS_MARGIN, NEG_MARGIN, SHARPNESS)
+    fixed = make_losses(POS_MARGIN, NEG_MARGIN, SHARPNESS, batch.classes)
     for kind, masks in {"plain": None, "mined": batch.masks}.items():
         backward = make_backward(batch.model, fixed[kind], *given, masks)
         ways[f"{kind}, fixed shapes"] = kind, backward

@@ -83,7 +83,7 @@ def captured_folds(protocol: Protocol, device: torch.device, *, at_once: bool) -
     images, classes = make_fold_images(protocol, device)
     graphs = []
     for model, batch in zip(make_models(protocol, device), images, strict=True):
-        loss = make_losses(POS_MARGIN, NEG_MARGIN, SHARPNESS)["plain"]
+        loss = make_losses(POS_MARGIN, NEG_MARGIN, SHARPNESS, classes)["plain"]
         backward = make_backward(model, loss, batch, classes, None)
         graphs.append(CapturedStep(model, backward, make_capturable_optimizer(model, lr=1e-6)))
     streams = [Stream(device) if at_once else torch.cuda.current_stream() for _ in graphs]

@@ -11,6 +11,7 @@ import torch
 
 from wpm.data.pixels import Pixels
 from wpm.training.config import TrainingConfig
+from wpm.training.steps import STEPS_UNTIL_GRAPH
 from wpm.training.training import Training
 
 # Allocators fragment, and losses mine more pairs on some batches than in the measured step.
@@ -47,14 +48,16 @@ def choose_share(peak_bytes: int, total_bytes: int) -> float:
 
 
 def measure_share(config: TrainingConfig, pixel_cache: Path) -> float:
-    """Train one step of every fold and validate once; return the share of the GPU that it needs.
+    """Train some steps of every fold and validate once; return the share of the GPU that it needs.
+
+    The steps are enough for a CUDA graph of a step, whose memory stays taken.
 
     Args:
         config: what to train.
         pixel_cache: folder of the decoded trainval images.
     """
     protocol = dataclasses.replace(
-        config.protocol, iterations_per_epoch=1, validation_interval=1, max_epochs=1
+        config.protocol, iterations_per_epoch=STEPS_UNTIL_GRAPH, validation_interval=1, max_epochs=1
     )
     torch.cuda.reset_peak_memory_stats()
     config = dataclasses.replace(config, protocol=protocol)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,13 +29,16 @@ from wpm.splits import Fold
 from wpm.training.config import TrainingConfig
 from wpm.training.evaluate import embed_images
 from wpm.training.fold_parts import (
+    batch_shape,
     build_step,
+    build_steps,
     derive_seeds,
     number_classes,
     place_loss,
     place_model,
 )
-from wpm.training.optimizers import build_optimizers
+from wpm.training.optimizers import build_optimizers, load_optimizer
+from wpm.training.steps import GraphBackend
 
 
 class DivergedError(Exception):
@@ -56,6 +60,7 @@ class FoldTraining:
         fold: Fold,
         pixels: Pixels,
         device: torch.device,
+        backend: GraphBackend | None = None,
     ) -> None:
         """Prepare epoch 0.
 
@@ -65,21 +70,29 @@ class FoldTraining:
             fold: classes to train and validate on.
             pixels: decoded trainval images.
             device: where to train.
+            backend: captures steps; None where the device has no graphs.
         """
         self.position = position
         self._protocol = config.protocol
-        self._parameters = config.parameters
         seeds = derive_seeds(config.seed, position)
         self._batch_generator = torch.Generator().manual_seed(seeds.batches)
-        self._mask_generator = torch.Generator().manual_seed(seeds.masks)
+        # Masks are drawn where they are used, so that no step waits for a copy of them.
+        self._mask_generator = torch.Generator(device).manual_seed(seeds.masks)
+        self._mask_seed = seeds.masks
         self.model = place_model(config, pixels.channels, seeds.weights, device)
         self.loss = place_loss(config, len(fold.train_classes), seeds.loss, device)
         self._step = build_step(config, self.model, self.loss, self._mask_generator)
         self.optimizers = build_optimizers(
-            config.row, config.protocol, config.parameters, self.model, self.loss
+            config.row,
+            config.protocol,
+            config.parameters,
+            self.model,
+            self.loss,
+            capturable=device.type == "cuda",
         )
         self._class_numbers = number_classes(fold, len(pixels.class_names)).to(device)
-        self._sampler = self._build_sampler(pixels, fold)
+        self._labels = pixels.labels
+        self._sampler = self._build_sampler(config, pixels, fold)
         self._batches = BatchMaker(pixels, config.protocol, self.model.trunk.input_spec, device)
         self._val_indices = pixels.indices_of(fold.val_classes)
         self._val_labels = pixels.labels[self._val_indices].to(device)
@@ -92,15 +105,20 @@ class FoldTraining:
         self._last_loss = math.nan
         self._training_seconds = 0.0
         self._images = 0
+        self._steps = build_steps(
+            config, self._step, self.loss, self.optimizers, self._loss_sum, backend
+        )
 
-    def _build_sampler(self, pixels: Pixels, fold: Fold) -> ClassBalancedSampler:
+    def _build_sampler(
+        self, config: TrainingConfig, pixels: Pixels, fold: Fold
+    ) -> ClassBalancedSampler:
         """Sample batches of the row's shape where it sets one, else of the protocol's."""
-        protocol, parameters = self._protocol, self._parameters
+        shape = batch_shape(config)
         return ClassBalancedSampler(
             pixels.labels,
             pixels.indices_of(fold.train_classes),
-            classes_per_batch=int(parameters.get("classes_per_batch", protocol.classes_per_batch)),
-            images_per_class=int(parameters.get("images_per_class", protocol.images_per_class)),
+            classes_per_batch=shape.classes,
+            images_per_class=shape.images_per_class,
             generator=self._batch_generator,
         )
 
@@ -123,10 +141,7 @@ class FoldTraining:
         while self.iteration < self._protocol.iterations_per_epoch and not pause():
             indices = self.draw_batch()
             images, labels = self._batches.training_batch(indices, self._batch_generator)
-            loss = self._step.backward(images, self._class_numbers[labels])
-            for optimizer in self.optimizers:
-                optimizer.step()
-            self._loss_sum += loss  # stays on the device, whose queue reading it would stall
+            self._steps.take(images, self._class_numbers[labels], self._labels[indices])
             self._images += len(indices)
             self.iteration += 1
         loss_sum = self._loss_sum.item()  # waits for the device, whose work belongs to the time
@@ -184,6 +199,7 @@ class FoldTraining:
             validation_seconds=seconds + (before.validation_seconds if before else 0.0),
             images_per_second=self._images / self._training_seconds,
             step_mode=self.step_mode,
+            replayed=self._steps.replays,
         )
 
     @property
@@ -205,6 +221,7 @@ class FoldTraining:
             "batch_generator": self._batch_generator.get_state(),
             "deck": self._sampler.deck,
             "mask_generator": self._mask_generator.get_state(),
+            "mask_device": self._mask_generator.device.type,
             "best_model": self.best_model,
             "report": None if self.report is None else dataclasses.asdict(self.report),
             "epoch": self.epoch,
@@ -221,10 +238,14 @@ class FoldTraining:
         self.model.load_state_dict(state["model"])
         self.loss.load_state_dict(state["loss"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            load_optimizer(optimizer, saved)
         self._batch_generator.set_state(state["batch_generator"].cpu())
         self._sampler.deck = state["deck"].cpu()
-        self._mask_generator.set_state(state["mask_generator"].cpu())
+        if state["mask_device"] == self._mask_generator.device.type:
+            self._mask_generator.set_state(state["mask_generator"].cpu())
+        else:  # the state means nothing to another kind of device, so begin a stream of its own
+            mixed = np.random.SeedSequence((self._mask_seed, state["epoch"], state["iteration"]))
+            self._mask_generator.manual_seed(int(mixed.generate_state(1)[0]))
         self.best_model = state["best_model"]
         self.report = None if state["report"] is None else FoldReport(**state["report"])
         self.epoch = state["epoch"]

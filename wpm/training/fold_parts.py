@@ -1,10 +1,12 @@
 """Build what one fold trains with: its seeds, model, loss, step and class numbers."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from wpm.losses import build_loss
 from wpm.miners import find_miner
@@ -14,6 +16,14 @@ from wpm.splits import Fold
 from wpm.training.config import TrainingConfig
 from wpm.training.mined_step import MinedStep
 from wpm.training.plain_step import PlainStep
+from wpm.training.steps import (
+    BatchShape,
+    EagerSteps,
+    GraphBackend,
+    GraphedSteps,
+    has_fixed_shapes,
+)
+from wpm.training.wait_free import remove_waits
 
 
 class FoldSeeds(NamedTuple):
@@ -95,6 +105,46 @@ def build_step(
         embedding_dropout=dropouts.embedding,
     )
     return MinedStep(model, loss, views, masks)
+
+
+def build_steps(
+    config: TrainingConfig,
+    step: PlainStep | MinedStep,
+    loss: nn.Module,
+    optimizers: Sequence[Optimizer],
+    loss_sum: Tensor,
+    backend: GraphBackend | None,
+) -> EagerSteps | GraphedSteps:
+    """Choose how steps are taken: kernel by kernel, or from a graph where that is faster.
+
+    Args:
+        config: says how large batches are, and how many views there are.
+        step: computes gradients.
+        loss: of the row; where there are graphs it is rewritten to ask the device nothing.
+        optimizers: apply the gradients.
+        loss_sum: scalar to which every step adds its loss.
+        backend: captures steps; None where the device has no graphs.
+    """
+    if backend is None:
+        return EagerSteps(step, optimizers, loss_sum)
+    shape, protocol = batch_shape(config), config.protocol
+    views = protocol.trunk_passes * protocol.embedding_masks
+    batch = (shape.classes * shape.images_per_class, protocol.embedding_dim)
+    eager = EagerSteps(step, optimizers, loss_sum, remove_waits(loss))
+    outputs = (views, *batch) if isinstance(step, MinedStep) else batch
+    labels = torch.arange(shape.classes).repeat_interleave(shape.images_per_class)
+    if not has_fixed_shapes(loss, outputs, labels):
+        return eager
+    return GraphedSteps(eager, backend, shape)
+
+
+def batch_shape(config: TrainingConfig) -> BatchShape:
+    """Return the shape of batches: the row's where it sets one, else the protocol's."""
+    protocol, parameters = config.protocol, config.parameters
+    return BatchShape(
+        classes=int(parameters.get("classes_per_batch", protocol.classes_per_batch)),
+        images_per_class=int(parameters.get("images_per_class", protocol.images_per_class)),
+    )
 
 
 def number_classes(fold: Fold, total: int) -> Tensor:

@@ -62,10 +62,10 @@ class MinedStep:
         Returns:
             The loss, a scalar without a graph.
         """
-        masks = self.model.sample_masks(images, self._views, self._generator)
+        drawn = self.draw(images)
         if self.mode == FAST:
             try:
-                return self.backward_fast(images, classes, masks)
+                return self.compute(images, classes, drawn)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -74,6 +74,25 @@ class MinedStep:
                 self.mode = LOW_MEMORY
             self._clear_gradients()
             torch.cuda.empty_cache()  # other trials on this GPU can use what the attempt had taken
+        return self.compute(images, classes, drawn)
+
+    def draw(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw the masks of a batch, see `ViewMasks`."""
+        masks = self.model.sample_masks(images, self._views, self._generator)
+        return masks.channel, masks.embedding
+
+    def peek(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `draw` will return next, and leave it to be drawn."""
+        state = self._generator.get_state()
+        drawn = self.draw(images)
+        self._generator.set_state(state)
+        return drawn
+
+    def compute(self, images: Tensor, classes: Tensor, drawn: tuple[Tensor, Tensor]) -> Tensor:
+        """Do what `backward` does, given what `draw` returned, in the present mode."""
+        masks = ViewMasks(*drawn)
+        if self.mode == FAST:
+            return self.backward_fast(images, classes, masks)
         return self.backward_low_memory(images, classes, masks)
 
     def backward_fast(self, images: Tensor, classes: Tensor, masks: ViewMasks) -> Tensor:
@@ -87,10 +106,9 @@ class MinedStep:
     def backward_low_memory(self, images: Tensor, classes: Tensor, masks: ViewMasks) -> Tensor:
         """Do what `backward` does under given masks, with the activations of one pass at a time.
 
-        An image whose gradient in a pass is exactly zero, in every dimension, is left out of that
-        pass's second run: trunks treat images independently, so nothing is lost. A gradient that
-        is merely small is not left out, since nobody knows beforehand how much the trunk magnifies
-        it.
+        Every image takes part in every second run, even one whose gradient is zero: to find such
+        images the CPU would have to wait for the GPU, and in practice there are none
+        (benchmarks/gradient_shares.py).
         """
         self._clear_gradients()
         model = self.model
@@ -103,14 +121,8 @@ class MinedStep:
         loss, gradient_of_views = backward_to_outputs(self.loss, views, classes)
         views.backward(gradient_of_views)
         assert embeddings.grad is not None
-        needed = embeddings.grad.any(dim=2).cpu()
-        # Optimisers skip a parameter without a gradient; so every one gets one, even if it is zero.
-        needed[0, 0] = True
-        for channel, gradient, of_pass in zip(masks.channel, embeddings.grad, needed, strict=True):
-            if of_pass.any():
-                kept = slice(None) if of_pass.all() else of_pass  # a slice copies nothing
-                embedded = model.embed_passes(features[kept], channel[None, kept])
-                embedded.backward(gradient[None, kept])
+        for channel, gradient in zip(masks.channel, embeddings.grad, strict=True):
+            model.embed_passes(features, channel[None]).backward(gradient[None])
         stem.backward(features.grad)
         return loss
 

@@ -26,6 +26,16 @@ class PlainStep:
         Returns:
             The loss, a scalar without a graph.
         """
+        return self.compute(images, classes, ())
+
+    def draw(self, images: Tensor) -> tuple[()]:
+        """Return what a step draws at random beside the images: nothing."""
+        return ()
+
+    peek = draw
+
+    def compute(self, images: Tensor, classes: Tensor, drawn: tuple[()]) -> Tensor:
+        """Do what `backward` does, given what `draw` returned."""
         self._model.zero_grad(set_to_none=True)
         self._loss.zero_grad(set_to_none=True)
         embeddings = self._model(images)

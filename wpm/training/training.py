@@ -16,6 +16,7 @@ from wpm.reports import Report
 from wpm.splits import Fold, class_disjoint_splits
 from wpm.training.config import TrainingConfig
 from wpm.training.fold import FoldTraining, never_pause
+from wpm.training.steps import find_backend
 
 
 class Training:
@@ -40,7 +41,10 @@ class Training:
         folds = _folds_of(pixels, config.protocol.folds)
         self.epoch = 0
         self._config = config
-        self.folds = [FoldTraining(config, k, folds[k], pixels, device) for k in config.folds]
+        backend = find_backend(device)  # one for all folds, whose graphs share memory
+        self.folds = [
+            FoldTraining(config, k, folds[k], pixels, device, backend) for k in config.folds
+        ]
 
     @property
     def finished(self) -> bool:
@@ -99,8 +103,12 @@ class Training:
             fold.load_state_dict({**_EARLIER, "epoch": self.epoch, **saved})
 
 
-# Checkpoints of earlier versions, which were written between epochs only, lack these.
-_EARLIER: Mapping[str, Any] = {"iteration": 0, "loss_sum": torch.zeros(())}
+# Checkpoints of earlier versions lack these.
+_EARLIER: Mapping[str, Any] = {
+    "iteration": 0,
+    "loss_sum": torch.zeros(()),
+    "mask_device": "cpu",
+}
 
 
 def _folds_of(pixels: Pixels, folds: int) -> tuple[Fold, ...]:
