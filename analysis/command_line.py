@@ -18,6 +18,20 @@ EXIT_BROKEN_PIPE = 141  # the code that a shell reports if the reader of a pipe 
 def build_parser(
     module: str, description: str, examples: str, formats: Sequence[str] = FORMATS
 ) -> argparse.ArgumentParser:
+    """Return a parser with the flags of a command that reads studies; see `build_plain_parser`."""
+    parser = build_plain_parser(module, description, examples, formats)
+    which = parser.add_argument_group("which studies (default: all)")
+    which.add_argument("--dataset", nargs="+", metavar="NAME", help="data sets")
+    # launch.py calls this flag --rows: people can give the same selection to both.
+    which.add_argument("--row", "--rows", nargs="*", metavar="ROW", help="LOSS or LOSS+wpm")
+    which.add_argument("--protocol", nargs="+", metavar="NAME", help="protocols")
+    which.add_argument("--run-root", type=Path, default=Path("runs"), help="records [runs]")
+    return parser
+
+
+def build_plain_parser(
+    module: str, description: str, examples: str, formats: Sequence[str] = FORMATS
+) -> argparse.ArgumentParser:
     """Return a parser with the flags that all commands have.
 
     Args:
@@ -33,12 +47,6 @@ def build_parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    which = parser.add_argument_group("which studies (default: all)")
-    which.add_argument("--dataset", nargs="+", metavar="NAME", help="data sets")
-    # launch.py calls this flag --rows: people can give the same selection to both.
-    which.add_argument("--row", "--rows", nargs="*", metavar="ROW", help="LOSS or LOSS+wpm")
-    which.add_argument("--protocol", nargs="+", metavar="NAME", help="protocols")
-    which.add_argument("--run-root", type=Path, default=Path("runs"), help="records [runs]")
     parser.add_argument("--format", choices=formats, default=formats[0], help=f"[{formats[0]}]")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser

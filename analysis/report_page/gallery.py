@@ -159,14 +159,18 @@ def _retrieve(images: EmbeddedImages, query: int, score: float) -> Retrieval:
 
 
 def _picture(images: EmbeddedImages, position: int, *, right: bool) -> Picture:
+    source = encode_picture(images.thumbnails[position])
+    return Picture(source, images.class_names[images.labels[position]], right)
+
+
+def encode_picture(pixels: NDArray[np.uint8]) -> str:
+    """Return (H, W, C) pixels as the data URI of a JPEG."""
     from PIL import Image
 
-    thumbnail = images.thumbnails[position]
-    image = Image.fromarray(thumbnail[..., 0] if thumbnail.shape[-1] == 1 else thumbnail)
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-    return Picture(source, images.class_names[images.labels[position]], right)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def draw_map(images: EmbeddedImages) -> Figure:

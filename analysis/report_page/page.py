@@ -19,6 +19,7 @@ from wpm.records import StudyPlace
 
 if TYPE_CHECKING:
     import jinja2
+    from markupsafe import Markup
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST_OPEN = 8  # with more studies than this, their sections start closed
@@ -76,7 +77,7 @@ def _add_study(collected: Collected, place: StudyPlace, embeddings: Path, *, is_
     row, problems = read_row(place)
     section, more_problems = read_section(place, embeddings)
     collected.facts.append(collect_facts(row, section))
-    collected.sections.append(_render("study.html", section=section, is_open=is_open))
+    collected.sections.append(render("study.html", section=section, is_open=is_open))
     collected.problems += dict.fromkeys([*problems, *more_problems])
 
 
@@ -90,7 +91,7 @@ def _lay_out_page(collected: Collected, selection: str) -> str:
         parts += _attempt(partial(make, rows), collected.problems)
     comparisons = _attempt(partial(overview.compare_twins, rows), collected.problems)
     parts += _attempt(partial(overview.progress, comparisons), collected.problems)
-    return _render(
+    return render(
         "page.html",
         title=_title(rows[0].place, len(rows)),
         selection=selection,
@@ -103,7 +104,7 @@ def _lay_out_page(collected: Collected, selection: str) -> str:
         searches=overview.lay_out_searches(facts),
         contents=overview.group_by_set(facts),
         sections=[Markup(section) for section in collected.sections],
-        style=Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        style=read_style(),
         script=Markup((_TEMPLATES / "page.js").read_text(encoding="utf-8")),
         plotly=Markup(get_plotlyjs()),
     )
@@ -125,7 +126,15 @@ def _title(place: StudyPlace, count: int) -> str:
     return place.name if count == 1 else f"{count} studies"
 
 
-def _render(template: str, **content: Any) -> str:
+def read_style() -> "Markup":
+    """Return the style sheet of all pages."""
+    from markupsafe import Markup
+
+    return Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))
+
+
+def render(template: str, **content: Any) -> str:
+    """Fill a template; values are escaped unless they are `Markup`."""
     return _environment().get_template(template).render(content)
 
 

@@ -87,7 +87,35 @@ def index_class_folders(dataset: str, root: Path, channels: int) -> ImageIndex:
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; give --data-root a tree with one folder a class")
     root = _skip_wrappers(root)
-    by_class: dict[str, list[str]] = {}
+    by_class = list_images(root)
+    if "." in by_class:
+        raise UserError(
+            f"{root} holds images itself ({by_class['.'][0]}); give each class its own folder"
+        )
+    if not by_class:
+        raise UserError(
+            f"no images under {root}; expected one folder a class with "
+            f"{', '.join(IMAGE_SUFFIXES[:3])}, ... files"
+        )
+    names = sorted(by_class)
+    paths = tuple(f"{name}/{image}" for name in names for image in by_class[name])
+    labels = np.repeat(np.arange(len(names)), [len(by_class[name]) for name in names])
+    return ImageIndex(dataset, root, paths, labels.astype(np.int64), tuple(names), channels)
+
+
+def list_images(root: Path) -> dict[str, list[str]]:
+    """List the images of a tree.
+
+    Args:
+        root: top of the tree; links to folders are followed, each folder once.
+
+    Returns:
+        The sorted names of images by folder, which is relative to `root` and "." for `root` itself.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    by_folder: dict[str, list[str]] = {}
     seen: set[str] = set()
 
     def complain(error: OSError) -> None:
@@ -107,20 +135,8 @@ def index_class_folders(dataset: str, root: Path, channels: int) -> ImageIndex:
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
         ]
         if images:
-            by_class[Path(folder).relative_to(root).as_posix()] = sorted(images)
-    if "." in by_class:
-        raise UserError(
-            f"{root} holds images itself ({by_class['.'][0]}); give each class its own folder"
-        )
-    if not by_class:
-        raise UserError(
-            f"no images under {root}; expected one folder a class with "
-            f"{', '.join(IMAGE_SUFFIXES[:3])}, ... files"
-        )
-    names = sorted(by_class)
-    paths = tuple(f"{name}/{image}" for name in names for image in by_class[name])
-    labels = np.repeat(np.arange(len(names)), [len(by_class[name]) for name in names])
-    return ImageIndex(dataset, root, paths, labels.astype(np.int64), tuple(names), channels)
+            by_folder[Path(folder).relative_to(root).as_posix()] = sorted(images)
+    return by_folder
 
 
 def _skip_wrappers(root: Path) -> Path:

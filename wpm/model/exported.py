@@ -1,6 +1,9 @@
 """Load models that `analysis.export` wrote, and embed images with them."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,9 @@ from wpm.records.exports import read_export
 class ExportedModels:
     """The fold models of a run. Called with images, it prepares them as the test does.
 
+    Attributes:
+        digest: SHA-256 of everything that an embedding depends on beside the image.
+
     Args:
         path: a folder, or a `.safetensors` file with its `.json` file beside it.
 
@@ -48,6 +54,11 @@ class ExportedModels:
             _load(file, weights, self.protocol, self.channels)
             for file, (_, weights) in zip(files, exported, strict=True)
         ]
+        settings = json.dumps([self.channels, asdict(self.protocol)])
+        parts = [settings.encode(), *(weights for _, weights in exported)]
+        # Of each part's own digest, so that no byte can move from one part to the next unseen.
+        digests = [hashlib.sha256(part).digest() for part in parts]
+        self.digest: str = hashlib.sha256(b"".join(digests)).hexdigest()
 
     def __call__(self, images: Sequence[Path | str | Image.Image]) -> Tensor:
         """Embed images.
@@ -60,17 +71,28 @@ class ExportedModels:
         """
         starts = range(0, len(images), EVALUATION_BATCH)
         parts = (images[start : start + EVALUATION_BATCH] for start in starts)
-        return torch.cat([self._embed([self._prepare(image) for image in part]) for part in parts])
+        return torch.cat([self.embed([self.prepare(image) for image in part]) for part in parts])
+
+    def embed(self, prepared: Sequence[Tensor]) -> Tensor:
+        """Embed images that `prepare` has cut; see `__call__` for what is returned."""
+        starts = range(0, len(prepared), EVALUATION_BATCH)
+        parts = (torch.cat([*prepared[start : start + EVALUATION_BATCH]]) for start in starts)
+        return torch.cat([self._embed(part) for part in parts])
 
     @torch.no_grad()
-    def _embed(self, prepared: list[Tensor]) -> Tensor:
-        spec = self.models[0].trunk.input_spec
-        batch = normalise_pixels(torch.cat(prepared), spec)
+    def _embed(self, levels: Tensor) -> Tensor:
+        """Embed a batch of (B, C, crop, crop) grey levels."""
+        batch = normalise_pixels(levels, self.models[0].trunk.input_spec)
         with float32_products(self.protocol.precision):
             return concatenate_embeddings([normalize(model(batch), dim=1) for model in self.models])
 
-    def _prepare(self, image: Any) -> Tensor:
-        """Resize and crop one image to (1, C, crop, crop) grey levels."""
+    def prepare(self, image: Path | str | Image.Image) -> Tensor:
+        """Resize and crop one image to (1, C, crop, crop) grey levels.
+
+        Raises:
+            OSError, SyntaxError, ValueError: Pillow cannot read the file; see `UNREADABLE` in
+                `wpm.data.decoding`.
+        """
         source = image if isinstance(image, Image.Image) else Path(image)
         decoded = decode_image(source, self.channels, self.protocol.resize)
         levels = torch.from_numpy(np.array(decoded))  # a copy, since torch expects to write to it
