@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.command_line import build_plain_parser, run_main
-from analysis.numbers.nearest import find_nearest
+from analysis.numbers.nearest import Neighbour, find_nearest
 from analysis.text.neighbours import NearImage, QueryResult, format_neighbours, format_path
 from wpm.cli.parser import at_least
 from wpm.errors import UserError
@@ -52,7 +52,7 @@ def _print_neighbours(args: argparse.Namespace) -> None:
     own = _find_own(args.images, images.paths, args.query)
     found = find_nearest(images.embeddings, queries, own, args.top)
     results = [
-        QueryResult(str(query), [NearImage(images.paths[n.position], n.similarity) for n in near])
+        QueryResult(str(query), [_name(args.images / images.paths[n.position], n) for n in near])
         for query, near in zip(args.query, found, strict=True)
     ]
     print(format_neighbours(results, args.format))
@@ -62,9 +62,13 @@ def _print_neighbours(args: argparse.Namespace) -> None:
     def show(path: str) -> "NDArray[np.uint8]":
         return decode_image(Path(path), 3, _SHOWN_SIDE)
 
-    page = build_sheet(results, summary, show, lambda path: show(str(args.images / path)))
+    page = build_sheet(results, summary, show)
     write_bytes(args.out, page.encode())
     print(f"pictures: {args.out}", file=sys.stderr)
+
+
+def _name(path: Path, neighbour: Neighbour) -> NearImage:
+    return NearImage(str(path), neighbour.similarity)
 
 
 def _embed_queries(models: "ExportedModels", queries: Sequence[Path]) -> "NDArray[np.float32]":

@@ -14,26 +14,24 @@ from wpm import __version__
 def build_sheet(
     results: Sequence[QueryResult],
     summary: str,
-    open_query: Callable[[str], NDArray[np.uint8]],
-    open_image: Callable[[str], NDArray[np.uint8]],
+    open_picture: Callable[[str], NDArray[np.uint8]],
 ) -> str:
     """Lay out one HTML page that contains all pictures.
 
     Args:
         results: the queries.
         summary: a line for the head of the page.
-        open_query: returns the (H, W, C) pixels to show of a query.
-        open_image: returns those of a neighbour.
+        open_picture: returns the (H, W, C) pixels to show of an image.
     """
     sections = [
         {
             "query": format_path(result.query),
-            "source": encode_picture(open_query(result.query)),
+            "source": encode_picture(open_picture(result.query)),
             "neighbours": [
                 {
                     "path": format_path(image.path),
                     "similarity": format_similarity(image.similarity),
-                    "source": encode_picture(open_image(image.path)),
+                    "source": encode_picture(open_picture(image.path)),
                 }
                 for image in result.neighbours
             ],
