@@ -9,7 +9,7 @@ from analysis.studies.conditions import parse_conditions
 from analysis.studies.published import add_against
 from analysis.studies.ranking import merge_rankings, read_ranking
 from analysis.studies.selection import read_studies, report_problems, select_studies
-from analysis.text.ranking import Choice, compare_trace, format_rankings
+from analysis.text.ranking import Choice, compare_trace, describe_progress, format_rankings
 from analysis.text.trial_columns import check_columns
 from wpm.cli.parser import at_least
 
@@ -41,14 +41,19 @@ def _print_rankings(args: argparse.Namespace) -> None:
         columns=args.columns,
         top=args.top,
         against=args.against,
+        progress=args.progress,
     )
     rankings = read_studies(select_studies(args), read_ranking)
     trials = [trial for ranking in rankings for trial in ranking.trials]
     check_columns(trials, choice.conditions, choice.sort, choice.columns)
     shown = [merge_rankings(rankings)] if args.across else rankings
     print(format_rankings(shown, args.format, choice))
-    if args.against and (args.format == "csv" or args.across):  # the table has no place for notes
-        report_problems([f"{ranking.name}: {compare_trace(ranking)}" for ranking in rankings])
+    if args.format == "csv" or args.across:  # the table has no place for notes
+        for ranking in rankings:
+            if args.progress:
+                report_problems([f"{ranking.name}: {describe_progress(ranking)}"])
+            if args.against:
+                report_problems([f"{ranking.name}: {compare_trace(ranking)}"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,6 +81,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what.add_argument(
         "--top", type=at_least(1), metavar="N", help="only the first N trials of each ranking"
     )
+    what.add_argument(
+        "--progress", action="store_true",
+        help="below each ranking, compare the first trial with the best",
+    )  # fmt: skip
     add_against(
         parser, "below each ranking, compare its progress with that of the published search"
     )

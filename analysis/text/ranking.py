@@ -29,6 +29,7 @@ class Choice:
         columns: columns to show; if empty, the usual ones.
         top: show at most this many trials of each ranking; None shows all.
         against: `PUBLISHED` adds a line about the published search to each study.
+        progress: add a line to each study that compares its first trial with its best.
     """
 
     conditions: Sequence[Condition] = ()
@@ -37,6 +38,7 @@ class Choice:
     columns: Sequence[str] = ()
     top: int | None = None
     against: str | None = None
+    progress: bool = False
 
     def apply(self, ranking: Ranking) -> list[RankedTrial]:
         """Return the trials that meet the conditions, in the chosen order."""
@@ -64,6 +66,19 @@ def compare_trace(ranking: Ranking) -> str:
     if departures:
         line += f"; not the published procedure: {'; '.join(departures)}"
     return line
+
+
+def describe_progress(ranking: Ranking) -> str:
+    """Say in one line of plain text how much better a search's best trial is than its first."""
+    complete = [trial for trial in ranking.trials if trial.state == TrialState.COMPLETE]
+    if not complete:
+        return f"progress: none of {ranking.ended} trials is complete yet"
+    first = min(ranking.trials, key=lambda trial: trial.number)
+    return (
+        f"progress: MAP@R % {format_percent(first.score)} in the first trial, "
+        f"{format_percent(complete[0].score)} in the best; "
+        f"{len(complete)} of {ranking.ended} trials are complete"
+    )
 
 
 def format_rankings(rankings: Sequence[Ranking], style: str, choice: Choice) -> str:
@@ -130,6 +145,8 @@ def _describe_ranking(ranking: Ranking, choice: Choice) -> list[str]:
         )
     if len({(place.dataset, place.protocol) for place in ranking.places}) > 1:
         notes.append("scores on different data sets or under different protocols do not compare")
+    if choice.progress and len(ranking.places) == 1:
+        notes.append(describe_progress(ranking))
     if choice.against == PUBLISHED and len(ranking.places) == 1:
         notes.append(compare_trace(ranking))
     return notes

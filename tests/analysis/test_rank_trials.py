@@ -189,6 +189,31 @@ def test_progress_is_shown_beside_that_of_the_published_search(
     ]
 
 
+def test_first_trial_is_compared_with_the_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = [TrialState.PRUNED, TrialState.COMPLETE, TrialState.COMPLETE, TrialState.FAILED]
+    for row, more in (("triplet", []), ("margin", [TrialState.PRUNED] * 2)):
+        place = StudyPlace(tmp_path, "glyphs", "small", Row(row))
+        write_study(place, {"identity": {"searched": {}}, "trials": 4, "provenance": {}})
+        for number, state in enumerate(more or states):
+            write_trial(place, number, state, [number / 10 + 0.1] * 2)
+    found = (
+        "progress: MAP@R % 10.00 in the first trial, 30.00 in the best; 2 of 4 trials are complete"
+    )
+    none = "progress: none of 2 trials is complete yet"
+    assert rank(tmp_path, "--progress", "--top", "1", "--sort", "trial") == 0
+    margin, triplet = capsys.readouterr().out.strip().split("\n\n")
+    assert margin.splitlines()[-1] == f"note: {none}"
+    assert triplet.splitlines()[-1] == f"note: {found}"
+    for flags in (["--across"], ["--format", "csv"]):
+        assert rank(tmp_path, "--progress", *flags) == 0
+        assert capsys.readouterr().err.splitlines() == [
+            f"note: glyphs/small/margin: {none}",
+            f"note: glyphs/small/triplet: {found}",
+        ]
+
+
 def test_published_traces_are_complete() -> None:
     traces = {
         (dataset, row): read_trace(dataset, "mlrc", row)
