@@ -224,8 +224,8 @@ def test_every_field_has_a_rule_that_is_tried() -> None:
         ("[dataset]\ncub200 = 3", "cub200 is 3, must be a table"),
         ("[dataset.cub200]\nbase = 'small'", "dataset.cub200 has 'base', which is not known"),
         ("base = 3", "base is 3, must be the name of a protocol"),
-        ("base = 'tiny'", "base is 'tiny', must be one of mlrc, "),
-        ("base = '../small'", "base is '../small', must be one of mlrc, "),
+        ("base = 'tiny'", "base is 'tiny', must be one of demo, mlrc, "),
+        ("base = '../small'", "base is '../small', must be one of demo, mlrc, "),
         ("base = 'mine'", "base is 'mine', which leads back to itself (mine -> mine)"),
         ("base = 'small'\ncrop = 29", "mine: crop 29 px exceeds resize 28 px"),
         ("crop = " + 5000 * "9", "not valid TOML"),
@@ -265,7 +265,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 def test_unknown_protocol_lists_the_choices(tmp_path: Path) -> None:
     write_protocol(tmp_path, 'base = "small"')
     message = error_of("mlcr", tmp_path)
-    assert message.startswith("unknown protocol 'mlcr'; choose from mine, mlrc, ")
+    assert message.startswith("unknown protocol 'mlcr'; choose from demo, mine, mlrc, ")
     assert all(name in message for name in protocol_names())
     assert message.endswith("or give a file: FILE.toml")
 

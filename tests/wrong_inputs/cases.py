@@ -58,7 +58,7 @@ FLAGS = [
     WrongInput("--warm-start mine", "argument --warm-start: invalid choice: 'mine'"),
     WrongInput("--sampler grid", "unknown sampler 'grid'; choose from tpe, gp, cmaes, qmc, random"),
     WrongInput(
-        "--protocol tiny", "unknown protocol 'tiny'; choose from mlrc, photos, photos_gpu, small, "
+        "--protocol tiny", "unknown protocol 'tiny'; choose from demo, mlrc, photos, photos_gpu, "
     ),
     WrongInput("--set crop", "argument --set: 'crop' is not FIELD=VALUE, such as max_epochs=40"),
     WrongInput("--set cropp=20", "a protocol has no field 'cropp'; choose from trunk, embedding"),
@@ -222,7 +222,7 @@ PROTOCOLS = [
     ),
     WrongInput(
         "--protocol {tmp}/p.toml",
-        "p.toml: base is 'tiny', must be one of mlrc, ",
+        "p.toml: base is 'tiny', must be one of demo, mlrc, ",
         prepare=write("p.toml", "base = 'tiny'"),
         situation="an unknown base",
     ),
