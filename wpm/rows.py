@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 
 from wpm.errors import UserError
 
@@ -9,6 +10,18 @@ PRETRAINED = "pretrained"  # the row that shows the trunk as it comes, without t
 
 _NAME = r"[a-z][a-z0-9_]*"
 _GRAMMAR = re.compile(rf"(?P<loss>{_NAME})(\+(?P<miner>{_NAME}))?")
+
+
+class Reduction(StrEnum):
+    """How the features of the row `pretrained` are reduced to the sizes of the table's columns.
+
+    The table shows the first; the other two are the originals', and fit everything on the very
+    embeddings that are scored.
+    """
+
+    TRAINVAL = "trainval"  # PCA of the trainval images' features, centred only
+    RAW = "raw"  # the test images' features: standardised, then their own PCA
+    UNIT = "unit"  # the same of unit-norm features, as the originals reduce an ensemble
 
 
 @dataclass(frozen=True)

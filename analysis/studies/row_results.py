@@ -3,7 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from analysis.numbers.means import mean
@@ -23,6 +23,7 @@ from wpm.records import (
     read_trials,
     validation_order,
 )
+from wpm.rows import Reduction
 
 VIEWS = ("concatenated", "separated")
 METRICS = {"precision_at_1": "P@1", "r_precision": "RP", "map_at_r": "MAP@R"}
@@ -61,6 +62,7 @@ class FinalRuns:
             MAP@R.
         hours: device-hours of the folds that have ended.
         left_out: number of test images that could not be read, in the tested run with most of them.
+        reductions: of the row without training, the scores under the other reductions.
     """
 
     chosen: Chosen
@@ -70,6 +72,7 @@ class FinalRuns:
     validation: Mapping[int, float]
     hours: float
     left_out: int = 0
+    reductions: Mapping[Reduction, Scores] = field(default_factory=dict)
 
     @property
     def trial(self) -> int | str:
@@ -261,4 +264,14 @@ def _describe_finals(record: FinalRecord) -> FinalRuns:
         },
         hours=math.fsum(device_hours(fold) for _, folds in begun for fold in folds),
         left_out=max((len(run.left_out) for run, _ in tested), default=0),
+        reductions=_read_reductions(tested[0][0]) if tested else {},
     )
+
+
+def _read_reductions(run: ScoredRun) -> dict[Reduction, Scores]:
+    return {
+        Reduction(name): {
+            (view, metric): scores[view][metric] for view in VIEWS for metric in METRICS
+        }
+        for name, scores in run.reductions.items()
+    }

@@ -1,10 +1,12 @@
 """The notes below the results table: on a block, and on the numbers of a row."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from analysis.studies.fairness import describe_choice, describe_procedure, find_footnotes
 from analysis.studies.published import DIMENSIONS, read_scores
+from analysis.studies.row_results import METRICS, VIEWS, RowRecord
 from analysis.studies.table_blocks import TableBlock, TableLine
+from analysis.text.layout import format_percent
 
 
 def describe_block(block: TableBlock) -> list[str]:
@@ -32,10 +34,29 @@ def _describe_published(block: TableBlock) -> list[str]:
         dimensions = " and ".join(f"{dimension}-d" for dimension in DIMENSIONS.values())
         lines.append(f"published numbers are of {dimensions} embeddings, not comparable")
     lines += describe_procedure(block.rows, block.dataset)
+    lines += [line for row in block.rows for line in _describe_reductions(row, block.dimensions)]
     absent = [line.name for line in block.lines if line.row is None]
     if absent:
         lines.append(f"published only, no study here: {', '.join(absent)}")
     return lines
+
+
+def _describe_reductions(row: RowRecord, dimensions: Mapping[str, int]) -> list[str]:
+    """Give the scores of the row without training under the reductions of the originals."""
+    if row.finals is None or not row.finals.reductions:
+        return []
+    texts = []
+    for reduction, scores in row.finals.reductions.items():
+        views = [
+            f"{dimensions[view]}-d "
+            + " / ".join(format_percent(scores[view, metric]) for metric in METRICS)
+            for view in VIEWS
+        ]
+        texts.append(f"of {reduction} features {', '.join(views)}")
+    return [
+        f"{row.name}: the originals fit PCA to the standardised test features, which gives "
+        f"{' / '.join(METRICS.values())} {'; '.join(texts)}; shown is PCA of the trainval features"
+    ]
 
 
 class Footnotes:

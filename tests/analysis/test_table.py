@@ -29,7 +29,7 @@ from tests.support.stored import (
 )
 from wpm.files import read_json, write_json
 from wpm.protocol_files import find_protocol
-from wpm.records import FORMAT, StudyPlace, TrainingFolder, TrialState
+from wpm.records import FORMAT, ScoredRun, StudyPlace, TrainingFolder, TrialState, write_run_result
 from wpm.rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -265,6 +265,27 @@ def test_row_without_training_has_no_fewer_runs_than_it_needs(
     out = capsys.readouterr().out
     assert squeeze(out)[3][-5:] == ["1", "none", "0/0", "0.000", "0.000"]
     assert "[1]" not in out
+
+
+def test_reductions_of_the_originals_stand_below_the_untrained_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = write_search(tmp_path, "pretrained", [], budget=0, dataset="cub200", protocol="mlrc")
+    folder = place.folder / "finals" / "aa"
+    write_json(folder / "final.json", {"format": FORMAT, "chosen": {"trial": None, "score": None}})
+    high = {"precision_at_1": 0.5105, "r_precision": 0.2485, "map_at_r": 0.1421}
+    low = {metric: value / 2 for metric, value in high.items()}
+    reductions = {
+        "raw": {"concatenated": high, "separated": low},
+        "unit": {"concatenated": low, "separated": high},
+    }
+    write_run_result(folder / "seed-1000", ScoredRun(1000, low, low, 3, 9, 2, (), reductions))
+    assert show(tmp_path, "--against", "published") == 0
+    (line,) = [x for x in capsys.readouterr().out.splitlines() if "note: pretrained:" in x]
+    assert line.startswith("note: pretrained: the originals fit PCA to the standardised test")
+    assert "P@1 / RP / MAP@R of raw features 48-d 51.05 / 24.85 / 14.21, 16-d 25.52 / 12.43" in line
+    assert show(tmp_path) == 0
+    assert "the originals" not in capsys.readouterr().out
 
 
 def test_equal_configurations_are_chosen_as_for_final_runs(

@@ -2,18 +2,26 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.nn.functional import normalize
 
 from tests.support.tiny import make_image_folder, make_plan, smoke_protocol
 from wpm.data.index import DataSource
 from wpm.data.pixels import Pixels
 from wpm.errors import UserError
-from wpm.jobs.pretrained import reduce_features, score_pretrained
+from wpm.jobs.pretrained import (
+    reduce_features,
+    score_pretrained,
+    score_reduced,
+    standardise_and_reduce,
+)
 from wpm.jobs.start import start_job
 from wpm.records import Chosen, read_finals
-from wpm.rows import TABLE_ROWS, Row
+from wpm.retrieval import retrieval_scores
+from wpm.rows import TABLE_ROWS, Reduction, Row
 from wpm.studies.final_plan import FinalPlan
 from wpm.studies.final_runs import FinalRunsWork
 from wpm.studies.plan import record_plan
@@ -54,6 +62,70 @@ def test_test_images_do_not_move_the_projection() -> None:
     torch.testing.assert_close(together, alone)
 
 
+def in_plain_loops(features: NDArray[np.float64], dim: int) -> NDArray[np.float64]:
+    """Standardise, then project on the largest eigenvectors of the covariance, then unit length."""
+    count, width = features.shape
+    standard = np.empty_like(features)
+    for j in range(width):
+        mean = sum(features[:, j]) / count
+        variance = sum((x - mean) ** 2 for x in features[:, j]) / count
+        for i in range(count):
+            standard[i, j] = (features[i, j] - mean) / (variance**0.5 if variance else 1.0)
+    covariance = np.zeros((width, width))
+    for row in standard:
+        for a in range(width):
+            for b in range(width):
+                covariance[a, b] += row[a] * row[b] / count
+    vectors = np.linalg.eigh(covariance).eigenvectors[:, ::-1][:, :dim]
+    reduced = np.empty((count, dim))
+    for i in range(count):
+        for k in range(dim):
+            reduced[i, k] = sum(standard[i, j] * vectors[j, k] for j in range(width))
+        reduced[i] /= sum(reduced[i] ** 2) ** 0.5
+    return reduced
+
+
+def stretched(count: int = 30, width: int = 7) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(count, width, generator=generator) @ torch.randn(width, width)
+    features = features * torch.logspace(-2, 2, width) + 5
+    features[:, 2] = 0.5  # a feature that never fires has no spread to divide by
+    return features
+
+
+def test_reduction_of_the_originals_equals_plain_loops() -> None:
+    features = stretched()
+    reduced = standardise_and_reduce(features, 4)
+    expected = torch.from_numpy(in_plain_loops(features.double().numpy(), 4)).float()
+    # Components have no sign, so compare what all neighbours are found by.
+    torch.testing.assert_close(reduced @ reduced.T, expected @ expected.T, atol=1e-5, rtol=0)
+
+
+def test_ensemble_of_one_trunk_is_its_unit_features() -> None:
+    unit = normalize(stretched(), dim=1)
+    ensemble = torch.cat([unit] * 4, dim=1)  # the folds of the untrained row share one trunk
+    one, four = standardise_and_reduce(unit, 4), standardise_and_reduce(ensemble, 4)
+    torch.testing.assert_close(one @ one.T, four @ four.T, atol=1e-5, rtol=0)
+
+
+def test_reductions_differ_in_what_they_see() -> None:
+    generator = torch.Generator().manual_seed(0)
+    fitted_on, features = stretched(), stretched() + torch.randn(30, 7, generator=generator)
+    labels = torch.arange(30) % 5
+    found = {
+        reduction: score_reduced(reduction, features, labels, (2, 4), CPU, fitted_on)
+        for reduction in Reduction
+    }
+    assert found[Reduction.TRAINVAL][1] == retrieval_scores(
+        reduce_features(fitted_on, features, 4), labels
+    )
+    assert found[Reduction.RAW][0] == retrieval_scores(standardise_and_reduce(features, 2), labels)
+    assert found[Reduction.UNIT][1] == retrieval_scores(
+        standardise_and_reduce(normalize(features, dim=1), 4), labels
+    )
+    assert len({scores[1].map_at_r for scores in found.values()}) == 3
+
+
 def test_too_few_images_are_refused(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     pixels = Pixels(plan.pixel_cache)
@@ -85,6 +157,8 @@ def test_row_is_tested_once_without_training(tmp_path: Path) -> None:
     (result,) = final.tested
     assert result.concatenated != result.separated
     assert 0 < result.concatenated["map_at_r"] <= 1
+    assert set(result.reductions) == {"raw", "unit"}
+    assert 0 < result.reductions["raw"]["separated"]["map_at_r"] <= 1
     assert len((plan.place.folder / "test_access.jsonl").read_text().splitlines()) == 1
 
 

@@ -12,12 +12,11 @@ from wpm.data.index import DataSource
 from wpm.data.pixels import Pixels
 from wpm.jobs.held_out import load_models, open_test_images
 from wpm.jobs.job import InterruptedJobError, StepResult, choose_device
-from wpm.jobs.pretrained import score_pretrained
+from wpm.jobs.pretrained import SizedScores, score_pretrained
 from wpm.precision import float32_products
 from wpm.protocols import Protocol, protocol_from_json
 from wpm.records import ScoredRun, StudyPlace, provenance, timestamp, write_run_result
-from wpm.retrieval import RetrievalScores
-from wpm.rows import Row
+from wpm.rows import Reduction, Row
 from wpm.training.evaluate import score_models
 
 
@@ -48,7 +47,7 @@ class ScoringJob:
         place = StudyPlace(Path(payload["run_root"]), dataset, protocol_name, Row.parse(row))
         pixels = open_test_images(source, protocol, place, reason=f"test of {folder}")
         with float32_products(protocol.precision):
-            separated, concatenated = self._score(place, protocol, pixels)
+            (separated, concatenated), others = self._score(place, protocol, pixels)
         result = ScoredRun(
             seed=payload["seed"],
             separated=asdict(separated),
@@ -57,6 +56,10 @@ class ScoringJob:
             test_images=len(pixels),
             test_classes=len(set(pixels.labels.tolist())),
             left_out=pixels.left_out,
+            reductions={
+                reduction.value: {"separated": asdict(scores[0]), "concatenated": asdict(scores[1])}
+                for reduction, scores in others.items()
+            },
             provenance=provenance(),
             ended=timestamp(),
         )
@@ -69,15 +72,17 @@ class ScoringJob:
 
     def _score(
         self, place: StudyPlace, protocol: Protocol, pixels: Pixels
-    ) -> tuple[RetrievalScores, RetrievalScores]:
-        """Return separated and concatenated scores."""
+    ) -> tuple[SizedScores, Mapping[Reduction, SizedScores]]:
+        """Return the scores, and those of the row without training under other reductions."""
         payload, device = self._payload, choose_device(self._payload.get("gpus", 0.0))
         if not place.row.is_trained:
             trainval = Pixels(Path(payload["pixels"]))
-            return score_pretrained(protocol, payload["weights"], trainval, pixels, device)
+            scores = score_pretrained(protocol, payload["weights"], trainval, pixels, device)
+            others = {r: s for r, s in scores.items() if r is not Reduction.TRAINVAL}
+            return scores[Reduction.TRAINVAL], others
         models = load_models(Path(payload["folder"]), protocol, pixels.channels, device)
         batches = BatchMaker(pixels, protocol, models[0].trunk.input_spec, device)
-        return score_models(models, batches, torch.arange(len(pixels)), pixels.labels)
+        return score_models(models, batches, torch.arange(len(pixels)), pixels.labels), {}
 
     def close(self) -> None:
         """Do nothing: a test holds no lock and no open file."""

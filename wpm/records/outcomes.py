@@ -116,6 +116,8 @@ class ScoredRun:
         test_images: how many were scored.
         test_classes: how many classes they are of.
         left_out: path and reason of test images that could not be read.
+        reductions: of the row without training, scores by view and metric under the other
+            reductions, by the value of `wpm.rows.Reduction`.
         provenance: of the test.
         ended: time in UTC.
     """
@@ -127,6 +129,7 @@ class ScoredRun:
     test_images: int
     test_classes: int
     left_out: Sequence[Sequence[str]] = ()
+    reductions: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     ended: str | None = None
 
@@ -149,13 +152,15 @@ class ScoredRun:
             test_images=content["test_images"],
             test_classes=content["test_classes"],
             left_out=content.get("left_out", ()),
+            reductions=content.get("reductions", {}),
             provenance=content.get("provenance", {}),
             ended=content.get("ended"),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of result.json."""
-        return {"state": TrialState.COMPLETE, **vars(self)}
+        content = {"state": TrialState.COMPLETE, **vars(self)}
+        return {name: value for name, value in content.items() if name != "reductions" or value}
 
 
 @dataclass(frozen=True)
