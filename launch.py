@@ -13,6 +13,7 @@ from wpm.cli.status import show_status
 from wpm.errors import UserError
 
 EXIT_INTERRUPTED = 130
+_EXIT_CODES = {LaunchEnd.UNHEALTHY: EXIT_BAD_INPUT, LaunchEnd.DISAGREES: 1}  # all others: 0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +43,7 @@ def _launch(options: LaunchOptions) -> int:
         from wpm.cli.commands import launch
 
         end = launch(options, spaces, notifier.on_study_end)
-        return EXIT_BAD_INPUT if end is LaunchEnd.UNHEALTHY else 0
+        return _EXIT_CODES.get(end, 0)
     except UserError as error:
         message = str(error)
         return _refuse(error, options)

@@ -148,8 +148,8 @@ def test_test_images_are_opened_behind_one_door() -> None:
     assert users_of("wpm.jobs.held_out") == {
         "wpm.jobs.scoring_job",
         "wpm.jobs.held_out_embeddings",
-        "wpm.jobs.pretrained",
-    } - {"wpm.jobs.pretrained"}
+        "wpm.jobs.pipeline_check",
+    }
 
 
 def test_analysis_reads_records_and_ground_files_only() -> None:

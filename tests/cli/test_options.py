@@ -18,8 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Another flag is a decision: users have to read about it, and it has to keep working.
 FLAGS = {
-    "--help", "--version", "--best-only", "--doctor", "--status", "--watch", "--dry-run",
-    "--notify", "--debug",
+    "--help", "--version", "--best-only", "--doctor", "--check-pipeline", "--status", "--watch",
+    "--dry-run", "--notify", "--debug",
     "--dataset", "--data-root", "--fetch", "--skip-unreadable", "--rows", "--protocol", "--set",
     "--trunk", "--precision", "--search-spaces", "--weights", "--seed",
     "--trials", "--runs", "--top", "--no-early-stopping", "--sampler", "--warm-start",

@@ -6,7 +6,10 @@ import pytest
 
 from tests.support.commands import Launcher
 
-DOOR = {"wpm.jobs.held_out", "wpm.jobs.scoring_job", "wpm.jobs.held_out_embeddings"}
+DOOR = {
+    "wpm.jobs.held_out", "wpm.jobs.scoring_job", "wpm.jobs.held_out_embeddings",
+    "wpm.jobs.pipeline_check", "wpm.cli.check_pipeline",
+}  # fmt: skip
 # Python runs a module of this name at its start, if it finds one. Every import of ours is written
 # down when it happens: Ray kills its processes in the end, without a chance to look at sys.modules.
 SITE = """

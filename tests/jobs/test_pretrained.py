@@ -34,7 +34,7 @@ def test_pca_keeps_distances_from_the_mean_of_what_it_was_fitted_on() -> None:
     fitted_on = torch.randn(40, 6, generator=generator) * torch.arange(1, 7) + 5
     features = torch.randn(9, 6, generator=generator) + 5
     reduced = reduce_features(fitted_on, features, 6)
-    expected = normalize(features - fitted_on.mean(dim=0), dim=1)
+    expected = features - fitted_on.mean(dim=0)
     torch.testing.assert_close(torch.cdist(reduced, reduced), torch.cdist(expected, expected))
 
 
@@ -43,7 +43,7 @@ def test_pca_keeps_the_directions_of_most_variance() -> None:
     scale = torch.tensor([0.01, 3.0, 0.01, 2.0])
     fitted_on = torch.randn(400, 4, generator=generator) * scale
     features = torch.randn(9, 4, generator=generator)
-    reduced = reduce_features(fitted_on, features, 2)
+    reduced = normalize(reduce_features(fitted_on, features, 2), dim=1)
     expected = normalize((features - fitted_on.mean(dim=0))[:, [1, 3]], dim=1)
     torch.testing.assert_close(
         torch.cdist(reduced, reduced), torch.cdist(expected, expected), atol=0.02, rtol=0
@@ -95,7 +95,7 @@ def stretched(count: int = 30, width: int = 7) -> torch.Tensor:
 
 def test_reduction_of_the_originals_equals_plain_loops() -> None:
     features = stretched()
-    reduced = standardise_and_reduce(features, 4)
+    reduced = normalize(standardise_and_reduce(features, 4), dim=1)
     expected = torch.from_numpy(in_plain_loops(features.double().numpy(), 4)).float()
     # Components have no sign, so compare what all neighbours are found by.
     torch.testing.assert_close(reduced @ reduced.T, expected @ expected.T, atol=1e-5, rtol=0)
@@ -104,7 +104,7 @@ def test_reduction_of_the_originals_equals_plain_loops() -> None:
 def test_ensemble_of_one_trunk_is_its_unit_features() -> None:
     unit = normalize(stretched(), dim=1)
     ensemble = torch.cat([unit] * 4, dim=1)  # the folds of the untrained row share one trunk
-    one, four = standardise_and_reduce(unit, 4), standardise_and_reduce(ensemble, 4)
+    one, four = (normalize(standardise_and_reduce(each, 4), dim=1) for each in (unit, ensemble))
     torch.testing.assert_close(one @ one.T, four @ four.T, atol=1e-5, rtol=0)
 
 

@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   python launch.py --best-only                        retrain and test the best configurations
   python launch.py --status                           show the progress of every study
   python launch.py --dataset cub200 --fetch           only download images and weights
+  python launch.py --dataset cub200 --check-pipeline  check images and weights on published figures
   python launch.py --dataset cub200 --rows all        the published table under its protocol
   python launch.py --dataset omniglot --data-root DIR --rows contrastive contrastive+wpm --trials 12
   python launch.py --dataset folder --data-root DIR --fetch --rows triplet triplet+wpm
@@ -58,6 +59,11 @@ def _add_commands(group: argparse._ArgumentGroup) -> None:
         "--doctor", action="store_true",
         help="check disks, versions, GPUs, clocks and ports of the cluster; exit code 2 if "
         "something has to be fixed",
+    )  # fmt: skip
+    commands.add_argument(
+        "--check-pipeline", action="store_true",
+        help="score the pretrained trunk beside its published figures, and say whether weights, "
+        "images and metrics are right: exit code 1 if not; cub200 and cars196 only",
     )  # fmt: skip
     commands.add_argument(
         "--status", action="store_true",

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from wpm.cli.options import LaunchOptions
 from wpm.errors import UserError
-from wpm.protocol_files import read_protocol
+from wpm.protocol_files import default_protocol, read_protocol
 from wpm.rows import Row
-from wpm.spaces import SearchSpace, load_spaces
+from wpm.spaces import SPACES_FOLDER, SearchSpace, load_spaces
 
+PIPELINE_DATASETS = ("cub200", "cars196")  # the row without training was published for these
 _CONNECT_TIMEOUT_S = 10.0
 
 
@@ -70,8 +71,38 @@ def check_combinations(options: LaunchOptions) -> None:
         raise UserError(
             f"--address {options.address}: http addresses are for --status; give HOST:PORT"
         )
+    if options.check_pipeline:
+        check_published_figures(options)
     if options.top > 1 and (options.published or not options.best_only):
         raise UserError("--top needs --best-only after a search, without --published")
+
+
+def check_published_figures(options: LaunchOptions) -> None:
+    """Refuse to check a pipeline that is not the published one: it has no published figures.
+
+    Raises:
+        UserError: names the flag.
+    """
+    if options.dataset not in PIPELINE_DATASETS:
+        raise UserError(
+            f"--check-pipeline has no published figures of {options.dataset}; give --dataset "
+            f"{' or '.join(PIPELINE_DATASETS)}"
+        )
+    given = {
+        "--rows": options.rows,
+        "--protocol": options.protocol not in (None, default_protocol(options.dataset)),
+        "--set": options.settings,
+        "--trunk": options.trunk,
+        "--precision": options.precision,
+        "--search-spaces": options.search_spaces != SPACES_FOLDER,
+        "--weights random": options.weights == "random",
+        "--dry-run": options.dry_run,
+    }
+    for flag in (flag for flag, is_given in given.items() if is_given):
+        raise UserError(
+            f"--check-pipeline checks the published pipeline, which has figures to compare with; "
+            f"leave out {flag}"
+        )
 
 
 def check_writable(folder: Path) -> None:

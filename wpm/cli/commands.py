@@ -1,4 +1,4 @@
-"""Do what a launch was asked for: search, final runs, download, dry run or doctor.
+"""Do what a launch was asked for: search, final runs, download, dry run, doctor or a check.
 
 It is imported once the flags are known to be good, because torch and Optuna take seconds to import.
 """
@@ -37,6 +37,8 @@ def launch(
         UserError: something that the user can fix keeps the launch from its work.
     """
     with Console() as console:
+        if options.check_pipeline:
+            return _check_pipeline(options, console)
         plan = _make_checked_plan(options, spaces, console)
         if options.doctor or options.dry_run:
             return _look_ahead(plan)
@@ -67,6 +69,14 @@ def _make_checked_plan(
     for space in spaces:
         check_parameters(space, options.search_spaces)
     return make_plan(options, protocol, source, spaces, weights)
+
+
+def _check_pipeline(options: LaunchOptions, console: Console) -> LaunchEnd:
+    # It opens test images, so a search does not even load it.
+    from wpm.cli.check_pipeline import check_pipeline
+
+    agrees = check_pipeline(_make_checked_plan(options, (), console), console)
+    return LaunchEnd.FINISHED if agrees else LaunchEnd.DISAGREES
 
 
 def _look_ahead(plan: LaunchPlan) -> LaunchEnd:

@@ -71,13 +71,15 @@ def locate_weights(options: LaunchOptions, trunk: str) -> str:
         UserError: there is no such file, or --weights has no meaning for the trunk.
     """
     archive = find_weights(trunk)
+    # --check-pipeline compares with figures of these very weights.
+    without = "" if options.check_pipeline else f" (--weights {RANDOM_WEIGHTS} to try without)"
     if not needs_weights(trunk):
         if options.weights not in (None, RANDOM_WEIGHTS):
             raise UserError(f"--weights has no meaning for trunk {trunk}; leave it out")
         return RANDOM_WEIGHTS
     if options.weights == RANDOM_WEIGHTS:
         return RANDOM_WEIGHTS
-    or_give = f"give --weights FILE (--weights {RANDOM_WEIGHTS} to try without)"
+    or_give = f"give --weights FILE{without}"
     if options.weights is not None:
         file = Path(options.weights)
     elif archive is None:

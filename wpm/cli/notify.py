@@ -28,6 +28,7 @@ class LaunchEnd(StrEnum):
     INTERRUPTED = "interrupted"
     FAILED = "failed"
     UNHEALTHY = "unhealthy"  # --doctor found something that has to be fixed
+    DISAGREES = "disagrees"  # --check-pipeline found other figures than the published ones
 
 
 @dataclass(frozen=True)

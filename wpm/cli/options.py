@@ -24,6 +24,7 @@ class LaunchOptions:
     # what to do
     best_only: bool
     doctor: bool
+    check_pipeline: bool
     status: bool
     watch: float | None
     dry_run: bool
@@ -87,7 +88,7 @@ class LaunchOptions:
     @property
     def only_fetches(self) -> bool:
         """Whether the launch ends after images and weights are downloaded."""
-        return self.fetch and self.rows is None and not self.best_only
+        return self.fetch and self.rows is None and not self.best_only and not self.check_pipeline
 
     @property
     def measures_gpus(self) -> bool:

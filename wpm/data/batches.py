@@ -106,6 +106,9 @@ class BatchMaker:
             (B, C, crop, crop) float images and (B,) labels.
         """
         boxes = centre_crop_boxes(self._pixels.sizes[indices], self._protocol.crop)
+        return self._finish_unflipped(indices, boxes)
+
+    def _finish_unflipped(self, indices: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         return self._finish(indices, boxes, torch.zeros(len(indices), dtype=torch.bool))
 
     def _finish(self, indices: Tensor, boxes: Tensor, flipped: Tensor) -> tuple[Tensor, Tensor]:

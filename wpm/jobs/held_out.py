@@ -7,7 +7,7 @@ from safetensors.torch import load
 
 from wpm.data.datasets import load_index
 from wpm.data.index import DataSource
-from wpm.data.pixel_cache import build_pixel_cache
+from wpm.data.pixel_cache import Progress, build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.errors import UserError
 from wpm.model.embedding import EmbeddingModel, build_model
@@ -17,7 +17,11 @@ from wpm.splits import class_disjoint_splits
 
 
 def open_test_images(
-    source: DataSource, protocol: Protocol, place: StudyPlace, reason: str
+    source: DataSource,
+    protocol: Protocol,
+    place: StudyPlace,
+    reason: str,
+    progress: Progress | None = None,
 ) -> Pixels:
     """Open the images of the test classes, after a line in the study's records says so.
 
@@ -26,6 +30,7 @@ def open_test_images(
         protocol: sets folds and image size.
         place: the study whose model is tested.
         reason: why they are opened, for that line.
+        progress: called with the numbers of decoded images and of all, if any has to be decoded.
 
     Returns:
         Decoded images of the test half of the classes.
@@ -37,6 +42,7 @@ def open_test_images(
         index.subset(splits.test_classes),
         protocol.resize,
         source.work_root,
+        progress,
         skip_unreadable=source.skip_unreadable,
     )
     return Pixels(folder)

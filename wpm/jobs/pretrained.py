@@ -98,9 +98,10 @@ def score_reduced(
         device: where neighbours are found.
         fitted_on: (M, F) features of the trainval images; only `Reduction.TRAINVAL` uses them.
     """
+    # Components are in the order of their variance, so the smaller size is the larger one's start.
+    reduced = _reduce(reduction, features, max(dims), fitted_on).to(device)
     separated, concatenated = (
-        retrieval_scores(_reduce(reduction, features, dim, fitted_on).to(device), labels.to(device))
-        for dim in dims
+        retrieval_scores(reduced[:, :dim], labels.to(device)) for dim in dims
     )
     return separated, concatenated
 
@@ -125,13 +126,12 @@ def reduce_features(fitted_on: Tensor, features: Tensor, dim: int) -> Tensor:
         dim: components to keep, at most min(M, F).
 
     Returns:
-        (N, dim) unit-norm float32: centred, projected without whitening, then normalised.
+        (N, dim) float32: centred, then projected without whitening; not normalised.
     """
     from sklearn.decomposition import PCA  # slow to import, and only this row needs it
 
     pca = PCA(n_components=dim, svd_solver="full").fit(fitted_on.double().numpy())
-    projected = torch.from_numpy(pca.transform(features.double().numpy()))
-    return normalize(projected.float(), dim=1)
+    return torch.from_numpy(pca.transform(features.double().numpy())).float()
 
 
 def standardise_and_reduce(features: Tensor, dim: int) -> Tensor:
@@ -142,8 +142,8 @@ def standardise_and_reduce(features: Tensor, dim: int) -> Tensor:
         dim: components to keep, at most min(N, F).
 
     Returns:
-        (N, dim) unit-norm float32: every feature centred and divided by its standard deviation,
-        projected on the principal components without whitening, then normalised.
+        (N, dim) float32: every feature centred and divided by its standard deviation, then
+        projected on the principal components without whitening; not normalised.
 
     References:
         pytorch-metric-learning 0.9.88, `testers/base_tester.py` and `utils/stat_utils.py`.

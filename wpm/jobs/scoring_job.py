@@ -78,8 +78,8 @@ class ScoringJob:
         if not place.row.is_trained:
             trainval = Pixels(Path(payload["pixels"]))
             scores = score_pretrained(protocol, payload["weights"], trainval, pixels, device)
-            others = {r: s for r, s in scores.items() if r is not Reduction.TRAINVAL}
-            return scores[Reduction.TRAINVAL], others
+            others = dict(scores)
+            return others.pop(Reduction.TRAINVAL), others
         models = load_models(Path(payload["folder"]), protocol, pixels.channels, device)
         batches = BatchMaker(pixels, protocol, models[0].trunk.input_spec, device)
         return score_models(models, batches, torch.arange(len(pixels)), pixels.labels), {}
