@@ -100,6 +100,7 @@ class RowRecord:
         budget: number of trials that the search may run.
         trials: the trials with readable records, by number.
         configurations: the configurations with final runs, the best in validation first.
+        left_out: number of images to train and validate on that could not be read.
         label: name for people if the name of the row alone would be ambiguous, else "".
     """
 
@@ -108,6 +109,7 @@ class RowRecord:
     budget: int
     trials: Sequence[TrialOutcome]
     configurations: Sequence[FinalRuns]
+    left_out: int = 0
     label: str = ""
 
     @property
@@ -194,7 +196,8 @@ def read_row(place: StudyPlace) -> tuple[RowRecord, list[str]]:
     records, problems = read_trials(place)
     trials, more_problems = convert_records(records, _describe_trial)
     finals, even_more = read_final_runs(place)
-    row = RowRecord(place, study["identity"], study["trials"], trials, finals)
+    left_out = len(study.get("provenance", {}).get("left_out", ()))
+    row = RowRecord(place, study["identity"], study["trials"], trials, finals, left_out)
     return row, [*problems, *more_problems, *even_more]
 
 

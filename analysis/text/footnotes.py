@@ -6,6 +6,7 @@ from analysis.studies.fairness import describe_choice, describe_procedure, find_
 from analysis.studies.published import DIMENSIONS, read_scores
 from analysis.studies.row_results import METRICS, VIEWS, RowRecord
 from analysis.studies.table_blocks import TableBlock, TableLine
+from analysis.text.deviations import describe_count
 from analysis.text.layout import format_percent
 
 
@@ -16,7 +17,8 @@ def describe_block(block: TableBlock) -> list[str]:
     if untested:
         names = ", ".join(untested)
         lines.append(f"no final runs (python launch.py --best-only makes them): {names}")
-    return [*lines, *(line for row in block.rows for line in describe_choice(row))]
+    lines += [line for row in block.rows for line in describe_choice(row)]
+    return [*lines, *describe_count(block.rows)]
 
 
 def _describe_published(block: TableBlock) -> list[str]:
