@@ -9,6 +9,7 @@ from analysis.command_line import build_parser, run_main
 from analysis.studies.best_runs import find_best_runs
 from analysis.studies.embeddings import EmbeddedRun, folder_of, write_embedded
 from analysis.studies.selection import report_problems, require_study, select_studies
+from wpm.cpus import count_cpus
 from wpm.errors import UserError
 from wpm.protocols import protocol_from_json
 from wpm.records import StudyPlace
@@ -45,9 +46,13 @@ def embed_study(
     if not runs:
         return None
     # Imported here: the help text needs no torch.
+    import torch
+
     from wpm.data.index import DataSource
     from wpm.jobs.held_out_embeddings import embed_test_images
 
+    # By itself torch takes a thread per core, also where a control group allows fewer.
+    torch.set_num_threads(min(torch.get_num_threads(), count_cpus()))
     run = runs[0]
     protocol = protocol_from_json(require_study(place)["identity"]["protocol"])
     source = DataSource(place.dataset, data_root, work_root)

@@ -6,7 +6,6 @@ python -m benchmarks.folds --quick    # convnet at 24 px, under a minute on two 
 
 import argparse
 import multiprocessing
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from torch.func import functional_call, stack_module_state
 
 from benchmarks.machine import find_device
 from benchmarks.within_pair_step import CHANNEL_DROPOUT, EMBEDDING_DROPOUT, SHARPNESS
+from wpm.cpus import count_cpus
 from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
 from wpm.model.views import ViewSettings
 from wpm.precision import float32_products
@@ -321,7 +321,7 @@ def main() -> None:
     args = parser.parse_args()
     device, on = find_device()
     protocol = find_protocol("small" if args.quick else "mlrc", "cub200")
-    cores = os.cpu_count() or 1
+    cores = count_cpus()
     print(f"{on}, {cores} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, "
           f"trunk {protocol.trunk}, {FOLDS} folds of {protocol.batch_size()} images of "
           f"{protocol.crop} px")  # fmt: skip

@@ -29,6 +29,7 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.image_data import make_photographs
 from benchmarks.machine import find_device
+from wpm.cpus import count_cpus
 from wpm.data.batches import BatchMaker
 from wpm.data.datasets import load_index
 from wpm.data.decoding import (
@@ -302,12 +303,12 @@ def main() -> None:
     )
     parser.add_argument("--data-root", type=Path, help="images [made here]")
     parser.add_argument("--protocol", choices=["mlrc", "small"], default="mlrc")
-    parser.add_argument("--cores", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--cores", type=int, default=count_cpus())
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.cores)
     device, on = find_device()
-    print(f"{on}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch "
+    print(f"{on}, {count_cpus()} cores, {torch.get_num_threads()} threads, torch "
           f"{torch.__version__}, Pillow {PIL.__version__}")  # fmt: skip
     protocol = find_protocol(args.protocol, "folder")
     with tempfile.TemporaryDirectory() as scratch:

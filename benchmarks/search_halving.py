@@ -26,6 +26,7 @@ from optuna.pruners import (
 )
 
 from benchmarks.search_replay import HISTORIES, History, read_studies, replay
+from wpm.cpus import count_cpus
 
 GRACES = (1, 2, 3, 4, 5, 8, 10)
 FACTORS = (2, 3, 4)
@@ -81,7 +82,7 @@ def print_rules(
     print(f"{'rule':<21} {'fewer':>6} {'loss':>6} | {'fewer':>6} {'loss':>6} {'95th':>6}"
           f" {'complete':>8}")  # fmt: skip
     shuffled = [random.Random(seed).sample(trials, len(trials)) for seed in range(orders)]
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(count_cpus()) as pool:
         for name, make_pruner in rules.items():
             run = partial(spend, make_pruner=make_pruner, workers=workers)
             (spent, found, _), *outcomes = pool.map(run, [trials, *shuffled], chunksize=10)

@@ -9,7 +9,6 @@ and reads the times from its records.
 """
 
 import argparse
-import os
 import platform
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ import numpy as np
 import optuna
 
 from benchmarks.search_replay import plan_study
+from wpm.cpus import count_cpus
 from wpm.jobs.job import StepResult
 from wpm.jobs.work import Decision
 from wpm.records import Outcome, TrainingFolder, TrialState, find_studies, read_trials
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--sampler", default="tpe")
     parser.add_argument("--launch", action="store_true", help="measure a real launch, with Ray")
     args = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+    print(f"{platform.processor() or platform.machine()}, {count_cpus()} cores, "
           f"python {platform.python_version()}, optuna {optuna.__version__}")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         if args.launch:
@@ -124,7 +124,7 @@ def measure_launch(folder: Path, trials: int) -> None:
         command = [
             sys.executable, "launch.py", "--protocol", "smoke", "--rows", "contrastive",
             "--trials", str(trials), "--no-early-stopping", "--run-root", str(run_root),
-            "--work-root", str(folder / "work"), "--cpus-per-trial", str(os.cpu_count()),
+            "--work-root", str(folder / "work"), "--cpus-per-trial", str(count_cpus()),
         ]  # fmt: skip
         start = time.time()
         subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

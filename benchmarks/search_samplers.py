@@ -24,6 +24,7 @@ from optuna.trial import TrialState
 
 from benchmarks.search_landscape import SURROGATES, Landscape
 from benchmarks.search_replay import HISTORIES, History, ReplayedTrial, read_studies, replay
+from wpm.cpus import count_cpus
 from wpm.protocol_files import find_protocol
 from wpm.rows import Row
 from wpm.spaces import load_space
@@ -116,7 +117,7 @@ def print_landscape(
     ]
     print(f"{'sampler':<16} {'':<33} {'to 1%':>5} {'':>4} {'to 3%':>5} {'':>4} {'epochs':>6}"
           f" {'regret':>7}")  # fmt: skip
-    with ProcessPoolExecutor() as pool:
+    with ProcessPoolExecutor(count_cpus()) as pool:
         for setting in settings:
             jobs = [(landscape, setting, seed) for seed in range(seeds)]
             print_line(setting, list(pool.map(search, *zip(*jobs, strict=True))))

@@ -34,6 +34,7 @@ from benchmarks.machine import resident_bytes
 from benchmarks.search_replay import HISTORIES, History, plan_study, read_studies
 from wpm.cluster import connection, tune_bridge, worker
 from wpm.cluster import runner as cluster
+from wpm.cpus import count_cpus
 from wpm.jobs.job import StepResult
 from wpm.jobs.work import Decision, Work
 from wpm.records import Outcome, TrialState
@@ -66,7 +67,7 @@ def main() -> None:
     if args.quick:
         args.workers, args.trials_per_worker = [64], 3
     histories = [t["history"] for study in read_studies(args.histories) for t in study["trials"]]
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; {len(ROWS)} "
+    print(f"{platform.processor() or platform.machine()}, {count_cpus()} cores; {len(ROWS)} "
           f"studies, {args.trials_per_worker} trials a worker, times x {args.scale:g}")  # fmt: skip
     for workers in [args.ray] if args.ray else args.workers:
         trials = workers * args.trials_per_worker // len(ROWS)

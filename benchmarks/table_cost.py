@@ -10,7 +10,6 @@ benchmarks/data/halving.json.
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from torchvision import transforms
 from benchmarks.folds import measure_processes
 from benchmarks.machine import find_device
 from benchmarks.within_pair_step import SHARPNESS, LoopedLoss, backward_baseline
+from wpm.cpus import count_cpus
 from wpm.data.batches import BatchMaker
 from wpm.data.index import index_class_folders
 from wpm.data.pixel_cache import build_pixel_cache
@@ -134,7 +134,7 @@ def measure_images(protocol: Protocol, device: torch.device, seconds: float) -> 
         published, ours = measure(
             [decode, lambda: maker.training_batch(torch.arange(batch), generator)], seconds
         )
-    return StepCost("images of a batch", published / (os.cpu_count() or 1), ours)
+    return StepCost("images of a batch", published / (count_cpus()), ours)
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def main() -> None:
     if args.quick:
         protocol = replace(protocol, resize=110, crop=96, classes_per_batch=4, images_per_class=2)
     device, on = find_device()
-    print(f"measured on {on}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch "
+    print(f"measured on {on}, {count_cpus()} cores, {torch.get_num_threads()} threads, torch "
           f"{torch.__version__}: bninception, batch {protocol.batch_size()} at {protocol.crop} px"
           )  # fmt: skip
     seconds = 3.0 if args.quick else 20.0
@@ -201,7 +201,7 @@ def main() -> None:
         print(f"  {cost.name:18} published {cost.published:8.4f} s, ours {cost.ours:8.4f} s, "
               f"{cost.published / cost.ours:5.2f} x")  # fmt: skip
     # Both shapes use the same cores: one trial has all of them, or each trial has one.
-    cores = os.cpu_count() or 1
+    cores = count_cpus()
     shapes = ((1, 1), (4, 1)) if device.type == "cuda" else ((1, cores), (cores, 1))
     alone, beside = (measure_processes(protocol, device, *shape, seconds) for shape in shapes)
     together = beside / alone

@@ -22,6 +22,7 @@ import torch
 from pytorch_metric_learning.losses import ContrastiveLoss
 from torch import Tensor, nn
 
+from wpm.cpus import count_cpus
 from wpm.formatting import format_table
 from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
 from wpm.model.trunk import Trunk
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(0)
     steps = 0 if args.sizes else 3 if args.quick else 15
     if steps:
-        print(f"{platform.machine()}, {os.cpu_count()} cores, 1 thread, torch {torch.__version__}, "
+        print(f"{platform.machine()}, {count_cpus()} cores, 1 thread, torch {torch.__version__}, "
               f"median of {steps} steps, load average {os.getloadavg()[0]:.1f}\n")  # fmt: skip
     names = args.trunks or (QUICK if args.quick else TRUNKS)
     lines = [describe(name, steps) for name in names]

@@ -1,7 +1,6 @@
 """What a stage measures, and the file in which its figures lie from the moment they are there."""
 
 import json
-import os
 import platform
 import subprocess
 import time
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.machine import find_device
+from wpm.cpus import count_cpus
 from wpm.errors import UserError
 from wpm.files import write_bytes
 from wpm.protocol_files import find_protocol
@@ -56,7 +56,7 @@ class Figure:
 def machine_of(device: torch.device) -> tuple[str, dict[str, str]]:
     """Return the name of the hardware and the versions that its figures were measured with."""
     name = find_device()[1] if device.type == "cuda" else platform.machine()
-    name = f"{name}, {os.cpu_count()} CPU cores, {torch.get_num_threads()} threads"
+    name = f"{name}, {count_cpus()} CPU cores, {torch.get_num_threads()} threads"
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions |= {package: version(package) for package in _PACKAGES}
     if device.type == "cuda":

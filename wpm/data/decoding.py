@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from wpm.cpus import count_cpus
 from wpm.errors import UserError
 
 # From this many cores and images on, processes decode. Threads share Python's lock, which decoding
@@ -157,7 +158,7 @@ def decode_parts(parts: Sequence[DecodingTask]) -> Iterator[DecodedPart]:
         OSError: the file cannot be written.
         UserError: a decoding process was killed.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = count_cpus()
     if cores < PROCESS_CORES or sum(len(part.paths) for part in parts) < PROCESS_IMAGES:
         return decode_in_threads(parts, cores)
     return decode_in_processes(parts, cores)

@@ -5,7 +5,6 @@ takes hours. So both answers are remembered on disk, under the work root.
 """
 
 import hashlib
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from wpm.cpus import count_cpus
 from wpm.data.index import ImageIndex
 from wpm.errors import UserError
 from wpm.files import read_json, write_json
@@ -152,7 +152,7 @@ def _digest_files(index: ImageIndex, work_root: Path) -> dict[str, str]:
         stamp = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
         if path not in known or known[path][0] != stamp:
             stale[path] = stamp
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # reading and hashing release Python's lock
+    with ThreadPoolExecutor(count_cpus()) as pool:  # reading and hashing release Python's lock
         answers = pool.map(lambda path: _digest(index.root / path), stale)
         for path, answer in zip(list(stale), answers, strict=True):
             if isinstance(answer, OSError):

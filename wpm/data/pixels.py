@@ -7,7 +7,6 @@ folder. The pixels of one image are a tensor that `Pixels.image` returns.
 
 import logging
 import mmap
-import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wpm.cpus import count_cpus
 from wpm.errors import DamagedFileError, FormatError
 from wpm.files import read_json
 
@@ -171,7 +171,7 @@ def read_checksums(path: Path, spans: Iterable[tuple[int, int]]) -> list[int]:
                 crc32 = zlib.crc32(chunk, crc32)
         return crc32
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # reading and summing release Python's lock
+    with ThreadPoolExecutor(count_cpus()) as pool:  # reading and summing release Python's lock
         return list(pool.map(compute, spans))
 
 

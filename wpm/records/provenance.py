@@ -1,6 +1,5 @@
 """Code version, libraries and machine behind a record."""
 
-import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wpm import __version__
+from wpm.cpus import count_cpus
 
 
 def timestamp() -> str:
@@ -27,7 +27,7 @@ def provenance() -> dict[str, Any]:
         "libraries": {name: _version_of(name) for name in libraries},
         "machine": platform.node(),
         "processor": platform.machine(),
-        "cores": os.cpu_count(),
+        "cores": count_cpus(),
         "started": timestamp(),
     }
 
