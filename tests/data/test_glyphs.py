@@ -3,6 +3,8 @@
 import errno
 import inspect
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
@@ -244,3 +246,26 @@ def test_second_to_finish_keeps_the_first_folder(
     expected = tmp_path / "expected"
     render_glyphs(expected, seed=winner_seed, images_per_class=1, scripts=FEW)
     assert read_images(root) == read_images(expected)
+
+
+def test_fonts_are_found_where_nothing_but_the_data_folder_can_be_written(tmp_path: Path) -> None:
+    """A random user and a full /tmp: matplotlib wants a folder for its settings."""
+    (tmp_path / "file").touch()
+    nowhere = str(tmp_path / "file" / "below")  # not even root can make it
+    code = (
+        "import sys, tempfile; from pathlib import Path; tempfile.tempdir = sys.argv[2]; "
+        "from wpm.data.glyphs import render_glyphs; "
+        "render_glyphs(Path(sys.argv[1]), images_per_class=1, scripts=(('latin', 'AB'),))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "data" / "glyphs"), nowhere],
+        env={**without_folder_for_matplotlib(), "HOME": nowhere},
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["glyphs"]
+
+
+def without_folder_for_matplotlib() -> dict[str, str]:
+    names = ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+    return {name: value for name, value in os.environ.items() if name not in names}

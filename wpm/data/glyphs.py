@@ -6,9 +6,12 @@ scripts and tests on others.
 
 import json
 import math
+import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -137,8 +140,11 @@ def render_glyphs(
         return
     draft = root.parent / f".{root.name}.{uuid.uuid4().hex}"  # a sibling: rename is atomic
     try:
-        for script, characters in scripts:
-            for character, fonts in fonts_with(characters).items():
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with _folder_for_matplotlib(root.parent):
+            opened = [(script, fonts_with(characters)) for script, characters in scripts]
+        for script, found in opened:
+            for character, fonts in found.items():
                 folder = draft / script / f"U+{ord(character):04X}"
                 folder.mkdir(parents=True)
                 for number in range(images_per_class):
@@ -153,6 +159,24 @@ def render_glyphs(
         raise storage_error(root, error) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)  # was renamed, unless we failed or came second
+
+
+@contextmanager
+def _folder_for_matplotlib(parent: Path) -> Iterator[None]:
+    """Give matplotlib a folder for its settings for a while, unless the user has named one.
+
+    Its import fails, or warns, where neither the home folder nor /tmp can be written; we only ask
+    it where its fonts are.
+    """
+    if "MPLCONFIGDIR" in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".matplotlib-") as folder:
+        os.environ["MPLCONFIGDIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["MPLCONFIGDIR"]
 
 
 def fonts_with(characters: str) -> dict[str, list[ImageFont.FreeTypeFont]]:
