@@ -1,6 +1,7 @@
 """Real Optuna studies with invented learning curves: what is asked, reported, adopted, refused."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +177,7 @@ def test_sampler_whose_package_is_missing_is_refused(
 
 
 def test_changed_sampler_is_refused(tmp_path: Path) -> None:
-    with Study(make_plan(tmp_path)):
-        pass
+    start_study(make_plan(tmp_path))
     plan = dataclasses.replace(make_plan(tmp_path), sampler="random")
     with pytest.raises(UserError, match="sampler = 'tpe', now 'random'"):
         Study(plan)
@@ -185,8 +185,7 @@ def test_changed_sampler_is_refused(tmp_path: Path) -> None:
 
 def test_study_from_before_samplers_could_be_chosen_continues_with_tpe(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
-    with Study(plan):
-        pass
+    start_study(plan)
     content = read_study(plan.place)
     assert content is not None
     del content["identity"]["sampler"]
@@ -228,17 +227,37 @@ def test_second_launch_is_refused_at_once(tmp_path: Path) -> None:
 
 
 def test_changed_protocol_is_refused_with_a_way_to_continue(tmp_path: Path) -> None:
-    with Study(make_plan(tmp_path)):
-        pass
+    start_study(make_plan(tmp_path))
     with pytest.raises(UserError, match=r"protocol.max_epochs = 4, now 5; .*--run-root"):
         Study(make_plan(tmp_path, max_epochs=5))
 
 
 def test_changed_seed_is_refused(tmp_path: Path) -> None:
-    with Study(make_plan(tmp_path)):
-        pass
+    start_study(make_plan(tmp_path))
     with pytest.raises(UserError, match="seed = 0, now 1"):
         Study(make_plan(tmp_path, seed=1))
+
+
+def test_study_without_a_trial_refuses_no_other_plan(tmp_path: Path) -> None:
+    """A launch that was killed while Ray started leaves one, with its first points waiting."""
+    plan = make_plan(tmp_path, row="contrastive+wpm")
+    assert plan.first_points
+    with Study(plan):
+        pass
+    assert read_study(plan.place) is not None
+    with Study(dataclasses.replace(plan, seed=1, first_points=())) as study:
+        assert study.started == 0
+        number, payload = study.ask() or pytest.fail("nothing to do")
+    assert number == 0, "the point that waited belonged to the other plan"
+    assert payload["config"]["seed"] == 1
+
+
+def test_study_with_final_runs_only_refuses_another_plan(tested_plan: StudyPlan) -> None:
+    """`--best-only --published` makes one: it has no trial, but its final runs have its seed."""
+    shutil.rmtree(tested_plan.place.folder / "trials")
+    tested_plan.place.journal.unlink()
+    with pytest.raises(UserError, match="seed = 0, now 1"):
+        Study(dataclasses.replace(tested_plan, seed=1))
 
 
 def test_larger_budget_continues_and_is_recorded(tmp_path: Path) -> None:
@@ -253,14 +272,21 @@ def test_larger_budget_continues_and_is_recorded(tmp_path: Path) -> None:
     assert content is not None and content["trials"] == 2
 
 
+def start_study(plan: StudyPlan) -> None:
+    """Leave a study with a trial that runs."""
+    with Study(plan) as study:
+        study.ask()
+
+
 def refused_before_a_trial(plan: StudyPlan, error: type[BaseException]) -> None:
     with pytest.raises(error), Study(plan):
         raise error("no node has that many GPUs")
 
 
-def test_refused_launch_leaves_no_study_behind(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [UserError, RuntimeError])
+def test_failed_launch_leaves_no_study_behind(error: type[Exception], tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
-    refused_before_a_trial(plan, UserError)
+    refused_before_a_trial(plan, error)
     assert read_study(plan.place) is None
     with Study(dataclasses.replace(plan, seed=plan.seed + 1)) as other:  # nothing holds it back
         run_trial(other, lambda n: 0.5)

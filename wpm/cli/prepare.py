@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from wpm.data.pixels import read_left_out
 from wpm.errors import UserError
 from wpm.jobs.payloads import training_payload
 from wpm.jobs.work import WorkSource
-from wpm.records import Chosen, StudyPlace, TrainingRecord
+from wpm.records import Chosen, StudyPlace, TrainingRecord, read_study, remove_empty_study
 from wpm.rows import Row
 from wpm.spaces import SearchSpace
 from wpm.splits import check_splits, class_disjoint_splits
@@ -173,6 +174,8 @@ def prepare_retraining(
             configurations = [_describe_choice(record) for record in best[place]]
         else:
             configurations = [_configure_unsearched(plan, plan.spaces[place])]
+            if read_study(place) is None:
+                stack.push(partial(_remove_unused, place))
             record_plan(_plan_study(plan, place, pixel_cache), trials=0)
         for parameters, chosen in configurations:
             console.line(f"{place.name}: {chosen}")
@@ -194,6 +197,12 @@ def prepare_retraining(
         return None
     by_row = {final_plan.place.row: final_plan.parameters for final_plan in final_plans}
     return Prepared(work, plan.places, _describe_probe(plan, by_row, (0,), pixel_cache))
+
+
+def _remove_unused(place: StudyPlace, kind: type[BaseException] | None, *_: object) -> None:
+    """Remove a new study if the launch failed before it wrote any record into it."""
+    if kind is not None:
+        remove_empty_study(place)
 
 
 def _describe_probe(

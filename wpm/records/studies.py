@@ -41,9 +41,9 @@ def write_study(place: StudyPlace, content: Mapping[str, Any]) -> None:
 
 
 def remove_empty_study(place: StudyPlace) -> None:
-    """Remove the files of a study without a trial, if possible; the caller holds its lock."""
+    """Remove the files of a study without records, if possible; the caller holds its lock."""
     with suppress(OSError):
-        if not trial_numbers(place):
+        if not trial_numbers(place) and not any(place.folder.glob("finals/*")):
             place.journal.unlink(missing_ok=True)
             (place.folder / "study.json").unlink()  # last: a journal alone is refused
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
 from wpm.errors import DamagedFileError, storage_error
 
@@ -37,6 +38,22 @@ def open_journal(path: Path) -> JournalStorage:
         raise _damaged(path, f"{type(error).__name__}: {error}") from error
 
 
+def has_no_trial(path: Path) -> bool:
+    """Whether no trial of a journal was ever started; points that wait to be tried do not count.
+
+    Raises:
+        UserError: as `open_journal` does.
+    """
+    if not path.exists():
+        return True
+    return all(trial.state is TrialState.WAITING for trial in _all_trials(open_journal(path)))
+
+
+def _all_trials(storage: JournalStorage) -> list[FrozenTrial]:
+    studies = storage.get_all_studies()
+    return [t for s in studies for t in storage.get_all_trials(s._study_id, deepcopy=False)]
+
+
 def check_end(
     path: Path,
     storage: JournalStorage,
@@ -58,8 +75,7 @@ def check_end(
     Raises:
         DamagedFileError: the journal knows less than the records.
     """
-    studies = storage.get_all_studies()
-    trials = [t for s in studies for t in storage.get_all_trials(s._study_id, deepcopy=False)]
+    trials = _all_trials(storage)
     for number in recorded:
         trial = trials[number] if number < len(trials) else None
         if trial is not None and trial.state.is_finished():

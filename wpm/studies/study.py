@@ -10,7 +10,6 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.trial import Trial
 from optuna.trial import TrialState as OptunaState
 
-from wpm.errors import UserError
 from wpm.files import hold_lock
 from wpm.jobs.payloads import identify, training_payload
 from wpm.jobs.work import Decision
@@ -25,7 +24,7 @@ from wpm.records import (
 )
 from wpm.reports import Report
 from wpm.spaces import Range
-from wpm.studies.journal import check_end, open_journal
+from wpm.studies.journal import check_end, has_no_trial, open_journal
 from wpm.studies.plan import StudyPlan, record_plan
 from wpm.studies.samplers import build_pruner, build_sampler
 from wpm.training.config import TrainingConfig
@@ -58,7 +57,10 @@ class Study:
         self._stack.enter_context(hold_lock(place.lock, wait_s=0, what=f"study {place.name}"))
         try:
             before = read_study(place)
-            self._is_new = before is None
+            if before is not None and not trial_numbers(place) and has_no_trial(place.journal):
+                # A launch that was killed before its first trial left it; any plan may begin anew.
+                remove_empty_study(place)
+                before = read_study(place)
             record_plan(plan, before["trials"] if before else plan.trials)
             self._study = self._open_study()
             self._orphans = deque(self._find_orphans())
@@ -70,9 +72,9 @@ class Study:
         return self
 
     def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
-        """Release the study; remove a new one if the launch was refused before its first trial."""
+        """Release the study; remove it if the launch failed before the first trial of all."""
         with self._stack:
-            if kind is not None and issubclass(kind, UserError) and self._is_new:
+            if kind is not None and issubclass(kind, Exception) and not self.started:
                 remove_empty_study(self.plan.place)
 
     @property
