@@ -1,7 +1,5 @@
-"""Driving a launch on Ray: how much work is queued, what is left behind; Ray is not started."""
+"""Driving a launch on Ray: how much work is queued, out-of-memory errors; Ray is not started."""
 
-import os
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +10,6 @@ from ray.exceptions import OutOfMemoryError
 
 from tests.support.work_sources import make_nodes
 from wpm.cluster import runner as cluster
-from wpm.files import hold_lock
 
 
 @pytest.mark.parametrize(("slots", "waiting"), [(1, 1), (2, 2), (4, 4), (8, 8), (20, 8), (64, 16)])
@@ -48,18 +45,3 @@ def test_memory_monitor_ends_a_trial_and_not_the_search(monkeypatch: pytest.Monk
     killed = OutOfMemoryError("1 worker(s) were killed due to the node running low on memory.")
     manager._actor_task_failed(task, killed)
     assert received == [killed, killed], "of the actor, and of the task"
-
-
-def test_files_of_killed_launches_are_removed(tmp_path: Path) -> None:
-    old, young, held = (tmp_path / f".ray-{name}" for name in ("old", "young", "held"))
-    for folder in (old, young, held):
-        folder.mkdir()
-        (folder / cluster.LOCK_NAME).touch()
-    for folder in (old, held):
-        os.utime(folder, (0, 0))
-    with (
-        hold_lock(held / cluster.LOCK_NAME, wait_s=0, what="it"),
-        cluster.hold_ray_files(tmp_path) as ours,
-    ):
-        assert set(tmp_path.iterdir()) == {young, held, ours}
-    assert set(tmp_path.iterdir()) == {young, held}

@@ -218,7 +218,7 @@ def test_a_budget_stops_a_launch_before_its_end(
 
     now = [0.0]
     monkeypatch.setattr("wpm.studies.budget.time.monotonic", lambda: now[-1])
-    monkeypatch.setattr("wpm.cli.running.connect", lambda resources: nullcontext())
+    monkeypatch.setattr("wpm.cli.running.connect", lambda resources, note: nullcontext())
     monkeypatch.setattr("wpm.cli.running.run_work", leave_the_trial)
     images = make_image_folder(tmp_path / "images")
     code = launch.main(

@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 
 from wpm.cli.options import LaunchOptions
+from wpm.cluster.ray_files import find_ray_folder
 from wpm.errors import UserError
 from wpm.protocol_files import default_protocol, read_protocol
 from wpm.rows import Row
@@ -32,7 +33,10 @@ def check_options(options: LaunchOptions) -> list[SearchSpace]:
     check_protocol(options)
     check_writable(options.run_root)
     check_writable(options.work_root)
-    check_address(options.address)
+    if options.address != "local":
+        check_address(options.address)
+    elif not options.only_fetches:
+        find_ray_folder()
     return spaces
 
 

@@ -1,5 +1,6 @@
 """Look ahead and start no work: check the cluster for `--doctor`, or estimate for `--dry-run`."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,10 @@ def print_forecast(plan: LaunchPlan) -> None:
         print(f"{plan.run_root} holds {used / 1e9:.2f} GB of {cap / 1e9:.2f} (--max-disk)")
 
 
+def _print_note(line: str) -> None:
+    print(f"launch.py: {line}", file=sys.stderr)
+
+
 @contextmanager
 def _connected(plan: LaunchPlan) -> Iterator[PlannedRun]:
     """Connect to Ray, and describe to it what the launch would run."""
@@ -53,7 +58,7 @@ def _connected(plan: LaunchPlan) -> Iterator[PlannedRun]:
     for folder in (plan.run_root, plan.source.work_root):
         folder.mkdir(parents=True, exist_ok=True)
     resources = Resources(options.address, options.cpus_per_trial, options.gpus)
-    with connect(resources):
+    with connect(resources, _print_note):
         yield PlannedRun(
             run_root=plan.run_root,
             source=plan.source,

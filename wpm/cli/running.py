@@ -39,7 +39,7 @@ def run_prepared(
     options = plan.options
     resources = Resources(options.address, options.cpus_per_trial, options.gpus)
     try:
-        with connect(resources) as dashboard:
+        with connect(resources, console.line) as dashboard:
             if dashboard:
                 console.line(f"Ray's dashboard: http://{dashboard}")
             if options.address != "local":

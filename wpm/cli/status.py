@@ -52,7 +52,7 @@ def show_status(options: LaunchOptions) -> None:
         print(run_on_head(options.address, command))
         return
     check_address(options.address)
-    with connect(Resources(options.address, 1, 0)):
+    with connect(Resources(options.address, 1, 0), print):
         watch_status(lambda: call_on_a_node(describe_status, run_root), print, options.watch)
 
 

@@ -2,13 +2,16 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import ray
 from ray._private import services
 from ray.exceptions import RayError
 
+from wpm.cluster.ray_files import provide_for_ray
+from wpm.cpus import count_cpus
 from wpm.errors import UserError
 
 
@@ -28,25 +31,41 @@ class Resources:
 
 
 @contextlib.contextmanager
-def connect(resources: Resources) -> Iterator[str]:
+def connect(resources: Resources, note: Callable[[str], None]) -> Iterator[str]:
     """Start or join Ray for a while; yields the address of its dashboard, "" without one.
 
+    Args:
+        resources: name the cluster.
+        note: called with a line if a Ray that is started here keeps its files in an unusual place.
+
     Raises:
-        UserError: no cluster answers at the address.
+        UserError: no cluster answers at the address, or Ray does not start here.
     """
+    is_local = resources.address == "local"
+    with provide_for_ray(note) if is_local else contextlib.nullcontext():
+        try:
+            yield _start_or_join(resources)
+        finally:
+            ray.shutdown()
+
+
+def _start_or_join(resources: Resources) -> str:
+    """Return the address of the dashboard, "" without one."""
+    init = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
+    if resources.address == "local":
+        try:
+            started = init(address="local", num_cpus=count_cpus())
+        except Exception as error:  # of any kind: Ray does not say which it raises
+            raise UserError(
+                f"Ray does not start on this machine ({_first_line(error)}); if that names a "
+                "folder, set RAY_TMPDIR to another"
+            ) from error
+        return started.dashboard_url or ""
     try:
-        joined = ray.init(
-            address=resources.address,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=None if resources.address == "local" else False,
-        )
+        joined = init(address=resources.address, include_dashboard=False)
     except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise _no_answer(resources.address, error) from error
-    try:
-        yield joined.dashboard_url or ""
-    finally:
-        ray.shutdown()
+    return joined.dashboard_url or ""
 
 
 def find_cluster() -> str:
@@ -64,11 +83,14 @@ def find_cluster() -> str:
 
 
 def _no_answer(address: str, error: Exception) -> UserError:
-    first_line = (str(error).strip().splitlines() or [repr(error)])[0]
     return UserError(
-        f"--address {address}: Ray does not answer ({first_line}); start a cluster, or use "
+        f"--address {address}: Ray does not answer ({_first_line(error)}); start a cluster, or use "
         "--address local"
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [repr(error)])[0]
 
 
 def count_gpus(resources: Resources) -> float:

@@ -1,12 +1,10 @@
 """Run work from a source with Ray Tune, on one machine or a cluster."""
 
 import contextlib
-import shutil
 import signal
-import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,16 +17,14 @@ from ray.tune.experiment import Trial
 
 from wpm.cluster.connection import Resources, count_gpus
 from wpm.cluster.nodes import count_slots, list_nodes
+from wpm.cluster.ray_files import hold_ray_files
 from wpm.cluster.tune_bridge import MAX_CRASHES, NeverSaved, WorkScheduler, WorkSearcher
 from wpm.cluster.worker import Worker
 from wpm.errors import UserError, storage_error
-from wpm.files import hold_lock, is_locked
 from wpm.jobs.work import WorkSource
 
-LOCK_NAME = "launch.lock"  # in the folder of Ray's files; held while the launch runs
-_STOP_FILE = "stop"  # in the same folder; tells all workers to save their work and exit
-# A folder this young may belong to a launch that has not locked it yet.
-_SWEEP_AFTER_S = 60.0
+# In the folder of Ray's files; tells all workers to save their work and exit.
+_STOP_FILE = "stop"
 
 
 class StoppedBySignalError(Exception):
@@ -118,23 +114,6 @@ def _build_tuner(
 def _name_folder(trial: Trial) -> str:
     """Name a trial's folder by its id; Tune's default contains the complete configuration."""
     return str(trial)
-
-
-@contextlib.contextmanager
-def hold_ray_files(run_root: Path) -> Iterator[Path]:
-    """Make a folder for Ray's own files, and remove those of launches that were killed."""
-    run_root.mkdir(parents=True, exist_ok=True)
-    for folder in run_root.glob(".ray-*"):
-        with contextlib.suppress(OSError):  # another launch may be removing it, too
-            is_old = time.time() - folder.stat().st_mtime > _SWEEP_AFTER_S
-            if is_old and not is_locked(folder / LOCK_NAME):
-                shutil.rmtree(folder, ignore_errors=True)
-    ray_files = Path(tempfile.mkdtemp(dir=run_root, prefix=".ray-"))
-    try:
-        with hold_lock(ray_files / LOCK_NAME, wait_s=0, what="Ray's files"):
-            yield ray_files
-    finally:
-        shutil.rmtree(ray_files, ignore_errors=True)
 
 
 def _check_capacity(cpus: float, gpus: float) -> None:
