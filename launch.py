@@ -6,18 +6,21 @@ import traceback
 
 from wpm.cli.arguments import build_parser
 from wpm.cli.checks import check_combinations, check_options
+from wpm.cli.entry import EXIT_BAD_INPUT, EXIT_INTERRUPTED, complain, run_to_end
 from wpm.cli.notify import LaunchEnd, Notifier, make_notifier
 from wpm.cli.options import LaunchOptions
-from wpm.cli.parser import EXIT_BAD_INPUT
 from wpm.cli.status import show_status
 from wpm.errors import UserError
 
-EXIT_INTERRUPTED = 130
 _EXIT_CODES = {LaunchEnd.UNHEALTHY: EXIT_BAD_INPUT, LaunchEnd.DISAGREES: 1}  # all others: 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit code."""
+    return run_to_end("launch.py", lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
     options = LaunchOptions.from_arguments(build_parser(__doc__).parse_args(arguments))
     return _print_status(options) if options.status else _launch(options)
 
@@ -48,7 +51,7 @@ def _launch(options: LaunchOptions) -> int:
         message = str(error)
         return _refuse(error, options)
     except KeyboardInterrupt:
-        print("launch.py: interrupted; give the same command again to continue", file=sys.stderr)
+        complain("launch.py: interrupted; give the same command again to continue")
         end = LaunchEnd.INTERRUPTED
         return EXIT_INTERRUPTED
     except Exception as error:
@@ -58,14 +61,14 @@ def _launch(options: LaunchOptions) -> int:
         if notifier is not None:
             notifier.on_launch_end(end, message)
             for line in notifier.complaints:
-                print(f"launch.py: {line}", file=sys.stderr)
+                complain(f"launch.py: {line}")
 
 
 def _refuse(error: UserError, options: LaunchOptions) -> int:
     """Print in one line what the user can fix, and return the exit code."""
     if options.debug:
         traceback.print_exc()
-    print(f"launch.py: error: {error}", file=sys.stderr)
+    complain(f"launch.py: error: {error}")
     return EXIT_BAD_INPUT
 
 

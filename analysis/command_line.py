@@ -1,18 +1,20 @@
 """What all analysis commands share: their common flags, and errors in one line."""
 
 import argparse
-import os
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from wpm.cli.parser import EXIT_BAD_INPUT, CommandParser, script_name
+from wpm.cli.entry import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERRUPTED,
+    complain,
+    output_error,
+    run_to_end,
+)
+from wpm.cli.parser import CommandParser, script_name
 from wpm.errors import UserError
 from wpm.formatting import FORMATS
-
-EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141  # the code that a shell reports if the reader of a pipe has ended
 
 
 def build_parser(
@@ -69,20 +71,23 @@ def run_main(
     Raises:
         SystemExit: the arguments are wrong, or ask for help.
     """
-    args = parser.parse_args(arguments)
+    script = script_name(parser)
+    return run_to_end(script, lambda: _run(script, command, parser.parse_args(arguments)))
+
+
+def _run(
+    script: str, command: Callable[[argparse.Namespace], None], args: argparse.Namespace
+) -> int:
     try:
         command(args)
-        sys.stdout.flush()  # so that a closed pipe raises here, and not when Python exits
-    except BrokenPipeError:
-        # Python flushes the remaining output once more when it exits; discard it, or that raises.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
-        print(f"{script_name(parser)}: interrupted", file=sys.stderr)
+        complain(f"{script}: interrupted")
         return EXIT_INTERRUPTED
     except (UserError, OSError) as error:
+        if output_error() is not None:
+            raise  # about the output: `run_to_end` says so
         if args.debug:
             traceback.print_exc()
-        print(f"{script_name(parser)}: error: {error}", file=sys.stderr)
+        complain(f"{script}: error: {error}")
         return EXIT_BAD_INPUT
     return 0

@@ -154,7 +154,7 @@ def test_test_images_are_opened_behind_one_door() -> None:
 
 def test_analysis_reads_records_and_ground_files_only() -> None:
     allowed = {"ground", "records"}
-    doors = {"wpm.cli.parser"}
+    doors = {"wpm.cli.parser", "wpm.cli.entry"}
     of_command = {
         "analysis.embed": {"wpm.jobs.held_out_embeddings", "wpm.data.index"},
         # It looks at a user's images with exported models, and reads no records at all.

@@ -1,12 +1,12 @@
 """Find the studies that the flags of a command select, and read them."""
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
+from wpm.cli.entry import complain
 from wpm.errors import UserError
 from wpm.records import StudyPlace, find_studies, read_study
 from wpm.rows import Row
@@ -112,4 +112,4 @@ def require_study(place: StudyPlace) -> dict[str, Any]:
 def report_problems(problems: Sequence[str]) -> None:
     """Print a line on stderr for each damaged or missing record."""
     for problem in problems:
-        print(f"note: {problem}", file=sys.stderr)
+        complain(f"note: {problem}")

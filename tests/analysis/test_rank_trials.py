@@ -18,6 +18,7 @@ from analysis.studies import selection
 from analysis.studies.published import read_trace
 from tests.support.stored import bytes_under
 from tests.support.trials import fold_report, outcome
+from wpm.cli.entry import EXIT_BROKEN_PIPE
 from wpm.errors import UserError
 from wpm.files import write_json
 from wpm.records import (
@@ -608,7 +609,7 @@ def test_reader_that_goes_away_is_no_error(run_root: Path) -> None:
             stdout=closed, stderr=subprocess.PIPE, env=buffered,
         )  # fmt: skip
     assert done.stderr == ""
-    assert done.returncode == options.EXIT_BROKEN_PIPE
+    assert done.returncode == EXIT_BROKEN_PIPE
 
 
 def test_ranking_imports_nothing_slow(run_root: Path) -> None:

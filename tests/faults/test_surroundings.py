@@ -1,4 +1,4 @@
-"""Real launches where the machine allows less than usual: CPUs, home folder, temporary folder."""
+"""Real launches where the machine allows less than usual: CPUs, folders, output."""
 
 import os
 from pathlib import Path
@@ -32,4 +32,19 @@ def test_search_without_a_home_and_with_a_long_temporary_folder(tmp_path: Path) 
         folder = Path(line.split(", because")[0].removeprefix("Ray's files go to "))
         assert [record.state for record in launcher.trials()] == [TrialState.COMPLETE]
     assert not folder.exists()
-    assert not any(long.iterdir())
+    assert not (long / "ray").exists()
+
+
+def test_search_continues_when_nobody_reads_its_output(tmp_path: Path) -> None:
+    """As with `python launch.py 2>&1 | head -1`."""
+    with Launcher(tmp_path) as launcher:
+        search = launcher.start("--rows", "contrastive", "--trials", "1")
+        assert search.stdout is not None
+        search.stdout.readline()
+        search.stdout.close()
+        assert search.wait(timeout=300) == 0
+        assert [record.state for record in launcher.trials()] == [TrialState.COMPLETE]
+        (log,) = (launcher.run_root / "logs").glob("*.log")
+        text = log.read_text(encoding="utf-8")
+    assert "contrastive trial   0 complete" in text
+    assert "Traceback" not in text

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from wpm.cli.entry import complain
 from wpm.errors import storage_error
 
 if TYPE_CHECKING:
@@ -22,10 +23,18 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class Console:
-    """Prints to what stdout was when this was made, even if stdout is redirected later."""
+    """Prints to what stdout was when this was made, even if stdout is redirected later.
+
+    Where the output ends (`| head`, a full disk, a closed terminal), the launch continues: hours of
+    work must not end because nobody reads a line. The lines are in the log as well.
+    """
 
     def __init__(self) -> None:
-        self._file = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
+        self._file = os.fdopen(
+            os.dup(sys.stdout.fileno()), "w", buffering=1, encoding=sys.stdout.encoding,
+            errors=sys.stdout.errors,
+        )  # fmt: skip
+        self._lost: OSError | None = None
         self._interactive = self._file.isatty()
         self._live = ""
         self._shown_at = 0.0
@@ -40,12 +49,15 @@ class Console:
         trace: TracebackType | None,
     ) -> None:
         self.clear()
-        self._file.close()
+        with suppress(OSError):  # it was reported, or is reported below
+            self._file.close()
+        if self._lost is not None and not isinstance(self._lost, BrokenPipeError):
+            complain(f"launch.py: the output could not be written ({self._lost.strerror})")
 
     def line(self, text: str) -> None:
         """Print a line that stays, above the live line."""
         self.clear()
-        self._file.write(text + "\n")
+        self._write(text + "\n")
         logging.getLogger(__name__).info("%s", text)
 
     def live(self, describe: Callable[[], str]) -> None:
@@ -58,17 +70,30 @@ class Console:
         if not self._interactive or time.monotonic() - self._shown_at < _REFRESH_S:
             return
         self.clear()
-        width = os.get_terminal_size(self._file.fileno()).columns - 1
+        try:
+            width = os.get_terminal_size(self._file.fileno()).columns - 1
+        except OSError:  # the terminal was closed
+            return
         self._live = describe()[:width]
-        self._file.write(self._live)
-        self._file.flush()
+        self._write(self._live)
         self._shown_at = time.monotonic()
 
     def clear(self) -> None:
         """Remove the live line."""
         if self._live:
-            self._file.write("\r\x1b[K")
+            self._write("\r\x1b[K")
             self._live = ""
+
+    def _write(self, text: str) -> None:
+        if self._lost is not None:
+            return
+        try:
+            self._file.write(text)
+            self._file.flush()
+        except OSError as error:
+            self._lost = error
+            self._interactive = False
+            complain(f"launch.py: the output ended ({error.strerror}); the launch continues")
 
 
 @contextmanager
@@ -86,15 +111,18 @@ def log_to_file(path: Path) -> Iterator[None]:
         raw = _LossyFile(path, "a")
     except OSError as error:
         raise storage_error(path, error) from error
-    with io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", line_buffering=True) as file:
+    with io.TextIOWrapper(
+        io.BufferedWriter(raw), encoding="utf-8", errors="backslashreplace", line_buffering=True
+    ) as file:
         handler = logging.StreamHandler(file)
         handler.setFormatter(logging.Formatter(_LOG_FORMAT))
         root = logging.getLogger()
         level = root.level
         root.addHandler(handler)
         root.setLevel(logging.INFO)
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):  # the output has ended
+            sys.stdout.flush()
+            sys.stderr.flush()
         saved = [(fd, os.dup(fd)) for fd in (1, 2)]
         for fd, _ in saved:
             os.dup2(raw.fileno(), fd)

@@ -1,11 +1,10 @@
 """The argument parser of every command: errors in one line, exit code 2, checked numbers."""
 
 import argparse
-import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-EXIT_BAD_INPUT = 2
+from wpm.cli.entry import EXIT_BAD_INPUT, complain
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -13,7 +12,7 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and how to get help, and exit."""
-        sys.stderr.write(f"{script_name(self)}: error: {message} (see {self.prog} --help)\n")
+        complain(f"{script_name(self)}: error: {message} (see {self.prog} --help)")
         raise SystemExit(EXIT_BAD_INPUT)
 
 

@@ -1,10 +1,10 @@
 """Look ahead and start no work: check the cluster for `--doctor`, or estimate for `--dry-run`."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from wpm.cli.entry import complain
 from wpm.cli.forecast import forecast_finals, forecast_search, format_forecasts
 from wpm.cli.launch_plan import LaunchPlan
 from wpm.cluster.connection import Resources, connect, count_gpus
@@ -47,7 +47,7 @@ def print_forecast(plan: LaunchPlan) -> None:
 
 
 def _print_note(line: str) -> None:
-    print(f"launch.py: {line}", file=sys.stderr)
+    complain(f"launch.py: {line}")
 
 
 @contextmanager
