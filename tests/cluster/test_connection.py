@@ -57,6 +57,20 @@ def test_any_failure_of_ray_to_start_is_one_line(
     assert dict(os.environ) == before
 
 
+def test_any_failure_to_join_a_cluster_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as the folder of a Ray that another user started."""
+
+    def init(**options: Any) -> None:
+        raise PermissionError(13, "Permission denied", "/tmp/ray/session_latest")
+
+    monkeypatch.setattr(ray, "init", init)
+    with (
+        pytest.raises(UserError, match=r"^--address auto: Ray does not answer \(.*Permission"),
+        connect(Resources("auto", 1, None), pytest.fail),
+    ):
+        pytest.fail("Ray was not joined")
+
+
 def test_error_of_the_work_is_not_one_of_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "init", lambda **_: SimpleNamespace(dashboard_url=""))
     with (

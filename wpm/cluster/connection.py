@@ -8,7 +8,6 @@ from functools import partial
 
 import ray
 from ray._private import services
-from ray.exceptions import RayError
 
 from wpm.cluster.ray_files import provide_for_ray
 from wpm.cpus import count_cpus
@@ -63,7 +62,7 @@ def _start_or_join(resources: Resources) -> str:
         return started.dashboard_url or ""
     try:
         joined = init(address=resources.address, include_dashboard=False)
-    except (RayError, ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except Exception as error:  # as above
         raise _no_answer(resources.address, error) from error
     return joined.dashboard_url or ""
 
