@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from wpm.errors import UserError
@@ -53,13 +54,15 @@ def find_ray_folder(environment: Mapping[str, str] = os.environ) -> RayFolder:
         UserError: no folder can be used; says why, and which variable to set.
     """
     asked, source = _asked_folder(environment)
+    # Ray of another user may have made the folder `ray` already. Elsewhere we take one of our own.
+    inside = asked / "ray" if (asked / "ray").exists() else asked
     reasons: list[str] = []
-    for folder in dict.fromkeys((asked, *_ELSEWHERE)):
-        name = f"{source}{folder}" if folder == asked else str(folder)
-        trouble = _find_trouble(folder)
+    for folder in dict.fromkeys((inside, *_ELSEWHERE)):
+        trouble = _find_length_trouble(asked if folder == inside else folder)
+        trouble = trouble or _find_trouble(folder)
         if not trouble:
-            return RayFolder(folder, reasons[0] if reasons else "")
-        reasons.append(f"{name} {trouble}")
+            return RayFolder(folder if reasons else asked, reasons[0] if reasons else "")
+        reasons.append(f"{source if folder == asked else ''}{folder} {trouble}")
     raise UserError(
         f"Ray cannot keep its files: {'; '.join(reasons)}; set RAY_TMPDIR to a folder that can be "
         f"written, on a disk with {_NEEDED_BYTES // 2**20} MB free, with a path of at most "
@@ -75,16 +78,19 @@ def _asked_folder(environment: Mapping[str, str]) -> tuple[Path, str]:
     return Path("/tmp"), ""
 
 
+def _find_length_trouble(folder: Path) -> str:
+    """Return why the path of RAY_TMPDIR is too long, or ""."""
+    length = len(os.fsencode(folder))
+    if length <= LONGEST:
+        return ""
+    return f"has a path of {length} bytes, and the sockets of Ray allow {LONGEST}"
+
+
 def _find_trouble(folder: Path) -> str:
     """Try in a folder what Ray does there; return why it fails, or ""."""
-    length = len(os.fsencode(folder))
-    if length > LONGEST:
-        return f"has a path of {length} bytes, and the sockets of Ray allow {LONGEST}"
-    # Ray of other users may have made the folder `ray` already.
-    inside = folder / "ray" if (folder / "ray").exists() else folder
     try:
-        inside.mkdir(parents=True, exist_ok=True)  # as Ray does
-        with tempfile.TemporaryDirectory(prefix=".probe-", dir=inside) as probe:
+        folder.mkdir(parents=True, exist_ok=True)  # as Ray does
+        with tempfile.TemporaryDirectory(prefix=".probe-", dir=folder) as probe:
             with socket.socket(socket.AF_UNIX) as listener:
                 listener.bind(f"{probe}/socket")
             _reserve(Path(probe, "file"))
@@ -121,7 +127,7 @@ def provide_for_ray(note: Callable[[str], None]) -> Iterator[None]:
             note(f"Ray's files go to {folder}, because {found.refused}")
         variables = {"RAY_TMPDIR": str(folder)}
         if _lacks_token(os.environ):
-            variables["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+            variables["RAY_AUTH_TOKEN"] = _own_token()
         before = {name: os.environ.get(name) for name in variables}
         stack.callback(_restore, before)
         os.environ.update(variables)
@@ -153,6 +159,11 @@ def hold_ray_files(parent: Path) -> Iterator[Path]:
             yield ray_files
     finally:
         shutil.rmtree(ray_files, ignore_errors=True)
+
+
+@cache  # Ray keeps the first token of a process, whatever the environment says later
+def _own_token() -> str:
+    return secrets.token_hex(32)
 
 
 def _lacks_token(environment: Mapping[str, str]) -> bool:
