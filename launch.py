@@ -6,7 +6,7 @@ import traceback
 
 from wpm.cli.arguments import build_parser
 from wpm.cli.checks import check_combinations, check_options
-from wpm.cli.entry import EXIT_BAD_INPUT, EXIT_INTERRUPTED, complain, run_to_end
+from wpm.cli.entry import EXIT_BAD_INPUT, EXIT_INTERRUPTED, complain, output_error, run_to_end
 from wpm.cli.notify import LaunchEnd, Notifier, make_notifier
 from wpm.cli.options import LaunchOptions
 from wpm.cli.status import show_status
@@ -30,7 +30,9 @@ def _print_status(options: LaunchOptions) -> int:
         check_combinations(options)
         show_status(options)
         return 0
-    except UserError as error:
+    except (UserError, OSError) as error:
+        if output_error() is not None:
+            raise  # about the output: `run_to_end` says so
         return _refuse(error, options)
     except KeyboardInterrupt:  # ends --watch
         return 0
@@ -64,7 +66,7 @@ def _launch(options: LaunchOptions) -> int:
                 complain(f"launch.py: {line}")
 
 
-def _refuse(error: UserError, options: LaunchOptions) -> int:
+def _refuse(error: Exception, options: LaunchOptions) -> int:
     """Print in one line what the user can fix, and return the exit code."""
     if options.debug:
         traceback.print_exc()

@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+import launch
 from wpm.cli import entry
+from wpm.cli.checks import check_writable
 from wpm.cli.entry import EXIT_BAD_INPUT, EXIT_BROKEN_PIPE
+from wpm.cli.options import LaunchOptions
+from wpm.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 ANALYSIS = sorted(
@@ -167,3 +171,23 @@ def test_user_without_a_home_gets_one_for_libraries(monkeypatch: pytest.MonkeyPa
 
 def _no_entry(user: int) -> None:
     raise KeyError(f"uid not found: {user}")
+
+
+def test_status_of_a_folder_that_may_not_be_read_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(options: LaunchOptions) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/others/runs")
+
+    monkeypatch.setattr(launch, "show_status", refuse)
+    assert launch.main(["--status"]) == EXIT_BAD_INPUT
+    line = "launch.py: error: [Errno 13] Permission denied: '/others/runs'\n"
+    assert capsys.readouterr().err == line
+
+
+def test_folder_that_the_system_cannot_look_up_is_judged_by_its_parent(tmp_path: Path) -> None:
+    """As below a folder of another user; the name is too long, since root may look up anything."""
+    check_writable(tmp_path / ("x" * 300))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file is not a writable folder"):
+        check_writable(tmp_path / "file" / ("x" * 300))

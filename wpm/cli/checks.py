@@ -112,7 +112,7 @@ def check_published_figures(options: LaunchOptions) -> None:
 def check_writable(folder: Path) -> None:
     """Refuse a folder in which nothing can be written."""
     existing = folder.resolve()
-    while not existing.exists():
+    while not os.access(existing, os.F_OK):  # `exists` raises errors below a hidden folder
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(

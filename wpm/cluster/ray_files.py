@@ -55,7 +55,7 @@ def find_ray_folder(environment: Mapping[str, str] = os.environ) -> RayFolder:
     """
     asked, source = _asked_folder(environment)
     # Ray of another user may have made the folder `ray` already. Elsewhere we take one of our own.
-    inside = asked / "ray" if (asked / "ray").exists() else asked
+    inside = asked / "ray" if os.access(asked / "ray", os.F_OK) else asked
     reasons: list[str] = []
     for folder in dict.fromkeys((inside, *_ELSEWHERE)):
         trouble = _find_length_trouble(asked if folder == inside else folder)
