@@ -35,7 +35,7 @@ def check_options(options: LaunchOptions) -> list[SearchSpace]:
     check_writable(options.work_root)
     if options.address != "local":
         check_address(options.address)
-    elif not options.only_fetches:
+    elif not (options.only_fetches or options.check_pipeline):  # these need no Ray
         find_ray_folder()
     return spaces
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wpm import __version__
+from wpm.cpus import count_cpus
 from wpm.data.decoding import UNREADABLE
 from wpm.data.index import list_images
 from wpm.errors import UserError
@@ -131,7 +132,7 @@ def _embed_files(
         except UNREADABLE as error:
             return _reason(error)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases Python's lock to decode
+    with ThreadPoolExecutor(count_cpus()) as pool:  # Pillow releases Python's lock to decode
         for start in range(0, len(paths), EVALUATION_BATCH):
             part = paths[start : start + EVALUATION_BATCH]
             prepared = dict(zip(part, pool.map(prepare, part), strict=True))
