@@ -35,6 +35,7 @@ from wpm.training.fold_parts import (
     place_model,
 )
 from wpm.training.optimizers import build_optimizers
+from wpm.training.snapshot import map_tensors
 
 
 class DivergedError(Exception):
@@ -56,6 +57,8 @@ class FoldTraining:
         fold: Fold,
         pixels: Pixels,
         device: torch.device,
+        *,
+        keep_model: bool = True,
     ) -> None:
         """Prepare epoch 0.
 
@@ -65,8 +68,10 @@ class FoldTraining:
             fold: classes to train and validate on.
             pixels: decoded trainval images.
             device: where to train.
+            keep_model: whether to keep the weights of the best validation.
         """
         self.position = position
+        self._keep_model = keep_model
         self._protocol = config.protocol
         self._parameters = config.parameters
         seeds = derive_seeds(config.seed, position)
@@ -164,7 +169,7 @@ class FoldTraining:
         scores = retrieval_scores(embeddings, self._val_labels)
         before = self.report
         is_best = before is None or scores.map_at_r > before.best_map_at_r
-        if is_best:
+        if is_best and self._keep_model:
             self.best_model = {
                 name: value.detach().to("cpu", copy=True)
                 for name, value in self.model.state_dict().items()
@@ -192,6 +197,11 @@ class FoldTraining:
         return self._step.mode
 
     @property
+    def best_model_name(self) -> str:
+        """A name of the best model that no other model of this training has."""
+        return f"{self.position}-{0 if self.report is None else self.report.best_epoch}"
+
+    @property
     def stopped(self) -> bool:
         """Whether the fold's patience has run out."""
         return self.report is not None and self.report.stopped
@@ -205,7 +215,6 @@ class FoldTraining:
             "batch_generator": self._batch_generator.get_state(),
             "deck": self._sampler.deck,
             "mask_generator": self._mask_generator.get_state(),
-            "best_model": self.best_model,
             "report": None if self.report is None else dataclasses.asdict(self.report),
             "epoch": self.epoch,
             "iteration": self.iteration,
@@ -218,6 +227,9 @@ class FoldTraining:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume where `state_dict` was taken."""
+        # A snapshot's tensors are parts of one that holds the complete state. An optimiser on the
+        # CPU would keep that one, and a generator crashes at a part.
+        state = map_tensors(dict(state), torch.clone)
         self.model.load_state_dict(state["model"])
         self.loss.load_state_dict(state["loss"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -225,7 +237,7 @@ class FoldTraining:
         self._batch_generator.set_state(state["batch_generator"].cpu())
         self._sampler.deck = state["deck"].cpu()
         self._mask_generator.set_state(state["mask_generator"].cpu())
-        self.best_model = state["best_model"]
+        self.best_model = state.get("best_model", {}) if self._keep_model else {}
         self.report = None if state["report"] is None else FoldReport(**state["report"])
         self.epoch = state["epoch"]
         self.iteration = state["iteration"]
