@@ -1,6 +1,8 @@
 """Files are complete or absent, damage is noticed, and locks end with their holder."""
 
+import errno
 import fcntl
+import hashlib
 import json
 import math
 import os
@@ -14,8 +16,17 @@ from typing import Any
 
 import pytest
 
-from wpm.errors import DamagedFileError, LockedError, UserError
-from wpm.files import hold_lock, is_locked, read_json, write_bytes, write_json
+from wpm.errors import DamagedFileError, LockedError, StorageError, UserError
+from wpm.files import (
+    HashedFile,
+    WriteCancelledError,
+    hold_lock,
+    is_locked,
+    read_json,
+    write_bytes,
+    write_json,
+    write_stream,
+)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CONTENT = {"name": "triplet", "scores": [0.1, 1 / 3, 1e-17, -0.0], "none": None, "ü": "ß\n"}
@@ -61,6 +72,60 @@ def test_bytes_that_cannot_be_written_are_a_user_error(tmp_path: Path, blocked: 
     assert "\n" not in str(caught.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
     assert (tmp_path / "file").read_bytes() == b"in the way"
+
+
+def test_stream_is_written_in_one_step_with_its_checksum(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    data = bytes(range(256)) * 50_000  # several blocks
+
+    def write(file: HashedFile) -> None:
+        assert file.write(memoryview(data)) == len(data)
+        file.write(b"end")
+
+    assert write_stream(path, write) == hashlib.sha256(data + b"end").hexdigest()
+    assert path.read_bytes() == data + b"end"
+
+
+def test_stream_that_is_cancelled_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    looks = iter([False, True])
+    with pytest.raises(WriteCancelledError):
+        write_stream(path, lambda f: f.write(bytes(10**7)), lambda: next(looks))
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_stream_on_a_full_disk_is_a_storage_error_also_where_a_library_hides_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hides: bool
+) -> None:
+    def refuse(file: HashedFile) -> None:
+        monkeypatch.setattr(file, "_file", FullDisk())
+        try:
+            file.write(b"data")
+        except OSError as error:
+            if hides:
+                raise RuntimeError("unexpected pos 64 vs 0") from error
+            raise
+
+    class FullDisk:
+        def write(self, data: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageError, match=r"file: cannot be written \(No space left on device\)"):
+        write_stream(tmp_path / "file", refuse)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_error_of_whoever_writes_a_stream_is_not_the_disks(tmp_path: Path) -> None:
+    def fail(file: HashedFile) -> None:
+        file.write(b"half")
+        raise ValueError("cannot pickle this")
+
+    with pytest.raises(ValueError, match="cannot pickle this"):
+        write_stream(tmp_path / "file", fail)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [CONTENT, [], {}, 0, None, "text", [1, 2.5, True]])

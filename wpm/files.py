@@ -8,10 +8,10 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from wpm.errors import DamagedFileError, LockedError, storage_error
 
@@ -19,6 +19,14 @@ from wpm.errors import DamagedFileError, LockedError, storage_error
 NAME_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 # What `write_json` writes, byte for byte: reading it needs no second pass through JSON.
 _WRITTEN = re.compile(rb'\{"sha256": "([0-9a-f]{64})",\n"content": (.*)\}\n', re.DOTALL)
+
+
+# Written at a time: small enough that a writer notices soon that it should stop.
+_BLOCK_BYTES = 2**22
+
+
+class WriteCancelledError(Exception):
+    """The file was not written, because it is no longer needed; nothing is left behind."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -29,16 +37,92 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         StorageError: the file cannot be written; nothing is left behind.
     """
+    with _replace(path) as file:
+        file.write(data)
+
+
+class HashedFile:
+    """A file that is written from its start to its end, and hashed meanwhile.
+
+    Attributes:
+        error: the first error of the disk. A library that writes here may hide it behind another.
+    """
+
+    def __init__(self, file: IO[bytes], is_cancelled: Callable[[], bool]) -> None:
+        self._file, self._is_cancelled = file, is_cancelled
+        self._hash = hashlib.sha256()
+        self.error: OSError | WriteCancelledError | None = None
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write all of the data."""
+        view = memoryview(data)
+        try:
+            for start in range(0, len(view), _BLOCK_BYTES):
+                if self._is_cancelled():
+                    raise WriteCancelledError
+                block = view[start : start + _BLOCK_BYTES]
+                self._hash.update(block)
+                self._file.write(block)
+        except (OSError, WriteCancelledError) as error:
+            self.error = self.error or error
+            raise
+        return len(view)
+
+    def flush(self) -> None:
+        """Do nothing: closing the file flushes it."""
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of what was written so far."""
+        return self._hash.hexdigest()
+
+
+def write_stream(
+    path: Path,
+    write: Callable[[HashedFile], object],
+    is_cancelled: Callable[[], bool] = lambda: False,
+) -> str:
+    """Replace a file in one step by what a function writes, without a copy of it in memory.
+
+    Args:
+        path: of the file.
+        write: is called with the file to write to.
+        is_cancelled: asked often; True gives up.
+
+    Returns:
+        The SHA-256 of the content.
+
+    Raises:
+        StorageError: the file cannot be written; nothing is left behind.
+        WriteCancelledError: given up; nothing is left behind.
+    """
+    with _replace(path) as file:
+        hashed = HashedFile(file, is_cancelled)
+        try:
+            write(hashed)
+        except Exception:
+            if hashed.error is not None:
+                raise hashed.error from None
+            raise
+    return hashed.sha256
+
+
+@contextmanager
+def _replace(path: Path) -> Iterator[IO[bytes]]:
+    """Open a new file that takes the place of another once it is complete."""
     # Unique per process: an orphaned writer must not share a temporary name with its successor.
     partial = path.with_name(f".{path.name}.{os.getpid()}.{time.monotonic_ns()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
+        with partial.open("wb") as file:
+            yield file
         partial.replace(path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        raise storage_error(path, error) from error
+        if isinstance(error, OSError):
+            raise storage_error(path, error) from error
+        raise
 
 
 def append_line(path: Path, text: str) -> None:

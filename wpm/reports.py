@@ -75,12 +75,16 @@ class Report:
         folds: one report per fold.
         gpus: GPUs, or the share of one, that the worker was given; 0 for none, and in reports of
             earlier versions, which did not record it.
+        saving_seconds: what saving has taken from the training so far: seconds for which it waited,
+            and processor seconds of the thread that writes meanwhile; None in reports of earlier
+            versions.
     """
 
     epoch: int
     best_map_at_r: float
     folds: tuple[FoldReport, ...]
     gpus: float = 0.0
+    saving_seconds: float | None = None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
@@ -95,6 +99,7 @@ class Report:
             best_map_at_r=content["best_map_at_r"],
             folds=tuple(FoldReport.from_json(fold) for fold in content["folds"]),
             gpus=content.get("gpus", 0.0),
+            saving_seconds=content.get("saving_seconds"),
         )
 
     def to_json(self) -> dict[str, Any]:

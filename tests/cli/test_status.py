@@ -1,5 +1,6 @@
 """What --status shows: a line a study, why its last trials failed, and until when it watches."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from tests.support.searches import write_searched
 from tests.support.tiny import make_plan
 from wpm.cli.status import describe_status, format_status, watch_status
 from wpm.errors import UserError
-from wpm.records import TrainingFolder
+from wpm.records import TrainingFolder, worker_seconds
 from wpm.records.training_log import LOG_NAME
 from wpm.studies.study import Study
 
@@ -31,6 +32,19 @@ def test_last_failures_are_shown_with_reason_and_log(tmp_path: Path) -> None:
 def test_study_without_failures_has_one_line(tmp_path: Path) -> None:
     write_searched(tmp_path, trials=3)
     assert len(format_status(tmp_path).splitlines()) == 2
+
+
+def test_share_of_time_that_saving_took_is_shown_where_it_was_recorded(tmp_path: Path) -> None:
+    place = write_searched(tmp_path, trials=2)
+    header, row = format_status(tmp_path).splitlines()
+    assert header.split()[-2:] == ["saving", "now"]
+    assert row.split()[-2] == "-", "records of earlier versions"
+    folder = TrainingFolder(place.trial_folder(0))
+    reports = folder.read_reports()
+    seconds = worker_seconds(reports)
+    saved = dataclasses.replace(reports[-1], saving_seconds=0.03 / 0.97 * seconds)
+    folder.progress.write_reports((*reports[:-1], saved))
+    assert format_status(tmp_path).splitlines()[1].split()[-2] == "3.0%"
 
 
 def test_no_studies_are_refused(tmp_path: Path) -> None:

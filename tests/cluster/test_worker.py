@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from wpm.cluster.watchdog import FIRST_S, FLOOR_S
 from wpm.cluster.worker import Worker
 from wpm.errors import StorageError, UserError
 from wpm.jobs.job import BrokenGpuError, InterruptedJobError, StepResult
@@ -84,6 +85,48 @@ def test_worker_reports_the_error_and_closes_its_work(
     monkeypatch.setattr("wpm.cluster.worker.start_job", refuse)
     assert worker.reset_config(config)
     assert worker.step() == {"refused": "trials/0007: not visible on node 2"}
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+def test_worker_that_gets_sigterm_between_two_steps_closes_its_work(
+    monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    """It waits for the driver's decision, so what it did since the last checkpoint is not saved."""
+    calls: list[str] = []
+
+    class Unsaved:
+        def step(self) -> StepResult:
+            return StepResult()
+
+        def close(self) -> None:
+            if again:  # must not end the process in the middle of the checkpoint
+                worker._receive(signal.SIGTERM, None)
+            calls.append("saved")
+
+    monkeypatch.setattr("wpm.cluster.worker.start_job", lambda payload: Unsaved())
+    worker, _ = make_worker()
+    worker.step()
+    with pytest.raises(SystemExit):
+        worker._receive(signal.SIGTERM, None)
+    assert calls == ["saved"]
+
+
+def test_step_that_only_reports_history_sets_no_limit_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next one may have to train again for minutes what a kill has lost."""
+    steps = iter([StepResult(is_history=True), StepResult()])
+
+    class Resumed:
+        def step(self) -> StepResult:
+            return next(steps)
+
+    monkeypatch.setattr("wpm.cluster.worker.start_job", lambda payload: Resumed())
+    worker, _ = make_worker()
+    worker.step()
+    assert worker._watchdog.limit_s == FIRST_S
+    worker.step()
+    assert worker._watchdog.limit_s == FLOOR_S
 
 
 def test_memory_of_a_job_is_free_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,9 +25,11 @@ sys.meta_path.insert(0, _Planter())
 """
 # Calls `fault(number, folder, fold)` before every optimiser step; `number` is the trial's.
 _STEPS = """
+from wpm.jobs import saving
 from wpm.jobs.train_job import TrainJob
 from wpm.training.fold import FoldTraining
 
+saving.LEAST_S = saving.MOST_LOST_S = 0.0  # trials of seconds are saved before every step, too
 _current = []
 _init, _draw = TrainJob.__init__, FoldTraining.draw_batch
 

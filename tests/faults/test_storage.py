@@ -25,6 +25,7 @@ from wpm.studies.final_runs import FinalRunsWork
 from wpm.studies.plan import StudyPlan
 from wpm.studies.study import Study
 
+RECORDS = ("trial.json", "reports.json", "checkpoint-1.pt")
 FULL = r"cannot be written \(File too large\); free space.*, then give the same command again"
 
 
@@ -46,16 +47,27 @@ def leftovers(root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("size", [0, 100, 50_000])
-def test_full_disk_during_a_checkpoint(tmp_path: Path, size: int) -> None:
+def test_full_disk_during_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """A thread writes it; the training ends at its next step."""
     whole = finish(make_job(tmp_path / "whole"))
     job = make_job(tmp_path / "full")
     job.step()
+    job.close()
     folder = tmp_path / "full" / "training"
-    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "lock"}
-    with largest_file(size), pytest.raises(StorageError, match=rf"checkpoint-2\.pt: {FULL}"):
+    job = make_job(tmp_path / "full")
+    assert job.step().is_history
+    before = {p.name: p.read_bytes() for p in folder.iterdir() if p.name in RECORDS}
+    assert len(before) == len(RECORDS)
+    monkeypatch.setattr("wpm.jobs.saving.LEAST_S", 0.0)  # before every step
+    monkeypatch.setattr("wpm.jobs.saving.MOST_LOST_S", 0.0)
+    with largest_file(size), pytest.raises(StorageError, match=rf"checkpoint-1-\d\.pt: {FULL}"):
         job.step()
     job.close()
-    assert {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "lock"} == before
+    assert leftovers(folder) == []
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert len(list(folder.glob("*checkpoint-*"))) == 1
     resumed = finish(make_job(tmp_path / "full"))
     assert scores(resumed[-1]) == scores(whole[-1])
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -312,27 +311,6 @@ def test_job_that_is_interrupted_where_it_was_saved_writes_nothing(tmp_path: Pat
     assert len(finish(make_job(tmp_path))[-1].reports) == 4
 
 
-def test_long_epochs_are_saved_in_their_middle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looks = itertools.count()  # at a clock that ticks at every third
-    monkeypatch.setattr(
-        "wpm.jobs.train_job.time", SimpleNamespace(monotonic=lambda: next(looks) // 3)
-    )
-    monkeypatch.setattr("wpm.jobs.train_job._UNSAVED_S", 0.5)
-    saved = []
-    plain = TrainingFolder.write_progress
-
-    def write(folder: TrainingFolder, reports: Any, state: Any) -> None:
-        saved.append((state["epoch"], state["iteration"]))
-        plain(folder, reports, state)
-
-    monkeypatch.setattr(TrainingFolder, "write_progress", write)
-    assert len(finish(make_job(tmp_path))[-1].reports) == 4
-    assert len(saved) == len(set(saved)), "one name for two checkpoints"
-    assert any(iteration for _, iteration in saved)
-
-
 def test_export_keeps_the_best_models(tmp_path: Path) -> None:
     finish(make_job(tmp_path, export=True))
     for k in range(4):
@@ -355,7 +333,7 @@ def test_unknown_kind_lists_the_choices() -> None:
         start_job({"kind": "paint"})
 
 
-def test_killed_process_loses_at_most_one_epoch(tmp_path: Path) -> None:
+def test_killed_process_loses_no_report(tmp_path: Path) -> None:
     """Kill a real process in the middle of training; another resumes from its checkpoint."""
     config = make_config(max_epochs=200, patience=200)
     folder = tmp_path / "training"

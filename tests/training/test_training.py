@@ -110,11 +110,14 @@ def test_checkpoint_of_an_earlier_version_is_resumed(pixels: Pixels) -> None:
     begun.run_epoch()
     state = begun.state_dict()
     del state["iteration"]
-    for fold in state["folds"]:
+    models = state.pop("models")
+    for position, fold in enumerate(state["folds"]):
+        fold["best_model"] = models[f"{position}-1"]
         for added in ("epoch", "iteration", "loss_sum"):
             del fold[added]
     resumed = Training(make_config(), pixels, CPU)
     resumed.load_state_dict(state)
+    assert all(fold.best_model for fold in resumed.folds)
     assert numbers(run(resumed)) == numbers(whole)[1:]
 
 

@@ -20,12 +20,13 @@ from wpm.records import (
     read_finals,
     read_study,
     read_trials,
+    saving_share,
     worker_seconds,
 )
 from wpm.records.training_log import last_lines
 
 _COLUMNS = ("study", "trials", "complete", "stopped", "failed", "running", "best", "final runs",
-            "time", "validating", "now")  # fmt: skip
+            "time", "validating", "saving", "now")  # fmt: skip
 _SHOWN_FAILURES = 3  # per study
 
 _CLEAR = "\x1b[H\x1b[2J"  # moves the cursor to the corner and clears the terminal
@@ -135,6 +136,7 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
         tested,
         format_duration(sum(worker_seconds(record.reports) for record in records)),
         _validating(records),
+        _saving(records),
         now,
     ]
     return row, _last_failures(place, records), problems + more_problems
@@ -159,3 +161,9 @@ def _validating(records: Sequence[TrainingRecord]) -> str:
     validation = sum(fold.validation_seconds for fold in folds)
     total = sum(fold.worker_seconds for fold in folds)
     return f"{validation / total:.0%}" if total else "-"
+
+
+def _saving(records: Sequence[TrainingRecord]) -> str:
+    """Return the share of the trials' time that saving took, in percent."""
+    share = saving_share(record.reports for record in records)
+    return "-" if share is None else f"{share:.1%}"

@@ -39,6 +39,10 @@ class Watchdog:
         self._log = log
         self._longest_s: float | None = None
 
+    def forget(self) -> None:
+        """Allow the next step as much as the first: those so far did not train."""
+        self._longest_s = None
+
     @property
     def limit_s(self) -> float:
         """Seconds that the next step may take."""

@@ -36,6 +36,7 @@ class Worker(tune.Trainable):
 
     _job: Job | None = None
     _stepping = False
+    _closing = False
     _interrupted = False
     _stop_watcher: threading.Thread | None = None
 
@@ -60,6 +61,8 @@ class Worker(tune.Trainable):
             job = self._job = self._job or start_job(self._payload)
             with self._watchdog.watch():
                 result = job.step()
+            if result.is_history:
+                self._watchdog.forget()
         except InterruptedJobError:
             self.cleanup()
             exit_actor()
@@ -91,17 +94,23 @@ class Worker(tune.Trainable):
         return True
 
     def cleanup(self) -> None:
-        """Close the job, if there is one, and free its memory."""
+        """Close the job, if there is one, which may save its work, and free its memory."""
         if self._job is not None:
-            self._job.close()
-            self._job = None
+            self._closing = True
+            try:
+                self._job.close()
+            finally:
+                self._job, self._closing = None, False
             # The first optimiser of a process is part of a reference cycle, which would keep the
             # training's GPU memory until Python happens to collect it.
             gc.collect()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._interrupted = True
+        if self._closing:
+            return  # `setup` and the end of the work look at `_interrupted`
         if not self._stepping:
+            self.cleanup()
             sys.exit(1)
         if self._job is None:  # the job is starting, which may take minutes: nothing to save yet
             raise InterruptedJobError

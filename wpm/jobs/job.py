@@ -23,10 +23,12 @@ class StepResult:
     Attributes:
         reports: all validation reports so far, so that a driver that missed some can catch up.
         result: how the work ended; None while it continues.
+        is_history: whether the step did nothing but report what an earlier process found.
     """
 
     reports: Sequence[Report] = ()
     result: Outcome | ScoredRun | None = None
+    is_history: bool = False
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
@@ -67,7 +69,7 @@ class Job(Protocol):
         """Make the running step end soon; a signal's handler calls this in the middle of it."""
 
     def close(self) -> None:
-        """Release what the work holds: locks, and open files."""
+        """Save work that has not ended, and release what it holds: locks, and open files."""
 
 
 def choose_device(gpus: float) -> torch.device:

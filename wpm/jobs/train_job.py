@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import platform
-import time
 import traceback
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from wpm.errors import DamagedFileError, FormatError, StorageError, UserError, s
 from wpm.files import hold_lock
 from wpm.jobs.failures import describe_failure, is_broken_gpu
 from wpm.jobs.job import BrokenGpuError, InterruptedJobError, StepResult, choose_device
+from wpm.jobs.saving import Saver
 from wpm.records import Outcome, TrainingFolder, TrialState, model_file
 from wpm.records.curves import CurveFile
 from wpm.records.training_log import log_training
@@ -26,9 +26,6 @@ from wpm.training.training import Training
 
 # A worker that outlived its launch ends within one step; its successor waits that long for it.
 _ORPHAN_WAIT_S = 300.0
-# Longer epochs are saved in the middle too, but not every few steps: a checkpoint of the published
-# protocol has about 700 MB.
-_UNSAVED_S = 600.0
 _log = logging.getLogger(__name__)
 
 
@@ -65,10 +62,10 @@ class TrainJob:
         self._pixel_cache, self._config, self._export = pixel_cache, config, export
         self._gpus = gpus
         self._training: Training | None = None
+        self._saver: Saver | None = None
         self._reports: tuple[Report, ...] = ()
-        self._saved_at = time.monotonic()
-        self._saved_position: tuple[int, int] | None = None
         self._interrupted = False
+        self._can_continue = False  # between two steps, and not after an error
         self._stack = ExitStack()
         self._stack.enter_context(
             hold_lock(folder / "lock", wait_s=_ORPHAN_WAIT_S, what=f"training {folder}")
@@ -80,7 +77,9 @@ class TrainJob:
     def step(self) -> StepResult:
         """Train to the next validation; the first step after a resume only reports the history.
 
-        A checkpoint is written after every epoch, in the middle of long ones, and when interrupted.
+        The history is saved before it is reported. Checkpoints are written meanwhile, see
+        `wpm.jobs.saving`, and when interrupted. None is begun after a validation before the next
+        step: the driver may end the training there.
         An error in the training itself ends it as FAILED, with the error in its record.
 
         Raises:
@@ -91,10 +90,12 @@ class TrainJob:
             BrokenGpuError: the GPU failed under this process; a job in another process resumes the
                 training.
         """
-        result = self._folder.finish_result()
+        self._can_continue = False
+        result, is_history = self._folder.finish_result(), False
         if result is None:
             try:
-                result = self._advance()
+                is_history = self._training is None and self._start()
+                result = None if is_history else self._advance()
             except (DamagedFileError, StorageError, FormatError, InterruptedJobError):
                 raise  # of the disk or the machine, not of the configuration: another try may do
             except OSError as error:
@@ -104,45 +105,76 @@ class TrainJob:
                 if is_broken_gpu(error):
                     raise BrokenGpuError(describe_failure(error)) from error
                 result = self._end(TrialState.FAILED, reason=describe_failure(error))
-        return StepResult(self._reports, result)
+        self._can_continue = result is None
+        return StepResult(self._reports, result, is_history)
 
     def interrupt(self) -> None:
         """Save after the current optimiser step, or validation, and end the step."""
         self._interrupted = True
 
+    def _start(self) -> bool:
+        """Build the training and load its checkpoint; return whether to report the history."""
+        device = choose_device(self._gpus)
+        training = Training(
+            self._config, Pixels(self._pixel_cache), device, keep_models=self._export
+        )
+        self._reports, state = self._folder.read_progress()
+        self._curves.restart(self._reports)
+        _log.info("%s on %s", "started" if state is None else "resumed", platform.node())
+        if state is not None:
+            self._load(training, state)
+        spent = self._reports[-1].saving_seconds if self._reports else None
+        self._saver = Saver(self._folder.progress, training, spent or 0.0)
+        self._training = training
+        # The last report comes with the result: the driver must not end a training for it.
+        return bool(self._reports) and not self._is_last(self._reports[-1])
+
+    def _is_last(self, report: Report) -> bool:
+        is_over = report.epoch >= self._config.protocol.max_epochs
+        return is_over or all(fold.stopped for fold in report.folds)
+
     def _advance(self) -> Outcome | None:
-        if self._training is None:
-            device = choose_device(self._gpus)
-            self._training = Training(self._config, Pixels(self._pixel_cache), device)
-            self._reports, state = self._folder.read_progress()
-            self._curves.restart(self._reports)
-            _log.info("%s on %s", "started" if state is None else "resumed", platform.node())
-            if state is not None:
-                self._load(self._training, state)
-                self._saved_position = self._training.position
-                if self._reports and not self._training.finished:
-                    return None
-        training = self._training
+        training, saver = self._training, self._saver
+        assert training is not None
+        assert saver is not None
         while not training.finished:
-            if self._interrupted:  # the loop has saved before it came here again
+            if self._save_if_interrupted(saver):
                 raise InterruptedJobError
+            if saver.is_due():
+                saver.save_aside()
             epoch = training.epoch
-            report = training.run_epoch(self._must_save)
-            if report is not None:
-                self._reports = (*self._reports, dataclasses.replace(report, gpus=self._gpus))
-            self._save(training)
+            report = training.run_epoch(lambda: self._interrupted or saver.is_due())
+            is_new = report is not None and self._add(report, saver)
             if training.epoch > epoch:
-                self._log_epoch(training.epoch, report)
-            if report is not None and not training.finished:
+                self._log_epoch(training.epoch, report if is_new else None)
+            if is_new and not training.finished:
+                self._save_if_interrupted(saver)  # the machine may not last to the next step
                 return None
         return self._end(TrialState.COMPLETE, models=self._keep_models(training))
+
+    def _save_if_interrupted(self, saver: Saver) -> bool:
+        if self._interrupted:
+            saver.save_now()
+        return self._interrupted
+
+    def _add(self, report: Report, saver: Saver) -> bool:
+        """Add a report to the history; return False if it is there, from before a kill.
+
+        What was reported once stays: on a GPU the same steps may end in other last digits.
+        """
+        if self._reports and report.epoch <= self._reports[-1].epoch:
+            return False
+        report = dataclasses.replace(report, gpus=self._gpus, saving_seconds=saver.seconds)
+        self._reports = (*self._reports, report)
+        saver.save_reports(self._reports)
+        return True
 
     def _load(self, training: Training, state: Mapping[str, Any]) -> None:
         try:
             training.load_state_dict(state)
         except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
             writer = state.get("wpm", "another version")
-            raise self._folder.unusable_checkpoint(writer, error) from error
+            raise self._folder.progress.unusable(writer, error) from error
 
     def _keep_models(self, training: Training) -> dict[str, str]:
         """Write the best models if they are to be kept; return their checksums by file name."""
@@ -154,15 +186,6 @@ class TrainJob:
             name = model_file(fold.position)
             digests[name] = self._folder.write_model(name, data)
         return digests
-
-    def _must_save(self) -> bool:
-        return self._interrupted or time.monotonic() - self._saved_at > _UNSAVED_S
-
-    def _save(self, training: Training) -> None:
-        if training.position != self._saved_position:
-            self._folder.write_progress(self._reports, training.state_dict())
-            self._saved_position = training.position
-        self._saved_at = time.monotonic()
 
     def _log_epoch(self, epoch: int, report: Report | None) -> None:
         """Log an epoch, and draw it where it ended with a validation."""
@@ -180,6 +203,8 @@ class TrainJob:
     def _end(
         self, state: TrialState, reason: str = "", models: Mapping[str, str] | None = None
     ) -> Outcome:
+        if self._saver is not None:
+            self._saver.close()
         result = Outcome.from_reports(state, self._reports, reason, models)
         self._folder.write_result(result)
         level = logging.ERROR if state is TrialState.FAILED else logging.INFO
@@ -187,5 +212,18 @@ class TrainJob:
         return result
 
     def close(self) -> None:
-        """Release the folder."""
-        self._stack.close()
+        """Release the folder; save first what is not saved, unless the training has ended.
+
+        It has not where the work is suspended, for a budget; it has where the driver stopped it.
+        """
+        with self._stack:
+            if self._saver is None:
+                return
+            try:
+                if self._can_continue and not self._folder.has_ended:
+                    self._saver.save_now()
+                self._saver.close()
+                self._folder.finish_result()  # deletes what was written until the driver stopped it
+            except StorageError as error:
+                _log.warning("the last checkpoint counts: %s", error)
+            self._can_continue = False

@@ -1,7 +1,7 @@
 """Configurations, reports and results in; the run folder, and checked records of it, out."""
 
 from wpm.records.best import best_tested, chosen_order, validation_order
-from wpm.records.costs import device_hours, gpu_seconds, worker_seconds
+from wpm.records.costs import device_hours, gpu_seconds, saving_share, worker_seconds
 from wpm.records.finals import (
     Chosen,
     FinalRecord,
@@ -57,6 +57,7 @@ __all__ = [
     "read_study",
     "read_trials",
     "remove_empty_study",
+    "saving_share",
     "timestamp",
     "trial_numbers",
     "validation_order",

@@ -1,6 +1,6 @@
 """Seconds and GPU seconds that trainings used, from their reports."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from wpm.records.outcomes import Outcome
 from wpm.reports import Report
@@ -15,6 +15,19 @@ def worker_seconds(reports: Sequence[Report]) -> float:
 def gpu_seconds(reports: Sequence[Report]) -> float:
     """Return the GPU seconds that a training has used: its seconds times its share of a GPU."""
     return worker_seconds(reports) * reports[-1].gpus if reports else 0.0
+
+
+def saving_share(trainings: Iterable[Sequence[Report]]) -> float | None:
+    """Return the share of trainings' time that saving took, from their last reports.
+
+    None where it was never recorded.
+    """
+    saving = total = 0.0
+    for reports in trainings:
+        if reports and reports[-1].saving_seconds is not None:
+            saving += reports[-1].saving_seconds
+            total += worker_seconds(reports) + reports[-1].saving_seconds
+    return saving / total if total else None
 
 
 def device_hours(outcome: Outcome) -> float:

@@ -25,6 +25,8 @@ class Outcome:
         gpus: GPUs, or the share of one, that the worker was given.
         ended: time in UTC; None while it runs.
         models: SHA-256 of the weights that were kept, by file name.
+        saving_seconds: what saving took from the training, see `Report`; None in records of
+            earlier versions.
     """
 
     state: TrialState
@@ -38,6 +40,7 @@ class Outcome:
     gpus: float = 0.0
     ended: str | None = None
     models: Mapping[str, str] = field(default_factory=dict)
+    saving_seconds: float | None = None
 
     @classmethod
     def from_reports(
@@ -69,6 +72,7 @@ class Outcome:
             gpus=last.gpus if last else 0.0,
             ended=None if state is TrialState.RUNNING else timestamp(),
             models=models or {},
+            saving_seconds=last.saving_seconds if last else None,
         )
 
     @classmethod
@@ -91,6 +95,7 @@ class Outcome:
             gpus=content.get("gpus", 0.0),
             ended=content.get("ended"),
             models=content.get("models", {}),
+            saving_seconds=content.get("saving_seconds"),
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -1,18 +1,16 @@
 """Read and write the folder of one training: a trial of a search, or one fold of a final run."""
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wpm import __version__
-from wpm.errors import DamagedFileError, storage_error
+from wpm.errors import DamagedFileError
 from wpm.files import read_json, write_bytes, write_json
 from wpm.records.layout import FORMAT, check_format, refuse_unexpected
 from wpm.records.outcomes import Outcome
+from wpm.records.progress import Progress, read_bytes
 from wpm.records.states import TrialState
 from wpm.reports import Report
 
@@ -56,10 +54,16 @@ class TrainingRecord:
 
 
 class TrainingFolder:
-    """Reads and writes the folder of one training."""
+    """Reads and writes the folder of one training.
+
+    Attributes:
+        folder: the folder.
+        progress: history and checkpoint.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.progress = Progress(folder)
 
     def write_identity(self, identity: Mapping[str, Any]) -> None:
         """Write what is trained here; called before it starts."""
@@ -79,91 +83,32 @@ class TrainingFolder:
     def write_progress(self, reports: Sequence[Report], state: Mapping[str, Any]) -> None:
         """Save a checkpoint and the history that belongs to it, as one step.
 
-        The history names its checkpoint, and is replaced only after the checkpoint is in place. A
-        process that is killed between the two leaves the old pair intact. So every state needs a
-        name of its own: do not save the same position twice.
-
         Args:
             reports: all reports so far.
-            state: what the next step depends on: tensors and plain values, and the position:
-                `epoch`, and `iteration` in the middle of an epoch.
+            state: what the next step depends on, see `Progress.write_checkpoint`.
         """
-        import torch  # here: readers of records need no torch, and start faster without it
-
-        buffer = io.BytesIO()
-        torch.save({**state, "wpm": __version__}, buffer)
-        data = buffer.getvalue()
-        iteration = state.get("iteration", 0)
-        name = f"checkpoint-{state['epoch']}{f'-{iteration}' if iteration else ''}.pt"
-        write_bytes(self.folder / name, data)
-        checkpoint = {"file": name, "sha256": hashlib.sha256(data).hexdigest()}
-        write_json(
-            self.folder / "reports.json",
-            {
-                "format": FORMAT,
-                "wpm": __version__,
-                "reports": [report.to_json() for report in reports],
-                "epoch": state["epoch"],
-                "checkpoint": checkpoint,
-            },
-        )
-        self._drop_checkpoints(keep=name)
+        self.progress.write_checkpoint(state, reports)
 
     def read_progress(self) -> tuple[tuple[Report, ...], dict[str, Any] | None]:
-        """Return the history and the checkpoint that belongs to it; ((), None) at the start.
+        """Return the history and the checkpoint; ((), None) at the start.
+
+        The history may be ahead of the checkpoint.
 
         Raises:
             DamagedFileError: either does not match its checksum.
             UserError: another version wrote them, in another format.
         """
-        reports, data = self._read_checked()
-        if data is None:
-            return reports, None
-        import torch
-
-        try:
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever torch raises on what another torch wrote
-            raise self.unusable_checkpoint("another version", error) from error
-        return reports, state
-
-    def unusable_checkpoint(self, writer: str, error: Exception) -> DamagedFileError:
-        """Return the error for a checkpoint that is intact but does not fit this version."""
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return DamagedFileError(
-            f"{self.folder}: its checkpoint, written by wpm {writer}, does not fit wpm "
-            f"{__version__} ({reason}); use that version, or delete reports.json there to train "
-            "this configuration again from the start"
-        )
+        return self.progress.read()
 
     def check_progress(self) -> None:
-        """Compare history and checkpoint with their checksums.
+        """Compare history and checkpoint with their checksums; not if the training has ended.
 
         Raises:
             DamagedFileError: either does not match.
             UserError: another version wrote them, in another format.
         """
-        self._read_checked()
-
-    def _read_checked(self) -> tuple[tuple[Report, ...], bytes | None]:
-        """Return the history and the bytes of the checkpoint that belongs to it."""
-        path = self.folder / "reports.json"
-        if not path.exists():
-            return (), None
-        progress = read_json(path)
-        check_format({"format": FORMAT, **progress}, path)  # the first versions wrote none here
-        reports = parse_reports(progress, path)
-        checkpoint = progress["checkpoint"]
-        if checkpoint is None:
-            return reports, None
-        file = self.folder / checkpoint["file"]
-        data = _read_bytes(file) if file.exists() else b""
-        if hashlib.sha256(data).hexdigest() != checkpoint["sha256"]:
-            raise DamagedFileError(
-                f"{file}: checkpoint is damaged or missing; delete {path} to train this "
-                "configuration again from the start"
-            )
-        return reports, data
+        if not self.has_ended:
+            self.progress.check()
 
     def read_reports(self) -> tuple[Report, ...]:
         """Return the history, without a look at the checkpoint; empty before the first save.
@@ -171,8 +116,7 @@ class TrainingFolder:
         Raises:
             UserError: it is damaged, or another version wrote it.
         """
-        path = self.folder / "reports.json"
-        return parse_reports(read_json(path), path) if path.exists() else ()
+        return self.progress.read_reports()
 
     def write_model(self, name: str, data: bytes) -> str:
         """Keep a model's weights; return their checksum, for the result."""
@@ -187,7 +131,7 @@ class TrainingFolder:
             StorageError: they cannot be read.
         """
         path = self.folder / name
-        data = _read_bytes(path)
+        data = read_bytes(path)
         result = self.read_result()
         expected = result.models.get(name) if result else None
         # The first versions wrote no checksum of models.
@@ -201,16 +145,20 @@ class TrainingFolder:
     def write_result(self, result: Outcome) -> None:
         """Write how the training ended; its checkpoint is no longer needed and is deleted."""
         write_json(self.folder / "result.json", result.to_json())
-        path = self.folder / "reports.json"
-        if path.exists():
-            write_json(path, {**read_json(path), "checkpoint": None})
-        self._drop_checkpoints(keep=None)
+        self.progress.drop_checkpoint()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it is recorded how the training ended."""
+        # The folder is listed, since a node may remember for a while that a file was not there.
+        names = (path.name for path in self.folder.iterdir()) if self.folder.exists() else ()
+        return "result.json" in names
 
     def finish_result(self) -> Outcome | None:
         """Return how the training ended; complete first what a killed `write_result` had not."""
         result = self.read_result()
-        if result is not None and any(self.folder.glob("*checkpoint-*")):
-            self.write_result(result)
+        if result is not None and self.progress.has_files:
+            self.progress.drop_checkpoint()
         return result
 
     def drop_models(self) -> None:
@@ -243,31 +191,6 @@ class TrainingFolder:
         """
         reports = self.read_reports() if with_reports else ()
         return TrainingRecord(self.folder, self.read_identity(), reports, self.read_result())
-
-    def _drop_checkpoints(self, keep: str | None) -> None:
-        # Whoever writes holds the lock, so the hidden files are halves that a killed process left.
-        for pattern in ("checkpoint-*.pt", ".checkpoint-*"):
-            for path in self.folder.glob(pattern):
-                if path.name != keep:
-                    with suppress(OSError):  # the next save removes it
-                        path.unlink(missing_ok=True)
-
-
-def parse_reports(progress: Mapping[str, Any], path: Path) -> tuple[Report, ...]:
-    """Return the history in the content of reports.json.
-
-    Raises:
-        FormatError: names the file, and the key that is missing.
-    """
-    with refuse_unexpected(path):
-        return tuple(Report.from_json(report) for report in progress["reports"])
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise storage_error(path, error, "read") from error
 
 
 def model_file(fold: int) -> str:

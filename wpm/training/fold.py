@@ -38,6 +38,7 @@ from wpm.training.fold_parts import (
     place_model,
 )
 from wpm.training.optimizers import build_optimizers, load_optimizer
+from wpm.training.snapshot import map_tensors
 from wpm.training.steps import GraphBackend
 
 
@@ -61,6 +62,8 @@ class FoldTraining:
         pixels: Pixels,
         device: torch.device,
         backend: GraphBackend | None = None,
+        *,
+        keep_model: bool = True,
     ) -> None:
         """Prepare epoch 0.
 
@@ -71,8 +74,10 @@ class FoldTraining:
             pixels: decoded trainval images.
             device: where to train.
             backend: captures steps; None where the device has no graphs.
+            keep_model: whether to keep the weights of the best validation.
         """
         self.position = position
+        self._keep_model = keep_model
         self._protocol = config.protocol
         seeds = derive_seeds(config.seed, position)
         self._batch_generator = torch.Generator().manual_seed(seeds.batches)
@@ -179,7 +184,7 @@ class FoldTraining:
         scores = retrieval_scores(embeddings, self._val_labels)
         before = self.report
         is_best = before is None or scores.map_at_r > before.best_map_at_r
-        if is_best:
+        if is_best and self._keep_model:
             self.best_model = {
                 name: value.detach().to("cpu", copy=True)
                 for name, value in self.model.state_dict().items()
@@ -208,6 +213,11 @@ class FoldTraining:
         return self._step.mode
 
     @property
+    def best_model_name(self) -> str:
+        """A name of the best model that no other model of this training has."""
+        return f"{self.position}-{0 if self.report is None else self.report.best_epoch}"
+
+    @property
     def stopped(self) -> bool:
         """Whether the fold's patience has run out."""
         return self.report is not None and self.report.stopped
@@ -222,7 +232,6 @@ class FoldTraining:
             "deck": self._sampler.deck,
             "mask_generator": self._mask_generator.get_state(),
             "mask_device": self._mask_generator.device.type,
-            "best_model": self.best_model,
             "report": None if self.report is None else dataclasses.asdict(self.report),
             "epoch": self.epoch,
             "iteration": self.iteration,
@@ -235,6 +244,9 @@ class FoldTraining:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume where `state_dict` was taken."""
+        # A snapshot's tensors are parts of one that holds the complete state. An optimiser on the
+        # CPU would keep that one, and a generator crashes at a part.
+        state = map_tensors(dict(state), torch.clone)
         self.model.load_state_dict(state["model"])
         self.loss.load_state_dict(state["loss"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -246,7 +258,7 @@ class FoldTraining:
         else:  # the state means nothing to another kind of device, so begin a stream of its own
             mixed = np.random.SeedSequence((self._mask_seed, state["epoch"], state["iteration"]))
             self._mask_generator.manual_seed(int(mixed.generate_state(1)[0]))
-        self.best_model = state["best_model"]
+        self.best_model = state.get("best_model", {}) if self._keep_model else {}
         self.report = None if state["report"] is None else FoldReport(**state["report"])
         self.epoch = state["epoch"]
         self.iteration = state["iteration"]

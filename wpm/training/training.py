@@ -27,13 +27,21 @@ class Training:
         folds: the folds, in the order of the configuration.
     """
 
-    def __init__(self, config: TrainingConfig, pixels: Pixels, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: TrainingConfig,
+        pixels: Pixels,
+        device: torch.device,
+        *,
+        keep_models: bool = True,
+    ) -> None:
         """Prepare all folds at epoch 0.
 
         Args:
             config: what to train.
             pixels: decoded trainval images, and no test images.
             device: where to train.
+            keep_models: whether folds keep their best models; trials of a search need none.
 
         Raises:
             UserError: the configuration does not fit the images.
@@ -43,7 +51,8 @@ class Training:
         self._config = config
         backend = find_backend(device)  # one for all folds, whose graphs share memory
         self.folds = [
-            FoldTraining(config, k, folds[k], pixels, device, backend) for k in config.folds
+            FoldTraining(config, k, folds[k], pixels, device, backend, keep_model=keep_models)
+            for k in config.folds
         ]
 
     @property
@@ -91,16 +100,24 @@ class Training:
         return Report(epoch=epoch, best_map_at_r=mean, folds=reports)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything that the next epoch depends on."""
+        """Return everything that the next epoch depends on, and the best models under "models".
+
+        The tensors change with the next step, but for those of the models: what a name stands for
+        there never changes.
+        """
         epoch, iteration = self.position
         folds = [fold.state_dict() for fold in self.folds]
-        return {"epoch": epoch, "iteration": iteration, "folds": folds}
+        models = {fold.best_model_name: fold.best_model for fold in self.folds if fold.best_model}
+        return {"epoch": epoch, "iteration": iteration, "folds": folds, "models": models}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume where `state_dict` was taken."""
         self.epoch = state["epoch"]
+        models = state.get("models", {})  # earlier versions had a model in its fold's state
         for fold, saved in zip(self.folds, state["folds"], strict=True):
             fold.load_state_dict({**_EARLIER, "epoch": self.epoch, **saved})
+            if fold.best_model_name in models:
+                fold.best_model = dict(models[fold.best_model_name])
 
 
 # Checkpoints of earlier versions lack these.
