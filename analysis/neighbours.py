@@ -38,7 +38,7 @@ _SHOWN_SIDE = 160  # px, the shorter side of a picture on the page
 def _print_neighbours(args: argparse.Namespace) -> None:
     # Imported here: the help text needs no torch.
     from analysis.report_page.contact_sheet import build_sheet
-    from wpm.data.decoding import decode_image
+    from wpm.data.image_file import decode_image
     from wpm.model.embedded_folder import embed_folder
     from wpm.model.exported import ExportedModels
 
@@ -60,7 +60,7 @@ def _print_neighbours(args: argparse.Namespace) -> None:
     summary = f"{len(images.paths)} images of {folder}, model {model}"
 
     def show(path: str) -> "NDArray[np.uint8]":
-        return decode_image(Path(path), 3, _SHOWN_SIDE)
+        return decode_image(Path(path), 3, _SHOWN_SIDE, upright=True)
 
     page = build_sheet(results, summary, show)
     write_bytes(args.out, page.encode())
@@ -77,13 +77,13 @@ def _embed_queries(models: "ExportedModels", queries: Sequence[Path]) -> "NDArra
     Raises:
         UserError: one of them cannot be read.
     """
-    from wpm.data.decoding import UNREADABLE
+    from wpm.data.image_file import UndecodableError
 
     prepared = []
     for query in queries:
         try:
             prepared.append(models.prepare(query))
-        except UNREADABLE as error:
+        except UndecodableError as error:
             raise UserError(f"query {query} cannot be read as an image ({error})") from error
     return models.embed(prepared).numpy()
 

@@ -35,10 +35,10 @@ from wpm.data.datasets import load_index
 from wpm.data.decoding import (
     DecodedPart,
     DecodingTask,
-    cached_size,
     decode_in_processes,
     decode_in_threads,
 )
+from wpm.data.image_file import cached_size
 from wpm.data.index import DataSource, ImageIndex
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import PART_IMAGES, Pixels

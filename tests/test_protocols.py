@@ -229,6 +229,11 @@ def test_every_field_has_a_rule_that_is_tried() -> None:
         ("base = 'mine'", "base is 'mine', which leads back to itself (mine -> mine)"),
         ("base = 'small'\ncrop = 29", "mine: crop 29 px exceeds resize 28 px"),
         ("crop = " + 5000 * "9", "not valid TOML"),
+        ("crop = " + 400 * "9", "crop is a whole number beyond TOML's 64 bits"),
+        ("crop = 0x" + 9000 * "f", "crop is a whole number beyond TOML's 64 bits"),
+        ("lr = -" + 400 * "9", "lr is a whole number beyond TOML's 64 bits"),
+        ("crop_scale = [1, " + 400 * "9" + "]", "crop_scale is a whole number beyond"),
+        ("[dataset.sop]\nlr = " + 400 * "9", "dataset.sop.lr is a whole number beyond"),
         ("crop = " + 5000 * "[", "not valid TOML"),
     ],
 )  # fmt: skip

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from wpm import retrieval
-from wpm.retrieval import RetrievalScores, retrieval_scores
+from wpm.retrieval import RetrievalScores, order_of_ties, retrieval_scores
 
 
 def random_set(
@@ -104,23 +104,80 @@ def test_scores_equal_pytorch_metric_learning_and_loops(counts: list[int], seed:
     assert_close(scores, scores_by_loops(embeddings, labels))
 
 
+def score_in_the_order_of_ties(embeddings: Tensor, labels: Tensor) -> RetrievalScores:
+    """Return the scores of pytorch-metric-learning, where references that tie rank as they come."""
+    order = order_of_ties(len(labels))
+    return reference_scores(embeddings[order], labels[order])
+
+
+@pytest.fixture(params=["faiss", "products"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Find neighbours by faiss, or as on a device that faiss does not serve."""
+    monkeypatch.setattr(retrieval, "FAISS_DEVICES", ("cpu",) if request.param == "faiss" else ())
+    return str(request.param)
+
+
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.usefixtures("way")
 def test_tied_embeddings_score_as_in_pytorch_metric_learning(seed: int) -> None:
-    embeddings, labels = random_set([6] * 8, seed=seed)
-    # Every embedding occurs four times, over classes at random.
-    embeddings = embeddings[torch.arange(48) // 4]
+    _, labels = random_set([6] * 8, seed=seed)
+    # Coordinates of +-1/2 are exact, and so are the distances: every embedding occurs three times.
+    corners = torch.tensor([[1.0 - 2 * (n >> bit & 1) for bit in range(4)] for n in range(16)]) / 2
+    embeddings = corners[torch.arange(48) // 3]
     scores = retrieval_scores(embeddings, labels)
     assert 0 < scores.map_at_r < 1
-    assert_close(scores, reference_scores(embeddings, labels))
+    assert_close(scores, score_in_the_order_of_ties(embeddings, labels))
 
 
-@pytest.mark.parametrize("embedding", [[1.0, 2.0], [0.0, 0.0]], ids=["unit", "zero"])
-def test_collapsed_embeddings_score_as_in_pytorch_metric_learning(embedding: list[float]) -> None:
-    _, labels = random_set([6] * 8)
-    embeddings = torch.tensor(embedding).expand(48, 2)
+@pytest.mark.parametrize("embedding", [[3.0, 4.0], [0.0, 0.0]], ids=["unit", "zero"])
+@pytest.mark.parametrize("classes", [2, 24])
+@pytest.mark.usefixtures("way")
+def test_dead_network_scores_as_chance_on_classes_in_order(
+    embedding: list[float], classes: int
+) -> None:
+    labels = torch.arange(classes).repeat_interleave(20)
+    embeddings = torch.tensor(embedding).expand(len(labels), 2)
     scores = retrieval_scores(embeddings, labels)
-    assert scores.map_at_r < 0.5  # knowing nothing does not score
-    assert_close(scores, reference_scores(embeddings, labels))
+    chance = [
+        retrieval_scores(random_set([20] * classes, seed=s, spread=1e6)[0], labels).map_at_r
+        for s in range(20)
+    ]
+    assert min(chance) / 2 < scores.map_at_r < max(chance) * 1.5
+    assert scores.precision_at_1 == pytest.approx(1 / classes, abs=0.06)
+    assert_close(scores, score_in_the_order_of_ties(embeddings, labels))
+
+
+@pytest.mark.usefixtures("way")
+def test_blocks_of_one_embedding_do_not_favour_the_order_of_classes() -> None:
+    """Classes that lie in two heaps, one class after the other in each."""
+    labels = torch.arange(20).repeat_interleave(10)
+    embeddings = torch.tensor([[1.0, 0.0], [0.0, 1.0]])[labels % 2]
+    scores = [retrieval_scores(embeddings[o], labels[o]).map_at_r for o in _some_orders(200)]
+    # Chance among the ten classes of a heap; by class order it would be 1/10 and more.
+    assert max(scores) < 0.06
+
+
+def _some_orders(count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    shuffled = [torch.randperm(count, generator=generator) for _ in range(8)]
+    return [torch.arange(count), torch.arange(count).flip(0), *shuffled]
+
+
+@pytest.mark.parametrize("k", [1, 7, 60, 130, 299])
+def test_both_ways_rank_ties_alike(k: int) -> None:
+    generator = torch.Generator().manual_seed(k)
+    tied = torch.randint(2, (300, 4), generator=generator) - 0.5  # exact, with few distances
+    by_faiss = retrieval._NearestReferences(tied)
+    by_products = retrieval._NearestReferences(tied)
+    by_products._index = None
+    found = by_products(slice(0, 300), k)
+    assert torch.equal(found, by_faiss(slice(0, 300), k))
+    # By sorting alone: the distance first, then the place in the order of ties.
+    places = order_of_ties(300).argsort()
+    for query in range(0, 300, 17):
+        others = [i for i in range(300) if i != query]
+        others.sort(key=lambda i: (float((tied[i] - tied[query]).norm()), int(places[i])))
+        assert found[query].tolist() == others[:k]
 
 
 def test_perfect_embeddings_score_one() -> None:

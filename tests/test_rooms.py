@@ -159,7 +159,7 @@ def test_analysis_reads_records_and_ground_files_only() -> None:
         "analysis.embed": {"wpm.jobs.held_out_embeddings", "wpm.data.index"},
         # It looks at a user's images with exported models, and reads no records at all.
         "analysis.neighbours": {
-            "wpm.model.embedded_folder", "wpm.model.exported", "wpm.data.decoding",
+            "wpm.model.embedded_folder", "wpm.model.exported", "wpm.data.image_file",
         },
     }  # fmt: skip
     for module, path in MODULES.items():

@@ -229,6 +229,12 @@ def test_losses_are_the_files_except_the_miners(tmp_path: Path) -> None:
 BAD_FILES = {
     "not_toml": ("[search.margin\nlow = 0", "not valid TOML"),
     "not_text": ("\udcff", "not valid TOML"),
+    "high_is_huge": ("[search.margin]\nlow = 0\nhigh = 1" + 400 * "0", "search.margin.high is a"),
+    "fixed_is_huge": (GOOD + "[fixed]\nweight = 1" + 400 * "0", "fixed.weight is a whole number"),
+    "published_is_huge": (
+        GOOD + "[[published]]\nparameters = { margin = 1" + 400 * "0" + " }",
+        "published.parameters.margin is a whole number",
+    ),
     "unknown_key": (GOOD + "[serach.beta]\nlow = 0\nhigh = 1", "serach"),
     "unknown_range_key": (GOOD + "step = 0.1", "step"),
     "no_low": ("[search.margin]\nhigh = 1", "no low"),

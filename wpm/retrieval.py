@@ -13,6 +13,7 @@ from wpm.precision import float32_products
 
 # Queries are scored in chunks, so that memory beyond the embeddings stays bounded on large sets.
 CHUNK_BYTES = 256 * 2**20
+_TIED_ROWS = 256  # queries whose ties are put in order at once
 # Here faiss finds neighbours faster than matrix products do (benchmarks/retrieval.py).
 FAISS_DEVICES: tuple[str, ...] = ("cpu",) if find_spec("faiss") else ()
 
@@ -35,7 +36,10 @@ def retrieval_scores(embeddings: Tensor, labels: Tensor) -> RetrievalScores:
     For a query with R references of its class: precision_at_1 is 1 if the nearest reference is of
     its class; r_precision is the share of its class among the R nearest; map_at_r is
     `1/R * sum_{i=1..R} precision_at_i * [the i-th nearest is of its class]`. Lone queries (R = 0)
-    are left out of the means. Distances are Euclidean on unit-norm embeddings.
+    are left out of the means. Distances are Euclidean on unit-norm embeddings. References at the
+    same distance rank in the order of `order_of_ties`, whatever order the images are in: sets are
+    listed class by class, and a network that gives every image the same embedding would otherwise
+    be right for every image of the first class.
 
     Example:
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
@@ -83,6 +87,14 @@ def retrieval_scores(embeddings: Tensor, labels: Tensor) -> RetrievalScores:
     return RetrievalScores(*scores)
 
 
+def order_of_ties(count: int) -> Tensor:
+    """Return (count,) positions of references in the order in which those that tie are ranked.
+
+    The order is a shuffle that depends on nothing but the number of references.
+    """
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
+
+
 def _sum_scores(is_hit: Tensor, num_relevant: Tensor) -> Tensor:
     """Sum the three scores over queries.
 
@@ -105,28 +117,56 @@ def _sum_scores(is_hit: Tensor, num_relevant: Tensor) -> Tensor:
 
 
 class _NearestReferences:
-    """Finds exact nearest references, by faiss on the CPU and by matrix products elsewhere."""
+    """Finds exact nearest references, by faiss on the CPU and by matrix products elsewhere.
+
+    Both hold the references in the order of `order_of_ties`, and rank the first of those that tie
+    first.
+    """
 
     def __init__(self, unit: Tensor) -> None:
         self._unit = unit
+        self._order = order_of_ties(len(unit)).to(unit.device)
+        self._places = self._order.argsort()  # of every image among the references
+        self._references = unit[self._order]
         self._index = None
         if unit.device.type in FAISS_DEVICES:
             import faiss  # here because a GPU does not need it
 
             self._index = faiss.IndexFlatL2(unit.shape[1])
-            self._index.add(np.ascontiguousarray(unit.numpy()))
+            self._index.add(np.ascontiguousarray(self._references.numpy()))
 
     def __call__(self, query: slice, k: int) -> Tensor:
         """Return (Q, k) indices of the k nearest others, nearest first."""
-        queries = self._unit[query]
-        own = torch.arange(len(self._unit), device=queries.device)[query]
+        queries, own = self._unit[query], self._places[query]
         if self._index is not None:
             _, found = self._index.search(np.ascontiguousarray(queries.numpy()), k + 1)
-            return _drop_own(torch.from_numpy(found), own)
+            return self._order[_drop_own(torch.from_numpy(found), own)]
         with float32_products("float32"):  # tf32 would change the order of neighbours
-            similarity = queries @ self._unit.T
+            similarity = queries @ self._references.T
         similarity[torch.arange(len(own), device=own.device), own] = -torch.inf
-        return similarity.topk(k, dim=1).indices
+        return self._order[_find_largest(similarity, k)]
+
+
+def _find_largest(similarity: Tensor, k: int) -> Tensor:
+    """Return (Q, k) columns of the k largest values of each row; of those that tie, the first.
+
+    Args:
+        similarity: (Q, N), with k < N.
+        k: how many.
+    """
+    values, found = similarity.topk(k, dim=1)
+    # `topk` takes any of the values that tie, in any order.
+    is_tied = (values[:, 1:] == values[:, :-1]).any(dim=1)
+    is_tied |= (similarity >= values[:, -1:]).sum(dim=1) > k
+    for rows in torch.nonzero(is_tied).flatten().split(_TIED_ROWS):
+        tied, smallest = similarity[rows], values[rows, -1:]
+        is_last = tied == smallest
+        room = k - (tied > smallest).sum(dim=1, keepdim=True)
+        is_taken = is_last & (is_last.cumsum(dim=1, dtype=torch.int32) <= room)
+        columns = torch.nonzero(is_taken | (tied > smallest))[:, 1].view(len(rows), k)
+        order = tied.gather(1, columns).sort(dim=1, descending=True, stable=True).indices
+        found[rows] = columns.gather(1, order)
+    return found
 
 
 def _drop_own(found: Tensor, own: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 from wpm.errors import UserError
 
 _BYTE_ORDER_MARK = "\ufeff"
+# TOML's whole numbers have 64 bits. Python's have any length, and not all of them fit a float.
+_WHOLE_NUMBERS = range(-(2**63), 2**63)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -23,13 +25,30 @@ def read_toml(path: Path) -> dict[str, Any]:
                 f"{path}: not valid TOML (it starts with a byte order mark); save it as UTF-8 "
                 "without one"
             )
-        return tomllib.loads(text)
+        data = tomllib.loads(text)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not valid TOML ({error}); save it as UTF-8") from error
     except (ValueError, RecursionError) as error:  # of TOML; too long a number; too deep a list
         raise UserError(f"{path}: not valid TOML ({error})") from error
+    _check_whole_numbers(path, "", data)
+    return data
+
+
+def _check_whole_numbers(path: Path, where: str, value: Any) -> None:
+    """Refuse whole numbers beyond 64 bits, at any depth."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_whole_numbers(path, f"{where}.{key}" if where else key, inner)
+    elif isinstance(value, list):
+        for inner in value:
+            _check_whole_numbers(path, where, inner)
+    elif isinstance(value, int) and value not in _WHOLE_NUMBERS:
+        raise UserError(
+            f"{path}: {where} is a whole number beyond TOML's 64 bits "
+            f"({_WHOLE_NUMBERS[0]} to {_WHOLE_NUMBERS[-1]}); give a smaller one"
+        )
 
 
 def check_keys(path: Path, where: str, data: Mapping[str, Any], allowed: Collection[str]) -> None:

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -52,6 +53,34 @@ def test_exported_models_reproduce_the_stored_test_scores(
         for k in range(4)
     ]
     assert asdict(mean_scores(alone)) == pytest.approx(result.separated, abs=1e-6)
+
+
+def test_storage_forms_of_one_picture_embed_alike(exported: Path, tmp_path: Path) -> None:
+    model = load_exported(exported)
+    (file, *_) = sorted((tmp_path / "images").glob("class_00/*.png"))
+    with Image.open(file) as image:
+        upright = np.asarray(image)
+    sideways = Image.Exif()
+    sideways[0x0112] = 6
+    forms = [file]
+    for suffix in ("png", "webp", "tif"):
+        forms.append(tmp_path / f"turned.{suffix}")
+        stored = Image.fromarray(upright.T[::-1].copy())  # what orientation 6 means
+        stored.save(forms[-1], exif=sideways, lossless=True)
+    deep = upright.astype(np.uint16) * 257
+    forms += [tmp_path / name for name in ("deep.png", "float.tif", "white_is_zero.tif")]
+    Image.fromarray(deep).save(forms[-3])
+    Image.fromarray(upright.astype(np.float32) / 255).save(forms[-2])
+    Image.fromarray(65535 - deep).save(forms[-1], tiffinfo={262: 0})
+    embeddings = model(forms)
+    assert float((embeddings @ embeddings[0]).min()) > 0.99999
+
+
+def test_image_that_cannot_be_read_is_named(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"x.png: image cannot be read \(cannot identify") as caught:
+        load_exported(exported)([tmp_path / "x.png"])
+    assert "\n" not in str(caught.value)
 
 
 def test_files_and_open_images_embed_alike(exported: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Decoding is right for every kind of image, in threads and in processes that end with us."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -18,13 +19,12 @@ from wpm.data import decoding
 from wpm.data.decoding import (
     DecodedPart,
     DecodingTask,
-    cached_size,
-    decode_image,
     decode_in_processes,
     decode_in_threads,
     decode_part,
     decode_parts,
 )
+from wpm.data.image_file import cached_size, decode_image
 from wpm.data.index import IMAGE_SUFFIXES
 from wpm.errors import UserError
 
@@ -291,15 +291,85 @@ def test_no_more_processes_than_parts_are_started(
     assert len(workers) == 1
 
 
-def test_death_of_a_process_names_its_images(
+def test_part_of_a_killed_process_is_decoded_again(
     tmp_path: Path, workers: list["subprocess.Popen[str]"]
 ) -> None:
-    decoding_now = decode_in_processes(make_parts(tmp_path), 1)
-    next(decoding_now)
+    parts = make_parts(tmp_path)
+    decoding_now = decode_in_processes(parts, 1)
+    done = [next(decoding_now)]
     workers[0].kill()
-    with pytest.raises(UserError, match=r"exit code -9\) between \d+.png and \d+.png of") as caught:
-        list(decoding_now)
+    done += decoding_now
+    assert [(part.number, list(part.unreadable)) for part in done] == [(n, []) for n in range(4)]
+    assert (tmp_path / "pixels.bin").read_bytes() == expected_bytes(parts)
+    assert None not in [worker.poll() for worker in workers]
+
+
+# A process whose decoder crashes at one image, hangs at another, and ends at any part of three.
+HARMFUL = """
+import os, sys, time
+from wpm.data import decoding
+read_image, decode_part = decoding.read_image, decoding.decode_part
+def read(path, *args, **kwargs):
+    if path.name == sys.argv[1]:
+        os.kill(os.getpid(), 11)
+    if path.name == sys.argv[2]:
+        time.sleep(600)
+    return read_image(path, *args, **kwargs)
+def decode(part):
+    if sys.argv[3] and len(part.paths) == 3:
+        os.kill(os.getpid(), 9)
+    return decode_part(part)
+decoding.read_image, decoding.decode_part = read, decode
+decoding._serve()
+"""
+
+
+@pytest.fixture
+def harmful(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], None]:
+    """Return a function that makes decoding processes crash or hang at some images."""
+
+    def prepare(crashes: str, hangs: str, at_parts: str = "") -> None:
+        monkeypatch.setattr(decoding, "IMAGE_SECONDS", 2.0)
+        monkeypatch.setattr(decoding, "PART_SECONDS", 3.0)
+        monkeypatch.setattr(
+            decoding, "_COMMAND", [sys.executable, "-c", HARMFUL, crashes, hangs, at_parts]
+        )
+
+    return prepare
+
+
+def test_images_that_end_or_hang_a_process_are_named(
+    tmp_path: Path, harmful: Callable[[str, str, str], None]
+) -> None:
+    parts = make_parts(tmp_path)
+    harmful("4.png", "6.png", "")
+    done = sorted(decode_in_processes(parts, 2), key=lambda part: part.number)
+    assert [list(part.unreadable) for part in done] == [
+        [],
+        [("4.png", "the process that decoded it ended (exit code -11)")],
+        [("6.png", "the process that decoded it was stopped after 2 seconds")],
+        [],
+    ]
+
+
+def test_process_that_ends_without_a_harmful_image_is_an_error(
+    tmp_path: Path, harmful: Callable[[str, str, str], None]
+) -> None:
+    harmful("", "", "always")
+    with pytest.raises(
+        UserError, match=r"ended \(exit code -9\) between 0.png and 2.png"
+    ) as caught:
+        list(decode_in_processes(make_parts(tmp_path), 1))
+    assert "twice; free memory" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_isolated_parts_are_decoded_in_processes(
+    tmp_path: Path, workers: list["subprocess.Popen[str]"]
+) -> None:
+    parts = [dataclasses.replace(part, isolated=True) for part in make_parts(tmp_path)]
+    assert len(list(decode_parts(parts))) == 4
+    assert workers
 
 
 def test_process_answers_and_ends_with_its_input(tmp_path: Path) -> None:

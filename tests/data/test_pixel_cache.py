@@ -24,7 +24,8 @@ from PIL import Image
 
 from tests.support.image_trees import ImageTree
 from wpm.data import pixel_cache, pixels
-from wpm.data.decoding import DecodedPart, DecodingTask, decode_image, decode_parts
+from wpm.data.decoding import DecodedPart, DecodingTask, decode_parts
+from wpm.data.image_file import decode_image
 from wpm.data.index import ImageIndex, index_class_folders
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.support.commands import ROOT, Launcher, study_states, wait_until
-from wpm.records import Outcome, TrialState, find_studies, read_finals
+from wpm.records import Outcome, TrialState, find_studies, read_finals, read_study
 
 pytestmark = pytest.mark.slow
 
@@ -155,16 +156,24 @@ def test_unreadable_images_are_skipped_and_recorded_from_launch_to_table(tmp_pat
     for damaged in ("class_01/2.png", "class_12/0.png"):
         path = launcher.images / damaged
         path.write_bytes(path.read_bytes()[:60])
+    Image.new("L", (20, 20)).save(launcher.images / "class_03/0.png")  # black everywhere
     search = ("--rows", "contrastive", "--trials", "1")
     refused = launcher.run(*search, code=2)
     assert_one_line(refused, "class_01/2.png (")
     assert "--skip-unreadable" in refused
     output = launcher.run(*search, "--skip-unreadable")
     assert "left out: 1 of 32 images to train and validate on cannot be read: class_01/2." in output
+    assert (
+        "warning: little can be seen in 1 of 32 images to train and validate on: "
+        "1 show one colour everywhere: class_03/0.png"
+    ) in " ".join(output.split())
     final = ("--rows", "contrastive", "--best-only", "--runs", "1")
     assert_one_line(launcher.run(*final, code=2), "class_01/2.png (")
     launcher.run(*final, "--skip-unreadable")
     (place,) = find_studies(launcher.run_root)
+    study = read_study(place)
+    assert study is not None
+    assert study["provenance"]["findings"] == {"flat": 1}
     (record,), _ = read_finals(place)
     (result,) = record.tested
     ((left_out, _),) = result.left_out

@@ -176,6 +176,18 @@ def test_divergence_fails_by_name(tmp_path: Path) -> None:
     assert result.reason.startswith("diverged: loss of fold 0")
 
 
+def test_collapse_fails_by_name(tmp_path: Path) -> None:
+    job = make_job(tmp_path, make_config())
+    job.step()
+    assert job._training is not None
+    for parameter in job._training.folds[0].model.parameters():
+        parameter.data.zero_()  # a dead network: all images get the embedding 0
+    result = outcome_of(finish(job)[-1])
+    assert result is not None
+    assert result.state == TrialState.FAILED
+    assert result.reason.startswith("diverged: embeddings of fold 0 collapsed in epoch 2: those of")
+
+
 def test_training_whose_gpu_broke_is_resumed_by_another_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

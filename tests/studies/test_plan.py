@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.tiny import make_plan
 from wpm.errors import UserError
+from wpm.files import write_json
 from wpm.protocol_fields import Value, WholeNumber
 from wpm.protocol_files import find_protocol
 from wpm.protocols import Protocol, field_types
@@ -58,6 +59,28 @@ def test_one_changed_value_is_refused_by_the_name_of_its_field(
     with pytest.raises(UserError) as caught:
         check_same_study(plan.place, changed, plan.pixel_cache, "random")
     assert f"study folder/smoke/contrastive was searched with {difference}" in str(caught.value)
+
+
+def test_study_on_images_that_are_decoded_otherwise_now_is_told_why(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    record_plan(plan, trials=4)
+    cache = tmp_path / "new-cache"
+    former = {"name": plan.images["pixels"], "reason": "3 images are turned upright"}
+    write_json(cache / "meta.json", {"before_readings": former})
+    now = dataclasses.replace(plan, images={"pixels": cache.name}, pixel_cache=cache)
+    message = (
+        "by a version that decoded its images otherwise: now 3 images are turned upright; start"
+    )
+    with pytest.raises(UserError, match=message):
+        record_plan(now, trials=4)
+    with pytest.raises(UserError, match=message):
+        check_same_study(plan.place, plan.protocol, cache, "random")
+    # Other images than those of before are still called so.
+    write_json(cache / "meta.json", {"before_readings": {**former, "name": "folder-20px-other"}})
+    with pytest.raises(UserError, match=r"was started with images.pixels = "):
+        record_plan(now, trials=4)
+    with pytest.raises(UserError, match="was searched on other images"):
+        check_same_study(plan.place, plan.protocol, cache, "random")
 
 
 def test_every_field_of_the_protocol_is_in_the_record(begun: StudyPlan) -> None:

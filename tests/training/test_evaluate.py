@@ -17,7 +17,12 @@ from wpm.model import embedding
 from wpm.model.embedding import EmbeddingModel, build_model, concatenate_embeddings
 from wpm.protocol_files import find_protocol
 from wpm.retrieval import RetrievalScores, retrieval_scores
-from wpm.training.evaluate import embed_images, mean_scores, score_models
+from wpm.training.evaluate import (
+    count_coinciding,
+    embed_images,
+    mean_scores,
+    score_models,
+)
 
 PROTOCOL = find_protocol("smoke", "folder")
 
@@ -85,6 +90,23 @@ def test_concatenation_weighs_models_equally_by_hand() -> None:
 def test_concatenation_of_one_model_is_its_own() -> None:
     embeddings = torch.randn((6, 4), generator=torch.Generator().manual_seed(0))
     assert torch.allclose(concatenate_embeddings([embeddings]), normalize(embeddings, dim=1))
+
+
+@pytest.mark.parametrize(
+    ("distance", "others", "expected"),
+    [(0.0, 0, 100), (0.0, 4, 96), (3e-4, 4, 96), (3e-3, 0, 1), (1.0, 0, 1)],
+)
+def test_coinciding_embeddings_are_counted(distance: float, others: int, expected: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shift = normalize(torch.randn((100, 64), generator=generator), dim=1)
+    embeddings = torch.eye(1, 64) + distance * shift
+    embeddings[:others] = shift[:others]
+    assert count_coinciding(normalize(embeddings, dim=1)) == expected
+
+
+def test_embeddings_without_a_norm_coincide() -> None:
+    assert count_coinciding(torch.zeros(3, 4)) == 3
+    assert count_coinciding(torch.ones(1, 4)) == 1
 
 
 def test_mean_scores_by_hand() -> None:

@@ -23,7 +23,7 @@ from wpm.errors import UserError
 from wpm.reports import Report
 from wpm.rows import Row
 from wpm.training.config import TrainingConfig
-from wpm.training.fold import DivergedError
+from wpm.training.fold import CollapsedError, DivergedError, FoldTraining
 from wpm.training.training import Training
 
 CPU = torch.device("cpu")
@@ -185,6 +185,47 @@ def test_divergence_is_named_by_fold_and_epoch(pixels: Pixels) -> None:
     bad = TrainingConfig(Row("contrastive"), config.protocol, parameters, 0, (2,))
     with pytest.raises(DivergedError, match=r"fold 2 .* epoch 1"):
         Training(bad, pixels, CPU).run_epoch()
+
+
+def validate_images_that_embed_alike(
+    pixels: Pixels, monkeypatch: pytest.MonkeyPatch, *, others: int, distance: float = 0.0
+) -> FoldTraining:
+    """Validate a fold whose images all get one embedding up to `distance`, but for some others."""
+    fold = Training(make_config(), pixels, CPU).folds[1]
+    fold.train_epoch(1)
+    generator = torch.Generator().manual_seed(0)
+    shift = torch.randn((len(fold._val_indices), 8), generator=generator)
+    embeddings = torch.eye(1, 8) + distance * shift / shift.norm(dim=1, keepdim=True)
+    embeddings[len(shift) - others :] = shift[len(shift) - others :]
+    unit = torch.nn.functional.normalize(embeddings, dim=1)
+    monkeypatch.setattr("wpm.training.fold.embed_images", lambda *_: unit)
+    fold.validate(1)
+    return fold
+
+
+@pytest.mark.parametrize("distance", [0.0, 3e-4])
+def test_validation_whose_embeddings_coincide_is_named(
+    pixels: Pixels, monkeypatch: pytest.MonkeyPatch, distance: float
+) -> None:
+    with pytest.raises(CollapsedError, match=r"fold 1 collapsed in epoch 1: those of \d+ of \d+ v"):
+        validate_images_that_embed_alike(pixels, monkeypatch, others=0, distance=distance)
+
+
+def test_share_of_coinciding_embeddings_that_has_collapsed(
+    pixels: Pixels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wpm.training.fold.COLLAPSED_SHARE", 0.5)
+    with pytest.raises(CollapsedError):
+        validate_images_that_embed_alike(pixels, monkeypatch, others=1)
+
+
+@pytest.mark.parametrize(("others", "distance"), [(9, 0.0), (0, 3e-3)])
+def test_embeddings_that_lie_close_are_scored(
+    pixels: Pixels, monkeypatch: pytest.MonkeyPatch, others: int, distance: float
+) -> None:
+    fold = validate_images_that_embed_alike(pixels, monkeypatch, others=others, distance=distance)
+    assert fold.report is not None
+    assert fold.report.map_at_r < 0.5
 
 
 def test_margin_beta_learns_with_its_own_rate(pixels: Pixels) -> None:

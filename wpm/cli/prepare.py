@@ -1,5 +1,6 @@
 """Turn a launch's plan into work for Ray: decode pixels, open studies, choose configurations."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,8 +12,9 @@ from wpm.cli.console import Console
 from wpm.cli.launch_plan import LaunchPlan
 from wpm.data.datasets import load_index
 from wpm.data.digests import name_first
+from wpm.data.image_file import describe_findings
 from wpm.data.pixel_cache import build_pixel_cache
-from wpm.data.pixels import read_left_out
+from wpm.data.pixels import read_findings, read_left_out
 from wpm.errors import UserError
 from wpm.jobs.payloads import training_payload
 from wpm.jobs.work import WorkSource
@@ -81,6 +83,13 @@ def prepare_pixel_cache(plan: LaunchPlan, console: Console) -> Path:
             f"left out: {len(left_out)} of {len(trainval.paths)} images to train and validate on "
             f"cannot be read: {name_first(left_out)} (all in {pixel_cache / 'meta.json'})"
         )
+    findings = read_findings(pixel_cache)
+    if findings:
+        console.line(
+            f"warning: little can be seen in {len(findings)} of {len(trainval.paths)} images to "
+            f"train and validate on: {describe_findings(findings)} "
+            f"(all in {pixel_cache / 'meta.json'})"
+        )
     return pixel_cache
 
 
@@ -131,6 +140,7 @@ def _plan_study(plan: LaunchPlan, place: StudyPlace, pixel_cache: Path) -> Study
         weights=plan.weights,
         sampler=plan.options.sampler or DEFAULT_SAMPLER,
         left_out=read_left_out(pixel_cache),
+        findings=Counter(finding for _, finding in read_findings(pixel_cache)),
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wpm.data.decoding import UNREADABLE, decode_image
+from wpm.data.image_file import UndecodableError, decode_image, name_decoder_errors
 from wpm.data.index import ImageIndex
 
 _SAMPLE = 32  # images; decoding them takes a second or two
@@ -46,10 +46,11 @@ def sample_appearance(index: ImageIndex) -> Appearance:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                with Image.open(index.root / index.paths[position]) as image:
+                path = index.root / index.paths[position]
+                with name_decoder_errors(), Image.open(path) as image:
                     thumbnail = decode_image(image, 3, _THUMBNAIL)
                     side = min(image.size)
-        except UNREADABLE:
+        except UndecodableError:
             continue  # decoding the cache will report it
         sides.append(side)
         spreads.append(_measure_spread(thumbnail))

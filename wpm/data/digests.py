@@ -98,9 +98,9 @@ def remember_undecodable(
         work_root: folder of the memory.
         images: path and reason of those that failed.
     """
-    memory_path = _memory(readable.index, work_root, "unreadable")
+    memory = memory_path(readable.index, work_root, "unreadable")
     found = {path: [readable.digests[path], reason] for path, reason in images}
-    write_json(memory_path, _recall(memory_path) | found)
+    write_json(memory, recall(memory) | found)
 
 
 def name_first(images: Sequence[Sequence[str]]) -> str:
@@ -139,8 +139,8 @@ def _digest_files(index: ImageIndex, work_root: Path) -> dict[str, str]:
     Raises:
         UnreadableImagesError: some files cannot be read, or are missing.
     """
-    memory_path = _memory(index, work_root, "digests")
-    known = _recall(memory_path)
+    memory = memory_path(index, work_root, "digests")
+    known = recall(memory)
     stale: dict[str, list[int]] = {}
     unreadable: list[tuple[str, str]] = []
     for path in index.paths:
@@ -160,7 +160,7 @@ def _digest_files(index: ImageIndex, work_root: Path) -> dict[str, str]:
             else:
                 known[path] = [stale[path], answer]
     if stale:
-        write_json(memory_path, known)
+        write_json(memory, known)
     if unreadable:
         raise UnreadableImagesError(index, unreadable)
     return {path: str(known[path][1]) for path in index.paths}
@@ -170,16 +170,18 @@ def _recall_undecodable(
     index: ImageIndex, work_root: Path, digests: dict[str, str]
 ) -> list[tuple[str, str]]:
     """Return path and reason of images that could not be decoded before and have not changed."""
-    known = _recall(_memory(index, work_root, "unreadable"))
+    known = recall(memory_path(index, work_root, "unreadable"))
     return [(p, known[p][1]) for p in index.paths if known.get(p, [None])[0] == digests[p]]
 
 
-def _memory(index: ImageIndex, work_root: Path, what: str) -> Path:
+def memory_path(index: ImageIndex, work_root: Path, what: str) -> Path:
+    """Return the file that remembers something about the images of a folder."""
     root_key = hashlib.sha256(str(index.root.resolve()).encode()).hexdigest()[:16]
     return work_root / "pixels" / f"{what}-{root_key}.json"
 
 
-def _recall(path: Path) -> dict[str, list[Any]]:
+def recall(path: Path) -> dict[str, list[Any]]:
+    """Return what a file of `memory_path` remembers, by image; nothing if it is not usable."""
     try:
         known: dict[str, list[Any]] = read_json(path)
     except UserError:  # missing or damaged; it only remembers what can be found out again

@@ -8,7 +8,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wpm.data.decoding import DecodingTask, cached_size, decode_parts
+from wpm.data.decoding import DecodedPart, DecodingTask, decode_parts
 from wpm.data.digests import (
     ReadableImages,
     UnreadableImagesError,
     remember_undecodable,
     settle_readable,
 )
+from wpm.data.image_file import cached_size
 from wpm.data.index import ImageIndex
 from wpm.data.pixels import FORMAT, PART_IMAGES, Pixels, read_checksums, starts_of
+from wpm.data.readings import UPRIGHT, describe_readings, find_readings, turns_upright
 from wpm.errors import StorageError, UserError
 from wpm.files import hold_lock, write_json
 
@@ -65,15 +68,30 @@ def build_pixel_cache(
     """
     if not index.paths:
         raise UserError(f"no images to decode in {index.root}")
+    with warnings.catch_warnings():
+        # Pillow warns about odd files in two lines each; those that matter are reported by us.
+        warnings.filterwarnings("ignore", module="PIL")
+        return _build_readable(index, resize, work_root, progress, skip_unreadable)
+
+
+def _build_readable(
+    index: ImageIndex,
+    resize: int,
+    work_root: Path,
+    progress: Progress | None,
+    skip_unreadable: bool,
+) -> Path:
+    """Leave out one unreadable image after another, where allowed, until a cache can be built."""
     left_out: list[tuple[str, str]] = []
     while True:
         readable = settle_readable(
             index, work_root, skip_unreadable=skip_unreadable, left_out=left_out
         )
-        name = f"{index.dataset}-{resize}px-{_key_of(readable, resize)}"
+        readings = find_readings(readable, work_root)
+        name = _name_of(readable, resize, readings)
         folder = work_root / "pixels" / name
         try:
-            return _build(folder, readable, resize, progress or _log_progress)
+            return _build(folder, readable, readings, resize, progress or _log_progress)
         except UnreadableImagesError as error:  # only decoding finds these
             if not skip_unreadable:
                 raise
@@ -81,13 +99,19 @@ def build_pixel_cache(
             left_out = [*readable.left_out, *error.images]
 
 
-def _build(folder: Path, readable: ReadableImages, resize: int, progress: Progress) -> Path:
+def _build(
+    folder: Path,
+    readable: ReadableImages,
+    readings: Mapping[str, str],
+    resize: int,
+    progress: Progress,
+) -> Path:
     """Decode into a folder, unless another process already has, and verify it."""
     with hold_lock(
         folder.with_suffix(".lock"), wait_s=_BUILD_WAIT_S, what=f"pixel cache {folder.name}"
     ):
         if not (folder / "meta.json").exists():
-            _decode_into(folder, readable, resize, progress)
+            _decode_into(folder, readable, readings, resize, progress)
         Pixels(folder).verify()
     return folder
 
@@ -96,7 +120,13 @@ def _log_progress(done: int, total: int) -> None:
     _log.info("decoded %d of %d images", done, total)
 
 
-def _decode_into(folder: Path, readable: ReadableImages, resize: int, progress: Progress) -> None:
+def _decode_into(
+    folder: Path,
+    readable: ReadableImages,
+    readings: Mapping[str, str],
+    resize: int,
+    progress: Progress,
+) -> None:
     """Write a cache beside its final name, then rename it.
 
     Raises:
@@ -104,11 +134,15 @@ def _decode_into(folder: Path, readable: ReadableImages, resize: int, progress: 
     """
     index = readable.index
     partial = folder.with_name(f".partial-{folder.name}")
-    sizes = [cached_size(index.root / path, resize) for path in index.paths]
+    sizes = [
+        cached_size(index.root / path, resize, upright=UPRIGHT in readings.get(path, ""))
+        for path in index.paths
+    ]
     starts = starts_of(np.array(sizes), index.channels)
     try:
         _allocate(partial / "pixels.bin", int(starts[-1]))
         parts = _cut_into_parts(partial / "pixels.bin", index, resize, sizes, starts)
+        decoded = _decode_missing(partial, index, parts, progress)
         meta: dict[str, Any] = {
             "format": FORMAT,
             "dataset": index.dataset,
@@ -118,9 +152,15 @@ def _decode_into(folder: Path, readable: ReadableImages, resize: int, progress: 
             "class_names": index.class_names,
             "labels": index.labels.tolist(),
             "sizes": sizes,
-            "crc32": _decode_missing(partial, index, parts, progress),
+            "crc32": [part.crc32 for part in decoded],
             "left_out": readable.left_out,
+            "findings": [finding for part in decoded for finding in part.findings],
         }
+        if readings:
+            meta["before_readings"] = {
+                "name": _name_of(readable, resize, {}),
+                "reason": describe_readings(readings),
+            }
         write_json(partial / "meta.json", meta)
         (partial / "parts.jsonl").unlink()
         shutil.rmtree(folder, ignore_errors=True)  # it has no meta.json, so it was never finished
@@ -162,6 +202,8 @@ def _cut_into_parts(
             sizes=sizes[first : first + PART_IMAGES],
             channels=index.channels,
             resize=resize,
+            upright=turns_upright(index),
+            isolated=(file.parent / "parts.jsonl").exists(),
         )
         for number, first in enumerate(range(0, len(sizes), PART_IMAGES))
     ]
@@ -169,44 +211,49 @@ def _cut_into_parts(
 
 def _decode_missing(
     partial: Path, index: ImageIndex, parts: Sequence[DecodingTask], progress: Progress
-) -> list[int]:
-    """Decode the parts that no earlier process has decoded; return the checksums of all.
+) -> list[DecodedPart]:
+    """Decode the parts that no earlier process has decoded; return what became of all.
 
     Raises:
         UnreadableImagesError: some cannot be decoded. Nothing is kept then: once they are fixed
             or left out, the cache has another name.
     """
-    checks = _read_intact(partial, parts)
+    finished = _read_intact(partial, parts)
     total = sum(len(part.paths) for part in parts)
-    done = sum(len(parts[number].paths) for number in checks)
+    done = sum(len(parts[number].paths) for number in finished)
     unreadable: list[Sequence[str]] = []
     with (partial / "parts.jsonl").open("a", encoding="utf-8") as journal:
-        for decoded in decode_parts([part for part in parts if part.number not in checks]):
+        for decoded in decode_parts([part for part in parts if part.number not in finished]):
             unreadable += decoded.unreadable
-            checks[decoded.number] = decoded.crc32
+            finished[decoded.number] = decoded
             if not decoded.unreadable:
-                journal.write(json.dumps([decoded.number, decoded.crc32]) + "\n")
+                line = [decoded.number, decoded.crc32, decoded.findings]
+                journal.write(json.dumps(line) + "\n")
                 journal.flush()
             done += len(parts[decoded.number].paths)
             progress(done, total)
     if unreadable:
         shutil.rmtree(partial, ignore_errors=True)
         raise UnreadableImagesError(index, unreadable)
-    return [checks[part.number] for part in parts]
+    return [finished[part.number] for part in parts]
 
 
-def _read_intact(partial: Path, parts: Sequence[DecodingTask]) -> dict[int, int]:
-    """Return the checksums of parts that a killed process wrote, if the bytes still match them."""
+def _read_intact(partial: Path, parts: Sequence[DecodingTask]) -> dict[int, DecodedPart]:
+    """Return the parts that a killed process wrote, if their bytes still match the checksums."""
     journal = partial / "parts.jsonl"
     numbered, written = {part.number: part for part in parts}, {}
     for line in journal.read_bytes().splitlines() if journal.exists() else []:
         with suppress(ValueError, TypeError):  # a kill may have cut the last line short
-            number, crc32 = json.loads(line)
+            number, crc32, findings = json.loads(line)
             if number in numbered:
-                written[number] = crc32
+                written[number] = DecodedPart(number, crc32, [], findings)
     spans = [_span_of(numbered[number]) for number in written]
-    found = dict(zip(written, read_checksums(partial / "pixels.bin", spans), strict=True))
-    return {number: crc32 for number, crc32 in found.items() if crc32 == written[number]}
+    found = read_checksums(partial / "pixels.bin", spans)
+    return {
+        part.number: part
+        for part, crc32 in zip(written.values(), found, strict=True)
+        if part.crc32 == crc32
+    }
 
 
 def _span_of(part: DecodingTask) -> tuple[int, int]:
@@ -214,8 +261,8 @@ def _span_of(part: DecodingTask) -> tuple[int, int]:
     return part.offset, part.offset + part.channels * pixels
 
 
-def _key_of(readable: ReadableImages, resize: int) -> str:
-    """Digest what the cache depends on: names, content, classes, decoding, what is left out."""
+def _name_of(readable: ReadableImages, resize: int, readings: Mapping[str, str]) -> str:
+    """Name a cache by what it depends on: names, content, classes, decoding, what is left out."""
     index = readable.index
     digest = hashlib.sha256(f"{FORMAT} {resize} {index.channels}\n".encode())
     # The names of all classes, also of those without images here: splits count all of them.
@@ -224,4 +271,6 @@ def _key_of(readable: ReadableImages, resize: int) -> str:
         digest.update(f"{path}\0{label}\0{readable.digests[path]}\n".encode())
     for path, _ in readable.left_out:
         digest.update(f"without {path}\n".encode())
-    return digest.hexdigest()[:16]
+    for path, reading in sorted(readings.items()):
+        digest.update(f"{path} read {reading}\n".encode())
+    return f"{index.dataset}-{resize}px-{digest.hexdigest()[:16]}"

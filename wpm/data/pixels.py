@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wpm.cpus import count_cpus
+from wpm.data.image_file import ImageFinding
 from wpm.errors import DamagedFileError, FormatError
 from wpm.files import read_json
 
@@ -115,6 +116,13 @@ class Pixels:
 def read_left_out(folder: Path) -> list[tuple[str, str]]:
     """Return path and reason of the images that are not in a cache, as they were unreadable."""
     return _left_out(read_json(folder / "meta.json"))
+
+
+def read_findings(folder: Path) -> list[tuple[str, ImageFinding]]:
+    """Return path and finding of the images of a cache in which little can be seen."""
+    # Caches built before images were looked at have no such entry.
+    findings = read_json(folder / "meta.json").get("findings", [])
+    return [(path, ImageFinding(finding)) for path, finding in findings]
 
 
 def _left_out(meta: Mapping[str, Any]) -> list[tuple[str, str]]:

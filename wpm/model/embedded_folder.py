@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wpm import __version__
 from wpm.cpus import count_cpus
-from wpm.data.decoding import UNREADABLE
+from wpm.data.image_file import UndecodableError
 from wpm.data.index import list_images
 from wpm.errors import UserError
 from wpm.files import write_bytes
@@ -129,7 +129,7 @@ def _embed_files(
     def prepare(path: str) -> Tensor | str:
         try:
             return models.prepare(folder / path)
-        except UNREADABLE as error:
+        except UndecodableError as error:
             return _reason(error)
 
     with ThreadPoolExecutor(count_cpus()) as pool:  # Pillow releases Python's lock to decode
@@ -149,8 +149,8 @@ def _reason(error: Exception) -> str:
 
 
 def _cache_file(models: ExportedModels, folder: Path, work_root: Path) -> Path:
-    # Another version may prepare images in another way.
-    key = f"{__version__} {models.digest} ".encode() + os.fsencode(folder.resolve())
+    # Another version may prepare images in another way; "upright" marks a change since 0.2.0.
+    key = f"{__version__} upright {models.digest} ".encode() + os.fsencode(folder.resolve())
     return work_root / "embeddings" / f"{hashlib.sha256(key).hexdigest()[:16]}.npz"
 
 

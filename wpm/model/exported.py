@@ -15,7 +15,7 @@ from torch.nn.functional import normalize
 
 from wpm.data.crop_boxes import centre_crop_boxes
 from wpm.data.crops import normalise_pixels, resize_crop
-from wpm.data.decoding import decode_image
+from wpm.data.image_file import UndecodableError, decode_image
 from wpm.errors import UserError
 from wpm.model.embedding import (
     EVALUATION_BATCH,
@@ -64,14 +64,17 @@ class ExportedModels:
         """Embed images.
 
         Args:
-            images: N files or Pillow images, of any size.
+            images: N files or Pillow images, of any size; turned upright as their metadata say.
 
         Returns:
             (N, D) unit-norm embeddings, where D counts the dimensions of all models.
+
+        Raises:
+            UserError: an image cannot be read.
         """
         starts = range(0, len(images), EVALUATION_BATCH)
         parts = (images[start : start + EVALUATION_BATCH] for start in starts)
-        return torch.cat([self.embed([self.prepare(image) for image in part]) for part in parts])
+        return torch.cat([self.embed([self._prepare(image) for image in part]) for part in parts])
 
     def embed(self, prepared: Sequence[Tensor]) -> Tensor:
         """Embed images that `prepare` has cut; see `__call__` for what is returned."""
@@ -90,14 +93,19 @@ class ExportedModels:
         """Resize and crop one image to (1, C, crop, crop) grey levels.
 
         Raises:
-            OSError, SyntaxError, ValueError: Pillow cannot read the file; see `UNREADABLE` in
-                `wpm.data.decoding`.
+            UndecodableError: the file cannot be read.
         """
         source = image if isinstance(image, Image.Image) else Path(image)
-        decoded = decode_image(source, self.channels, self.protocol.resize)
+        decoded = decode_image(source, self.channels, self.protocol.resize, upright=True)
         levels = torch.from_numpy(np.array(decoded))  # a copy, since torch expects to write to it
         (box,) = centre_crop_boxes(torch.tensor([levels.shape[:2]]), self.protocol.crop).tolist()
         return resize_crop(levels, box, self.protocol.crop).permute(2, 0, 1)[None]
+
+    def _prepare(self, image: Path | str | Image.Image) -> Tensor:
+        try:
+            return self.prepare(image)
+        except UndecodableError as error:
+            raise UserError(f"{image}: image cannot be read ({error})") from error
 
 
 def _load(file: Path, weights: bytes, protocol: Protocol, channels: int) -> EmbeddingModel:

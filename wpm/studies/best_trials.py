@@ -15,7 +15,7 @@ from wpm.records import (
     read_trials,
     validation_order,
 )
-from wpm.studies.plan import RENAME_PROTOCOL, first_difference
+from wpm.studies.plan import RENAME_PROTOCOL, check_same_decoding, first_difference
 
 
 def choose_best_trials(
@@ -75,6 +75,7 @@ def check_same_study(
             "search again with another --run-root"
         )
     if identity["images"]["pixels"] != pixel_cache.name:
+        check_same_decoding(place, identity["images"], pixel_cache)
         raise UserError(
             f"study {place.name} was searched on other images ({identity['images']['pixels']}, now "
             f"{pixel_cache.name}); give the same --data-root, or search again with another "

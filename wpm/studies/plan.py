@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from wpm.data.readings import read_former
 from wpm.errors import UserError
 from wpm.protocols import Protocol
 from wpm.records import StudyPlace, provenance, read_study, write_study
@@ -32,6 +33,7 @@ class StudyPlan:
         weights: file of the trunk's weights, or "random".
         sampler: name of the sampler, one of `SAMPLER_NAMES`.
         left_out: path and reason of every image that could not be read, for the record.
+        findings: number of images in which little can be seen, by finding, for the record.
     """
 
     place: StudyPlace
@@ -46,6 +48,7 @@ class StudyPlan:
     weights: str = "random"
     sampler: str = DEFAULT_SAMPLER
     left_out: Sequence[tuple[str, str]] = ()
+    findings: Mapping[str, int] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """Return everything that must stay the same while a study exists, in JSON types."""
@@ -87,15 +90,40 @@ def record_plan(plan: StudyPlan, trials: int) -> None:
             )
     elif before["identity"] != identity:
         difference = first_difference(before["identity"], identity)
+        if difference.startswith("images."):
+            check_same_decoding(place, before["identity"]["images"], plan.pixel_cache)
         rename = RENAME_PROTOCOL if difference.startswith("protocol.") else ""
         raise UserError(
             f"study {place.name} was started with {difference}; {rename}start a new one with "
             f"another --run-root, or move {place.folder} away"
         )
     if before is None or trials > before["trials"]:
-        now = {**provenance(), "left_out": list(plan.left_out)}
+        now = {
+            **provenance(),
+            "left_out": list(plan.left_out),
+            "findings": dict(plan.findings),
+        }
         first = before["provenance"] if before else now
         write_study(place, {"identity": identity, "trials": trials, "provenance": first})
+
+
+def check_same_decoding(place: StudyPlace, images: Mapping[str, Any], pixel_cache: Path) -> None:
+    """Refuse a study on the same images if an earlier version decoded them otherwise.
+
+    Args:
+        place: the study.
+        images: what the study's identity says of its images.
+        pixel_cache: folder of the decoded trainval images now.
+
+    Raises:
+        UserError: the study's images are these, as they were decoded before.
+    """
+    former = read_former(pixel_cache) if pixel_cache.exists() else None
+    if former is not None and former.name == images.get("pixels"):
+        raise UserError(
+            f"study {place.name} was started by a version that decoded its images otherwise: now "
+            f"{former.reason}; start a new one with another --run-root, or move {place.folder} away"
+        )
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:

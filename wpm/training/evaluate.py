@@ -10,6 +10,11 @@ from wpm.data.batches import BatchMaker
 from wpm.model.embedding import EVALUATION_BATCH, EmbeddingModel, concatenate_embeddings
 from wpm.retrieval import RetrievalScores, retrieval_scores
 
+# Two embeddings of norm 1 coincide where they are nearer to each other than this: float32 knows
+# their similarity to about 1e-7, so that the order of such neighbours is mostly rounding.
+COINCIDING_DISTANCE = 1e-3
+_CENTRES = 16  # embeddings around which those that coincide are counted
+
 
 def embed_images(model: EmbeddingModel, batches: BatchMaker, indices: Tensor) -> Tensor:
     """Embed images without dropout or augmentation.
@@ -43,6 +48,21 @@ def extract_features(model: EmbeddingModel, batches: BatchMaker, indices: Tensor
             model(batches.evaluation_batch(part)[0]).float()
             for part in indices.split(EVALUATION_BATCH)
         ]
+    )
+
+
+def count_coinciding(embeddings: Tensor) -> int:
+    """Count the embeddings that coincide with one of them, where most do.
+
+    A few embeddings, spread evenly over the set, are tried as this one.
+
+    Args:
+        embeddings: (N, D) of unit norm.
+    """
+    positions = torch.linspace(0, len(embeddings) - 1, min(_CENTRES, len(embeddings)))
+    return max(
+        int(((embeddings - embeddings[p]).norm(dim=1) < COINCIDING_DISTANCE).sum())
+        for p in positions.round().int().tolist()
     )
 
 

@@ -27,7 +27,7 @@ from wpm.reports import FoldReport
 from wpm.retrieval import retrieval_scores
 from wpm.splits import Fold
 from wpm.training.config import TrainingConfig
-from wpm.training.evaluate import embed_images
+from wpm.training.evaluate import count_coinciding, embed_images
 from wpm.training.fold_parts import (
     batch_shape,
     build_step,
@@ -41,9 +41,17 @@ from wpm.training.optimizers import build_optimizers, load_optimizer
 from wpm.training.snapshot import map_tensors
 from wpm.training.steps import GraphBackend
 
+# From this share of coinciding embeddings on, a validation has collapsed. Below it scores say by
+# themselves how bad the model is.
+COLLAPSED_SHARE = 0.95
+
 
 class DivergedError(Exception):
     """A loss, or the embeddings after it, became NaN or infinite."""
+
+
+class CollapsedError(DivergedError):
+    """The embeddings of (nearly) all images coincide, so that no image can be found by them."""
 
 
 def never_pause() -> bool:
@@ -174,12 +182,19 @@ class FoldTraining:
 
         Raises:
             DivergedError: the embeddings are not finite.
+            CollapsedError: nearly all of them coincide.
         """
         start = time.perf_counter()
         embeddings = embed_images(self.model, self._batches, self._val_indices)
         if not bool(torch.isfinite(embeddings).all()):
             raise DivergedError(
                 f"embeddings of fold {self.position} are not finite in epoch {epoch}"
+            )
+        coinciding = count_coinciding(embeddings)
+        if coinciding >= COLLAPSED_SHARE * len(embeddings):
+            raise CollapsedError(
+                f"embeddings of fold {self.position} collapsed in epoch {epoch}: those of "
+                f"{coinciding} of {len(embeddings)} validation images coincide"
             )
         scores = retrieval_scores(embeddings, self._val_labels)
         before = self.report
