@@ -79,6 +79,7 @@ def place_loss(
             config.parameters,
             num_classes=num_classes,
             embedding_dim=config.protocol.embedding_dim,
+            description=config.loss,
         )
     return loss.to(device)
 
