@@ -38,6 +38,8 @@ PARAMETERS: dict[str, dict[str, float]] = {
     "fast_ap": {"num_bins": 7},
     "snr_contrastive": {"pos_margin": 0.1, "neg_margin": 1.6, "regularizer_weight": 0.5},
     "circle": {"m": 0.3, "gamma": 16.0},
+    "supcon": {"temperature": 0.2},
+    "lifted_structure": {"neg_margin": 1.4, "pos_margin": 0.1},
     "multi_similarity": {"alpha": 3.0, "beta": 40.0, "base": 0.6},
     "multi_similarity_miner": {"alpha": 3.0, "beta": 40.0, "base": 0.6, "epsilon": 0.1},
     "proxy_nca": {"softmax_scale": 4.0},
@@ -66,6 +68,8 @@ LIBRARY: dict[str, Callable[[], Any]] = {
         pos_margin=0.1, neg_margin=1.6
     ),
     "circle": lambda: losses.CircleLoss(m=0.3, gamma=16.0),
+    "supcon": lambda: losses.SupConLoss(temperature=0.2),
+    "lifted_structure": lambda: losses.LiftedStructureLoss(neg_margin=1.4, pos_margin=0.1),
     "multi_similarity": lambda: losses.MultiSimilarityLoss(alpha=3, beta=40, base=0.6),
     "multi_similarity_miner": lambda: losses.MultiSimilarityLoss(alpha=3, beta=40, base=0.6),
     "proxy_nca": lambda: losses.ProxyNCALoss(**SIZE, softmax_scale=4.0),

@@ -47,6 +47,7 @@ PAIR_LOSSES = [
     "circle",
     "contrastive",
     "fast_ap",
+    "lifted_structure",
     "margin",
     "margin_per_class",
     "multi_similarity",
@@ -54,6 +55,7 @@ PAIR_LOSSES = [
     "nca",
     "ntxent",
     "snr_contrastive",
+    "supcon",
     "triplet",
 ]
 ALL_ROWS = [*LOSSES, *(f"{loss}+wpm" for loss in PAIR_LOSSES)]
@@ -315,6 +317,30 @@ def test_circle_weighs_each_similarity_by_its_distance_from_the_optimum() -> Non
                 negative += math.exp(gamma * max(0.0, s + m) * (s - m))
         terms.append(math.log(1 + positive * negative))
     check("circle", {"m": m, "gamma": gamma}, mean_of_positive(terms))
+
+
+def test_supcon_averages_log_probabilities_over_the_positives_of_each_anchor() -> None:
+    x, t = unit(make_embeddings()), 0.3
+    terms = []
+    for a in range(len(x)):
+        others = [j for j in range(len(x)) if j != a]
+        total = sum(math.exp(x[a] @ x[j] / t) for j in others)
+        own = [math.exp(x[a] @ x[j] / t) for j in others if LABELS[j] == LABELS[a]]
+        terms.append(-sum(math.log(value / total) for value in own) / len(own))
+    check("supcon", {"temperature": t}, mean_of_positive(terms))
+
+
+def test_lifted_structure_weighs_a_positive_against_the_negatives_of_both_its_images() -> None:
+    parameters, x, terms = {"neg_margin": 1.2, "pos_margin": 0.3}, unit(make_embeddings()), []
+    for a, p in pairs(same=True):
+        pushed = [
+            math.exp(1.2 - float(np.linalg.norm(x[i] - x[n])))
+            for i, n in pairs(same=False)
+            if i in (a, p)
+        ]
+        lifted = math.log(sum(pushed)) + float(np.linalg.norm(x[a] - x[p])) - 0.3
+        terms.append(max(0.0, lifted) ** 2 / 2)
+    check("lifted_structure", parameters, sum(terms) / len(terms))
 
 
 def test_proxy_anchor_pulls_a_proxys_images_and_pushes_the_others() -> None:

@@ -1,5 +1,6 @@
 """Search spaces: the files that ship hold the published ranges, and bad files are refused."""
 
+import csv
 import math
 from pathlib import Path
 
@@ -338,3 +339,185 @@ def test_unknown_row_lists_the_choices(tmp_path: Path) -> None:
 def test_folder_without_files_is_refused(tmp_path: Path) -> None:
     assert str(tmp_path) in error_of(tmp_path)
     assert str(tmp_path / "nowhere") in error_of(tmp_path / "nowhere")
+
+
+# Ranges that differ by data set
+
+GOLDEN = Path(__file__).parent / "golden"
+PUBLISHED = Path(__file__).parent.parent / "analysis" / "published"
+ROUNDING = 1e-9
+
+
+def read_lines(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    "line",
+    read_lines(PUBLISHED / "search_ranges.csv"),
+    ids=lambda line: f"{line['row']}-{line['parameter']}",
+)
+def test_general_range_is_the_published_one(line: dict[str, str]) -> None:
+    limits = load_space(Row(line["row"])).searched[line["parameter"]]
+    expected = (float(line["low"]), float(line["high"]), line["scale"], line["type"])
+    assert (limits.low, limits.high, limits.scale, limits.type) == expected
+
+
+# The searches that MLRC published, 50 trials each: the lowest and highest value of a parameter.
+PUBLISHED_TRIALS = read_lines(GOLDEN / "published_trials.csv")
+
+
+@pytest.mark.parametrize(
+    "line", PUBLISHED_TRIALS, ids=lambda line: "-".join(list(line.values())[:3])
+)
+def test_range_of_a_data_set_holds_the_published_trials_and_is_no_wider(
+    line: dict[str, str],
+) -> None:
+    row, parameter = Row(line["row"]), line["parameter"]
+    limits = load_space(row, dataset=line["dataset"]).searched[parameter]
+    lowest, highest = float(line["lowest"]), float(line["highest"])
+    assert limits.low - ROUNDING <= lowest < highest <= limits.high + ROUNDING
+    general = load_space(row).searched[parameter]
+    assert (limits.scale, limits.type) == (general.scale, general.type)
+    # Bayesian optimisation tries the ends, so trials show where a range ended.
+    if limits.low != general.low:
+        assert lowest == pytest.approx(limits.low, rel=1e-6)
+    if limits.high != general.high:
+        assert highest == pytest.approx(limits.high, rel=1e-6)
+
+
+def test_same_parameters_are_searched_as_in_the_published_trials() -> None:
+    published: dict[tuple[str, str], set[str]] = {}
+    for line in PUBLISHED_TRIALS:
+        published.setdefault((line["row"], line["dataset"]), set()).add(line["parameter"])
+    for (row, dataset), parameters in published.items():
+        assert load_space(Row(row), dataset=dataset).searched.keys() == parameters
+
+
+def test_ranges_that_differ_are_these() -> None:
+    found = {}
+    for name in known_losses():
+        general = load_space(Row(name))
+        for dataset in general.datasets:
+            own = load_space(Row(name), dataset=dataset)
+            for parameter, limits in own.searched.items():
+                if (limits.low, limits.high) != (
+                    (before := general.searched[parameter]).low,
+                    before.high,
+                ):
+                    found[name, dataset, parameter] = (limits.low, limits.high)
+    listed = {
+        (line["row"], line["dataset"], line["parameter"]): (float(line["low"]), float(line["high"]))
+        for line in read_lines(PUBLISHED / "dataset_ranges.csv")
+        if line["low"]
+    }
+    assert (
+        found
+        == listed
+        == {
+            ("arcface", "sop", "scale"): (0.01, 300),
+            ("multi_similarity", "cub200", "alpha"): (0.001, 100),
+            ("multi_similarity_miner", "sop", "beta"): (0.01, 200),
+            ("ntxent", "cars196", "temperature"): (1e-5, 100),
+            ("ntxent", "sop", "temperature"): (1e-5, 100),
+            ("soft_triple", "cub200", "gamma"): (1e-4, 100),
+            ("soft_triple", "sop", "la"): (0.01, 200),
+        }
+    )
+
+
+@pytest.mark.parametrize("dataset", ["cub200", "cars196", "sop"])
+def test_published_points_lie_in_the_ranges_of_their_data_set(dataset: str) -> None:
+    for name in known_losses():
+        space = load_space(Row(name), dataset=dataset)
+        for point in space.published:
+            if point.dataset == dataset:
+                assert point.parameters.keys() == space.searched.keys()
+                for parameter, value in point.parameters.items():
+                    assert space.searched[parameter].contains(value), (name, parameter)
+
+
+def test_soft_triple_has_no_regulariser_on_sop() -> None:
+    general, sop = (load_space(Row("soft_triple"), dataset=name) for name in (None, "sop"))
+    assert "reg_weight" in general.searched
+    assert "reg_weight" not in sop.searched
+    assert sop.fixed == {**general.fixed, "reg_weight": 0.0}
+    assert sop.loss == general.loss
+    assert "reg_weight" not in sop.find_published("sop").parameters
+    assert sop.complete(sop.find_published("sop").parameters)["reg_weight"] == 0
+
+
+def test_data_set_changes_what_its_table_says(tmp_path: Path) -> None:
+    write_space(
+        tmp_path,
+        GOOD
+        + """
+        [search.beta]
+        low = 1
+        high = 2
+        scale = "log"
+        [fixed]
+        weight = 3
+        [dataset.sop.search]
+        beta = { high = 4 }
+        weight = { low = 0, high = 1 }
+        [dataset.sop.fixed]
+        margin = 0.5
+        """,
+    )
+    other, sop = (load_space(Row("triplet"), tmp_path, name) for name in ("cub200", "sop"))
+    assert other == load_space(Row("triplet"), tmp_path)
+    assert other.datasets == ("sop",)
+    assert sop.searched == {
+        "beta": Range(1.0, 4.0, "log"),
+        "weight": Range(0.0, 1.0),
+    }
+    assert sop.fixed == {"margin": 0.5}
+
+
+def test_miners_file_may_differ_by_data_set_too(tmp_path: Path) -> None:
+    write_space(tmp_path, GOOD)
+    fixed = "[fixed]\nsharpness = 32\nembedding_dropout = 0.05\nchannel_dropout = 0.1\n"
+    write_space(tmp_path, fixed + "[dataset.sop.fixed]\nsharpness = 8\n", "wpm")
+    row = Row("triplet", "wpm")
+    assert load_space(row, tmp_path).fixed["sharpness"] == 32
+    assert load_space(row, tmp_path, "sop").fixed["sharpness"] == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("dataset = 3", "dataset is 3, must be a table"),
+        ("[dataset]\nsop = 3", "sop is 3, must be a table"),
+        ("[dataset.sop.serach]\nmargin = 1", "dataset.sop has 'serach'"),
+        ("[dataset.sop.search.margn]\nlow = 0", "dataset.sop sets 'margn', which other data sets"),
+        ("[dataset.sop.search.margn]\nlow = 0", "did you mean 'margin'?"),
+        ("[dataset.sop.search.margin]\nlow = 2", "dataset.sop.search.margin runs from 2 to 1"),
+        ("[dataset.sop.search]\nmargin = 2", "dataset.sop.search.margin is 2, must be a table"),
+        ("[dataset.sop.fixed]\nmargin = 'a'", "dataset.sop.fixed.margin is 'a'"),
+        ("[dataset.sop]\nsearch.margin.low = 0\nfixed.margin = 1", "both searched and fixed"),
+    ],
+)
+def test_wrong_range_of_any_data_set_is_refused_for_all(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    write_space(tmp_path, text + "\n" + GOOD if text == "dataset = 3" else GOOD + text)
+    assert says in error_of(tmp_path)
+
+
+# Losses
+
+
+def test_row_that_names_no_loss_has_the_one_that_ships(tmp_path: Path) -> None:
+    write_space(tmp_path, GOOD)
+    assert load_space(Row("triplet"), tmp_path).loss == load_space(Row("triplet")).loss
+    write_space(tmp_path, GOOD, "mine")
+    message = error_of(tmp_path, "mine")
+    assert message.startswith(f"{tmp_path / 'mine.toml'}: has no loss; name a class of pytorch")
+
+
+def test_miners_file_names_no_loss(tmp_path: Path) -> None:
+    write_space(tmp_path, 'loss = "TripletMarginLoss"\n' + GOOD)
+    write_space(tmp_path, 'loss = "TripletMarginLoss"\n' + GOOD, "wpm")
+    assert "wpm.toml: the file has 'loss'" in error_of(tmp_path, "triplet+wpm")

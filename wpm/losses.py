@@ -1,26 +1,30 @@
 """The losses: a row of the results table and its parameters become a module to train with.
 
 A row is a loss, alone or behind a miner (`wpm.miners`). Alone, the loss gets (B, D) embeddings and
-measures pairs itself; behind a miner it gets (V, B, D) views and reads mined pairs.
+measures pairs itself; behind a miner it gets (V, B, D) views and reads mined pairs. The row's file
+names the classes (`wpm.loss_description`). Classes of our own are here where the library computes
+something else than the version with which published settings were searched.
 
 You come here from `wpm.model.embedding`, where views come from. Read next: `wpm.training.fold`,
 where model and loss are trained.
 """
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pytorch_metric_learning import losses, miners
+from pytorch_metric_learning import losses
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.miners import BaseMiner
 from pytorch_metric_learning.regularizers import BaseRegularizer, ZeroMeanRegularizer
 from torch import Tensor, nn
 
 from wpm.errors import UserError
+from wpm.loss_classes import build_call
+from wpm.loss_description import LossDescription
 from wpm.miners import Parameters, find_miner
 from wpm.rows import Row
+from wpm.spaces import known_losses, shipped_loss
 
 _ROOT_FLOOR = 1e-5  # added under the root of SoftTriple's distances, as in its authors' code
 _PROBABILITY_FLOOR = 1e-20  # added to NT-Xent's probabilities
@@ -33,14 +37,23 @@ class PlainLoss(nn.Module):
     def __init__(
         self, base_loss: BaseMetricLossFunction, threshold_miner: BaseMiner | None = None
     ) -> None:
+        """Take a loss that is called with embeddings and labels.
+
+        Args:
+            base_loss: of pytorch-metric-learning, or any module that is called in the same way.
+            threshold_miner: its pairs or triplets are the loss's third argument; None for all.
+        """
         super().__init__()
         self.base_loss = base_loss
         self.threshold_miner = threshold_miner
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """Return the scalar loss of (B, D) embeddings with (B,) labels."""
-        pairs = self.threshold_miner(embeddings, labels) if self.threshold_miner else None
-        loss: Tensor = self.base_loss(embeddings, labels, pairs)
+        loss: Tensor
+        if self.threshold_miner is None:
+            loss = self.base_loss(embeddings, labels)
+        else:
+            loss = self.base_loss(embeddings, labels, self.threshold_miner(embeddings, labels))
         return loss
 
 
@@ -129,72 +142,33 @@ class CenterSpreadRegularizer(BaseRegularizer):
         }
 
 
-def _build_soft_triple(parameters: Parameters, size: Mapping[str, int]) -> BaseMetricLossFunction:
-    """Build SoftTriple, without its regulariser where that has no weight or no pair of centres."""
-    count = int(parameters["centers_per_class"])
-    weight = parameters["reg_weight"]
-    return losses.SoftTripleLoss(
-        **size,
-        centers_per_class=count,
-        la=parameters["la"],
-        gamma=parameters["gamma"],
-        margin=parameters["margin"],
-        weight_regularizer=CenterSpreadRegularizer(count) if weight > 0 and count > 1 else None,
-        weight_reg_weight=weight,
-    )
+class PublishedSoftTripleLoss(losses.SoftTripleLoss):
+    """SoftTriple with the regulariser that the published settings weigh.
 
+    Args:
+        reg_weight: of the mean distance between the centres of a class. There is no regulariser
+            where it is 0, or where a class has one centre.
+        centers_per_class: K >= 1.
+        options: of the library's class.
+    """
 
-# To add a loss: an entry here and a file in search_spaces/. The keys of the parameters are the
-# published names; `size` holds num_classes and embedding_size for losses with weights of their own.
-# Reducers and distances are pytorch-metric-learning's defaults, over all pairs or all triplets.
-# docs/rows.md says for every row what is set and why.
-_LOSSES: dict[str, Callable[[Parameters, Mapping[str, int]], BaseMetricLossFunction]] = {
-    "contrastive": lambda p, size: losses.ContrastiveLoss(
-        pos_margin=p["pos_margin"], neg_margin=p["neg_margin"]
-    ),
-    "triplet": lambda p, size: losses.TripletMarginLoss(margin=p["margin"]),
-    "ntxent": lambda p, size: PublishedNTXentLoss(temperature=p["temperature"]),
-    "nca": lambda p, size: losses.NCALoss(softmax_scale=p["softmax_scale"]),
-    "proxy_nca": lambda p, size: losses.ProxyNCALoss(**size, softmax_scale=p["softmax_scale"]),
-    "proxy_anchor": lambda p, size: losses.ProxyAnchorLoss(
-        **size, margin=p["margin"], alpha=p["alpha"]
-    ),
-    "margin": lambda p, size: losses.MarginLoss(
-        margin=p["margin"], beta=p["beta"], learn_beta=True
-    ),
-    "margin_per_class": lambda p, size: losses.MarginLoss(
-        margin=p["margin"], beta=p["beta"], learn_beta=True, num_classes=size["num_classes"]
-    ),
-    "normalized_softmax": lambda p, size: losses.NormalizedSoftmaxLoss(
-        **size, temperature=p["temperature"]
-    ),
-    "cosface": lambda p, size: losses.CosFaceLoss(**size, margin=p["margin"], scale=p["scale"]),
-    "arcface": lambda p, size: PublishedArcFaceLoss(**size, margin=p["margin"], scale=p["scale"]),
-    "fast_ap": lambda p, size: losses.FastAPLoss(num_bins=int(p["num_bins"])),
-    "snr_contrastive": lambda p, size: losses.SignalToNoiseRatioContrastiveLoss(
-        pos_margin=p["pos_margin"],
-        neg_margin=p["neg_margin"],
-        embedding_regularizer=UnitZeroMeanRegularizer(),
-        embedding_reg_weight=p["regularizer_weight"],
-    ),
-    "circle": lambda p, size: losses.CircleLoss(m=p["m"], gamma=p["gamma"]),
-    "multi_similarity": lambda p, size: losses.MultiSimilarityLoss(
-        alpha=p["alpha"], beta=p["beta"], base=p["base"]
-    ),
-    "multi_similarity_miner": lambda p, size: losses.MultiSimilarityLoss(
-        alpha=p["alpha"], beta=p["beta"], base=p["base"]
-    ),
-    "soft_triple": _build_soft_triple,
-}
-
-# Losses whose pairs or triplets a threshold picks beforehand.
-_THRESHOLD_MINERS: dict[str, Callable[[Parameters], BaseMiner]] = {
-    "multi_similarity_miner": lambda p: miners.MultiSimilarityMiner(epsilon=p["epsilon"]),
-}
+    def __init__(self, *, reg_weight: float, centers_per_class: int, **options: Any) -> None:
+        regularized = reg_weight > 0 and centers_per_class > 1
+        super().__init__(
+            centers_per_class=centers_per_class,
+            weight_regularizer=CenterSpreadRegularizer(centers_per_class) if regularized else None,
+            weight_reg_weight=reg_weight,
+            **options,
+        )
 
 
 def build_loss(
-    row: Row, parameters: Parameters, *, num_classes: int, embedding_dim: int
+    row: Row,
+    parameters: Parameters,
+    *,
+    num_classes: int,
+    embedding_dim: int,
+    description: LossDescription | None = None,
 ) -> nn.Module:
     """Build a row's loss.
 
@@ -205,6 +179,7 @@ def build_loss(
         parameters: values for the loss and for the miner.
         num_classes: training classes C; a loss has one proxy, weight vector or beta for each.
         embedding_dim: D, dimensions of an embedding.
+        description: the classes of the loss; None for those that ship under the row's name.
 
     Returns:
         A module that is called with embeddings (B, D) for a row without a miner, or with views
@@ -213,17 +188,26 @@ def build_loss(
 
     Raises:
         UserError: there is no such loss or miner, or a parameter is missing.
+        ValueError: the miner has no meaning for the loss.
     """
-    if row.loss not in _LOSSES:
-        raise UserError(f"unknown row {str(row)!r}; choose from {', '.join(sorted(_LOSSES))}")
+    described = description or shipped_loss(row.loss)
+    if described is None:
+        known = ", ".join(name for name in known_losses() if shipped_loss(name))
+        raise UserError(f"unknown row {str(row)!r}; choose from {known}")
     miner = find_miner(row)
-    size = {"num_classes": num_classes, "embedding_size": embedding_dim}
+    values = {**parameters, "num_classes": num_classes, "embedding_size": embedding_dim}
+    for name in described.parameters:
+        if name not in values:
+            raise UserError(f"row {row} needs a value for {name}")
+    base_loss = build_call("loss", described.loss, values, described.modules)
+    threshold_miner = (
+        None
+        if described.miner is None
+        else build_call("miner", described.miner, values, described.modules)
+    )
+    if miner is None:
+        return PlainLoss(base_loss, threshold_miner)
     try:
-        base_loss = _LOSSES[row.loss](parameters, size)
-        build_miner = _THRESHOLD_MINERS.get(row.loss)
-        threshold_miner = build_miner(parameters) if build_miner else None
-        if miner is None:
-            return PlainLoss(base_loss, threshold_miner)
         return miner.wrap_loss(base_loss, threshold_miner, parameters)
     except KeyError as error:
         raise UserError(f"row {row} needs a value for {error.args[0]}") from error

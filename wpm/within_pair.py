@@ -113,12 +113,18 @@ class WithinPairLoss(nn.Module):
                 same mined matrix; None to use all.
 
         Raises:
-            ValueError: sharpness is not positive, or the miner measures pairs differently from
-                the loss, so that its threshold would be about other numbers.
+            ValueError: sharpness is not positive, the loss has no distance to replace, or the
+                miner measures pairs differently from the loss, so that its threshold would be
+                about other numbers.
         """
         super().__init__()
         if not sharpness > 0:
             raise ValueError(f"sharpness is {sharpness}, must be > 0")
+        if not isinstance(getattr(base_loss, "distance", None), BaseDistance):
+            raise ValueError(
+                f"{type(base_loss).__name__} has no distance that mined values could replace; "
+                "within-pair mining needs a loss that reads the batch's pair matrix"
+            )
         if threshold_miner is not None:
             ours, theirs = describe_distance(base_loss), describe_distance(threshold_miner)
             if ours != theirs:

@@ -129,7 +129,7 @@ def find_published(place: StudyPlace) -> Mapping[str, float]:
     """
     values: dict[str, float] = {}
     with suppress(UserError):  # the row is of another version, or nothing was published of it
-        space = load_space(place.row)
+        space = load_space(place.row, dataset=place.dataset)
         values |= space.thresholds
         values |= space.find_published(place.dataset).parameters
     return values

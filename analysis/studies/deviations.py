@@ -20,7 +20,8 @@ SOURCES = {
     "search_ranges.csv": "analysis/published/search_ranges.csv, the ranges of MLRC's searches",
 }
 
-_RANGES = Path(__file__).parents[1] / "published" / "search_ranges.csv"
+_NOT_SEARCHED = "not searched"
+_PUBLISHED = Path(__file__).parents[1] / "published"
 # Defaults of a protocol that a study replaces by what it does, and records elsewhere.
 _DEFAULTS_ONLY = ("name", "trials", "runs", "stopping")
 _HALVING = ("grace_epochs", "reduction_factor")
@@ -140,21 +141,33 @@ def _compare_ranges(row: RowRecord) -> Iterator[Deviation]:
     if not _is_searched(row):
         return
     searched: Mapping[str, Any] = row.identity.get("searched", {})
-    published = _read_ranges().get(row.place.row.loss, {})
+    published = _read_ranges(row.place.dataset).get(row.place.row.loss, {})
     for name, theirs in published.items():
-        ours = _describe_range(searched[name]) if name in searched else "not searched"
+        ours = _describe_range(searched[name]) if name in searched else _NOT_SEARCHED
         if searched and ours != theirs:
             yield Deviation(f"range of {name}", ours, theirs, "search_ranges.csv")
 
 
 @cache
-def _read_ranges() -> Mapping[str, Mapping[str, str]]:
-    """Return the published ranges in words, by row and parameter."""
+def _read_ranges(dataset: str) -> Mapping[str, Mapping[str, str]]:
+    """Return the published ranges of a data set in words, by row and parameter."""
     ranges: dict[str, dict[str, str]] = {}
-    with _RANGES.open(newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            ranges.setdefault(line["row"], {})[line["parameter"]] = _describe_range(line)
+    general = {(line["row"], line["parameter"]): line for line in _read_lines("search_ranges.csv")}
+    own = [line for line in _read_lines("dataset_ranges.csv") if line["dataset"] == dataset]
+    lines = general | {
+        (line["row"], line["parameter"]): {**general[line["row"], line["parameter"]], **line}
+        for line in own
+    }
+    for (row, parameter), line in lines.items():
+        ranges.setdefault(row, {})[parameter] = (
+            _describe_range(line) if line["low"] else _NOT_SEARCHED
+        )
     return ranges
+
+
+def _read_lines(name: str) -> list[dict[str, str]]:
+    with (_PUBLISHED / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _describe_range(bounds: Mapping[str, Any]) -> str:

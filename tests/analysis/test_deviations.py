@@ -38,7 +38,7 @@ def write_published(
 ) -> StudyPlace:
     """Write a study exactly as published, but for what the arguments change."""
     protocol = {**as_json(asdict(find_protocol("mlrc", dataset))), **settings}
-    space = load_space(Row.parse(row))
+    space = load_space(Row.parse(row), dataset=dataset)
     place = write_search(
         root, row, [COMPLETE] * trials, trials, dataset=dataset, protocol="mlrc",
         settings=protocol, **{
@@ -122,6 +122,20 @@ def test_ranges_are_compared_with_those_of_the_published_searches(tmp_path: Path
     }
     place = write_published(tmp_path, "contrastive", searched={"pos_margin": bins})
     assert ("range of neg_margin", "not searched", "-0.2 to 2, linear") in found_in(place)
+
+
+def test_ranges_are_those_of_the_data_set(tmp_path: Path) -> None:
+    for number, row in enumerate(("soft_triple", "arcface")):
+        root = tmp_path / str(number)
+        found = {what for what, _, _ in found_in(write_published(root, row, dataset="sop"))}
+        assert not any(what.startswith("range of") for what in found)
+    general = load_space(Row("soft_triple")).searched
+    searched = {name: asdict(limits) for name, limits in general.items()}
+    place = write_published(tmp_path, "soft_triple", dataset="sop", searched=searched)
+    assert found_in(place) >= {
+        ("range of la", "0.01 to 100, linear", "0.01 to 200, linear"),
+        ("range of reg_weight", "0 to 1, linear", "not searched"),
+    }
 
 
 def test_a_field_that_is_added_later_is_covered_under_a_readable_name(

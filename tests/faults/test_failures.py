@@ -17,7 +17,6 @@ FAULTS = """
 import os, signal, time
 import torch
 from pytorch_metric_learning.losses import TripletMarginLoss
-from wpm import losses
 from wpm.cluster.watchdog import Watchdog
 
 class OwnLoss(TripletMarginLoss):
@@ -27,8 +26,6 @@ class OwnLoss(TripletMarginLoss):
         if self.broken:
             raise ValueError("a loss of my own\\ndoes not like this margin")
         return super().compute_loss(*args)
-
-losses._LOSSES["own"] = lambda p, size: OwnLoss(margin=p["margin"])
 
 def fault(number, folder, fold):
     with open(folder / "steps", "a") as file:
@@ -86,7 +83,8 @@ def test_every_failure_is_named_and_the_search_continues(
     plant(launcher, tmp_path / "site", FAULTS)
     spaces = tmp_path / "spaces"
     spaces.mkdir()
-    (spaces / "own.toml").write_text("[search.margin]\nlow = 0\nhigh = 1\n")
+    own = 'loss = "planted:OwnLoss"\n[search.margin]\nlow = 0\nhigh = 1\n'
+    (spaces / "own.toml").write_text(own)
     search = ("--rows", "own", "--search-spaces", str(spaces), "--trials", "12")
     output = launcher.run(*search, "--no-early-stopping")
     records = {record.number: record for record in launcher.trials()}

@@ -12,7 +12,9 @@ from wpm.protocol_fields import Value, WholeNumber
 from wpm.protocol_files import find_protocol
 from wpm.protocols import Protocol, field_types
 from wpm.records import read_study, write_study
-from wpm.studies.best_trials import check_same_study
+from wpm.rows import Row
+from wpm.spaces import SearchSpace, load_space
+from wpm.studies.best_trials import check_same_loss, check_same_study
 from wpm.studies.plan import StudyPlan, record_plan
 
 OTHER: dict[str, Value] = {
@@ -111,3 +113,98 @@ def test_two_changes_of_one_protocol_have_studies_of_their_own(tmp_path: Path) -
     record_plan(dataclasses.replace(plan, protocol=protocol, place=place), trials=4)
     assert place.folder == tmp_path / "runs" / "folder" / "smoke-max_epochs_5" / "contrastive"
     assert read_study(place) is not None
+
+
+# The loss
+
+
+def write_rows(folder: Path, text: str) -> SearchSpace:
+    folder.mkdir(exist_ok=True)
+    (folder / "contrastive.toml").write_text(text, encoding="utf-8")
+    return load_space(Row("contrastive"), folder)
+
+
+RANGES = """
+[search.pos_margin]
+low = -0.2
+high = 2.0
+reason = "in other words"
+[search.neg_margin]
+low = -0.2
+high = 2.0
+"""
+
+
+def test_other_words_for_a_range_are_the_same_study(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    record_plan(plan, trials=4)
+    space = write_rows(tmp_path / "rows", RANGES)
+    assert space.searched != plan.space.searched
+    record_plan(dataclasses.replace(plan, space=space), trials=4)
+    study = read_study(plan.place)
+    assert study is not None
+    assert "MLRC" in study["identity"]["searched"]["pos_margin"]["reason"], "kept as recorded"
+
+
+@pytest.mark.parametrize(
+    ("head", "difference"),
+    [
+        ('loss = "SignalToNoiseRatioContrastiveLoss"',
+         "loss.class = 'ContrastiveLoss', now 'SignalToNoiseRatioContrastiveLoss'"),
+        ('loss = "ContrastiveLoss"\nreducer = "MeanReducer"',
+         "loss.arguments.reducer = None, now {'class': 'MeanReducer', 'arguments': {}}"),
+        ('loss = "ContrastiveLoss"\nminer = "PairMarginMiner"',
+         "loss.miner = None, now {'class': 'PairMarginMiner', 'arguments': {}}"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "of an older version"])
+def test_other_class_or_argument_is_refused_by_name(
+    head: str, difference: str, recorded: bool, tmp_path: Path
+) -> None:
+    plan = make_plan(tmp_path)
+    record_plan(plan, trials=4)
+    if not recorded:
+        forget_loss(plan)
+    record_plan(plan, trials=4)
+    check_same_loss(plan.place, plan.space.loss)
+    space = write_rows(tmp_path / "rows", f"{head}\n{RANGES}")
+    with pytest.raises(UserError) as caught:
+        record_plan(dataclasses.replace(plan, space=space), trials=4)
+    assert f"study folder/smoke/contrastive was started with {difference}; " in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        check_same_loss(plan.place, space.loss)
+    assert f"study folder/smoke/contrastive was searched with {difference}; " in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def forget_loss(plan: StudyPlan) -> None:
+    """Write the study as versions did in which a row's file named no loss."""
+    study = read_study(plan.place)
+    assert study is not None
+    del study["identity"]["loss"]
+    write_study(plan.place, {key: study[key] for key in ("identity", "trials", "provenance")})
+
+
+OWN = "class Loss(torch.nn.Module): ...\n"
+
+
+def test_text_of_an_own_loss_is_recorded_and_another_text_is_another_study(
+    tmp_path: Path,
+) -> None:
+    rows, plan = tmp_path / "rows", make_plan(tmp_path)
+    rows.mkdir()
+    (rows / "own.py").write_text(OWN)
+    plan = dataclasses.replace(plan, space=write_rows(rows, f'loss = "own:Loss"\n{RANGES}'))
+    record_plan(plan, trials=4)
+    study = read_study(plan.place)
+    assert study is not None
+    assert study["provenance"]["own_modules"] == {"own": OWN}
+    assert OWN not in str(study["identity"])
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "own.py").write_text(OWN)
+    moved = write_rows(tmp_path / "moved", f'loss = "own:Loss"\n{RANGES}')
+    record_plan(dataclasses.replace(plan, space=moved), trials=4)
+    (rows / "own.py").write_text(OWN + "# changed\n")
+    changed = write_rows(rows, f'loss = "own:Loss"\n{RANGES}')
+    with pytest.raises(UserError, match=r"started with loss\.modules\.own\.sha256 = '"):
+        record_plan(dataclasses.replace(plan, space=changed), trials=4)

@@ -4,20 +4,23 @@ import copy
 
 import pytest
 import torch
+from pytorch_metric_learning.losses import ContrastiveLoss
+from pytorch_metric_learning.reducers import MeanReducer
 from torch import Tensor
 
 from benchmarks.gpu.steps import list_rows, middle_of
-from wpm.losses import build_loss
+from wpm.losses import PlainLoss, build_loss
 from wpm.rows import Row
 from wpm.training.steps import has_fixed_shapes
-from wpm.training.wait_free import remove_waits
+from wpm.training.wait_free import is_replayable, remove_waits
+from wpm.within_pair import WithinPairLoss
 
 CPU = torch.device("cpu")
 VIEWS, DIM = 6, 16
 # What docs/performance.md says of each row: rewritten, captured as it is, or eager.
 REWRITTEN = {
     "contrastive", "triplet", "margin", "margin_per_class", "snr_contrastive", "ntxent",
-    "multi_similarity",
+    "multi_similarity", "lifted_structure",
 }  # fmt: skip
 AS_IT_IS = {"normalized_softmax", "soft_triple"}
 
@@ -90,6 +93,27 @@ def test_rows_have_the_shapes_that_the_documents_say() -> None:
             found["rewritten"].add(str(row))
     assert found["as it is"] == AS_IT_IS
     assert found["rewritten"] == REWRITTEN | {f"{row}+wpm" for row in REWRITTEN}
+
+
+def test_losses_that_are_captured_are_known_ones() -> None:
+    rows = {str(row) for row in list_rows() if is_replayable(build(str(row)))}
+    captured = AS_IT_IS | REWRITTEN | {f"{row}+wpm" for row in REWRITTEN}
+    # Its threshold miner keeps the row from a graph, whatever its loss does.
+    assert rows == captured | {"multi_similarity_miner", "multi_similarity_miner+wpm"}
+
+
+def test_loss_of_the_users_own_is_not_captured_whatever_it_is_derived_from() -> None:
+    class Own(ContrastiveLoss):
+        pass
+
+    class OwnReducer(MeanReducer):
+        pass
+
+    assert not is_replayable(PlainLoss(Own()))
+    assert not is_replayable(WithinPairLoss(Own()))
+    assert not is_replayable(PlainLoss(ContrastiveLoss(reducer=OwnReducer())))
+    assert not is_replayable(PlainLoss(torch.nn.Identity()))
+    assert is_replayable(PlainLoss(ContrastiveLoss(reducer=MeanReducer())))
 
 
 def test_lists_follow_the_batch() -> None:

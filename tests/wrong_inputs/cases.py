@@ -303,6 +303,49 @@ SPACES = [
         situation="[search.pos_margn]",
     ),
     WrongInput(
+        "--search-spaces {tmp}/spaces --rows mine",
+        "'SupConLos' is no loss of pytorch-metric-learning; did you mean 'SupConLoss'?",
+        prepare=write("spaces/mine.toml", "loss = 'SupConLos'\n"),
+        situation="loss = 'SupConLos'",
+    ),
+    WrongInput(
+        "--search-spaces {tmp}/spaces --rows mine",
+        "'LpDistance' is no loss of pytorch-metric-learning; choose from",
+        prepare=write("spaces/mine.toml", "loss = 'LpDistance'\n"),
+        situation="loss = 'LpDistance'",
+    ),
+    WrongInput(
+        "--search-spaces {tmp}/spaces --rows mine",
+        "SupConLoss has no argument 'temprature'; did you mean 'temperature'?",
+        prepare=write(
+            "spaces/mine.toml",
+            "loss = 'SupConLoss'\n[search.temprature]\nlow = 0.01\nhigh = 1\n",
+        ),
+        situation="[search.temprature]",
+    ),
+    WrongInput(
+        "--search-spaces {tmp}/spaces --rows mine",
+        "module my_losses cannot be imported",
+        prepare=write("spaces/mine.toml", "loss = 'my_losses:Mine'\n"),
+        situation="no my_losses.py",
+    ),
+    WrongInput(
+        "--search-spaces {tmp}/spaces --rows mine",
+        "has no loss; name a class of pytorch-metric-learning",
+        prepare=write("spaces/mine.toml", "[search.margin]\nlow = 0\nhigh = 1\n"),
+        situation="no loss",
+    ),
+    WrongInput(
+        "--search-spaces {tmp}/spaces --rows contrastive",
+        "dataset.spo of row contrastive is not known; did you mean 'sop'?",
+        prepare=write(
+            "spaces/contrastive.toml",
+            "[search.pos_margin]\nlow = 0\nhigh = 1\n[search.neg_margin]\nlow = 0\nhigh = 1\n"
+            "[dataset.spo.fixed]\npos_margin = 0\n",
+        ),
+        situation="[dataset.spo]",
+    ),
+    WrongInput(
         "--search-spaces {tmp}/spaces --rows contrastive+wpm",
         "it must set exactly",
         prepare=write("spaces/wpm.toml", "[fixed]\nsharpness = 32\n"),

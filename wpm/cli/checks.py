@@ -2,11 +2,13 @@
 
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from wpm.cli.options import LaunchOptions
 from wpm.cluster.ray_files import find_ray_folder
 from wpm.errors import UserError
+from wpm.loss_description import suggest
 from wpm.protocol_files import default_protocol, read_protocol
 from wpm.rows import Row
 from wpm.spaces import SPACES_FOLDER, SearchSpace, load_spaces
@@ -25,7 +27,9 @@ def check_options(options: LaunchOptions) -> list[SearchSpace]:
         UserError: a flag contradicts another, or names something that does not exist.
     """
     check_combinations(options)
-    spaces = load_spaces(map(Row.parse, options.table_rows), options.search_spaces)
+    rows = map(Row.parse, options.table_rows)
+    spaces = load_spaces(rows, options.search_spaces, options.dataset)
+    check_datasets(options, spaces)
     if options.sampler is not None:
         from wpm.studies.samplers import build_sampler  # imports Optuna
 
@@ -38,6 +42,19 @@ def check_options(options: LaunchOptions) -> list[SearchSpace]:
     elif not (options.only_fetches or options.check_pipeline):  # these need no Ray
         find_ray_folder()
     return spaces
+
+
+def check_datasets(options: LaunchOptions, spaces: Sequence[SearchSpace]) -> None:
+    """Refuse ranges of a data set that does not exist."""
+    from wpm.data.datasets import DATASETS  # imports numpy and Pillow
+
+    for space in spaces:
+        for dataset in space.datasets:
+            if dataset not in DATASETS:
+                raise UserError(
+                    f"{options.search_spaces}: dataset.{dataset} of row {space.row} is not known"
+                    f"{suggest(dataset, DATASETS)}; choose from {', '.join(DATASETS)}"
+                )
 
 
 def check_protocol(options: LaunchOptions) -> None:

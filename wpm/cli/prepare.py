@@ -22,7 +22,7 @@ from wpm.records import Chosen, StudyPlace, TrainingRecord, read_study, remove_e
 from wpm.rows import Row
 from wpm.spaces import SearchSpace
 from wpm.splits import check_splits, class_disjoint_splits
-from wpm.studies.best_trials import check_same_study, choose_best_trials
+from wpm.studies.best_trials import check_same_loss, check_same_study, choose_best_trials
 from wpm.studies.final_plan import FinalPlan
 from wpm.studies.final_runs import FinalRunsWork
 from wpm.studies.plan import StudyPlan, record_plan
@@ -181,6 +181,7 @@ def prepare_retraining(
     for place in plan.places:
         if place in best:
             check_same_study(place, plan.protocol, pixel_cache, plan.weights)
+            check_same_loss(place, plan.spaces[place].loss)
             configurations = [_describe_choice(record) for record in best[place]]
         else:
             configurations = [_configure_unsearched(plan, plan.spaces[place])]
@@ -200,6 +201,7 @@ def prepare_retraining(
                     # Without training nothing is random: one run says everything.
                     runs=plan.runs if place.row.is_trained else 1,
                     weights=plan.weights,
+                    loss=plan.spaces[place].loss,
                 )
             )
     work = stack.enter_context(FinalRunsWork(final_plans, console.line, on_study_end))
@@ -230,7 +232,13 @@ def _describe_probe(
     if not row.is_trained:
         return None
     config = TrainingConfig(
-        row, plan.protocol, parameters[row], plan.options.seed, folds, plan.weights
+        row,
+        plan.protocol,
+        parameters[row],
+        plan.options.seed,
+        folds,
+        plan.weights,
+        loss={place.row: space.loss for place, space in plan.spaces.items()}[row],
     )
     return training_payload(Path(), pixel_cache, config, export=False)
 

@@ -17,10 +17,13 @@ def identify(number: int, config: TrainingConfig) -> dict[str, Any]:
         number: of the trial, or the fold of a final run.
         config: what is trained.
     """
+    described = config.loss
+    # The text of a user's own loss goes to the workers, and once into study.json.
+    loss = None if described is None else described.to_json(with_source=False)
     return {
         "number": number,
         "parameters": dict(config.parameters),
-        "config": config.to_json(),
+        "config": {**config.to_json(), "loss": loss},
         "provenance": provenance(),
     }
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from wpm.errors import UserError
+from wpm.loss_description import LossDescription
 from wpm.protocols import Protocol, protocol_from_json
 from wpm.records import (
     StudyPlace,
@@ -15,7 +16,13 @@ from wpm.records import (
     read_trials,
     validation_order,
 )
-from wpm.studies.plan import RENAME_PROTOCOL, check_same_decoding, first_difference
+from wpm.studies.plan import (
+    RENAME_PROTOCOL,
+    check_same_decoding,
+    describe_loss,
+    first_difference,
+    recorded_loss,
+)
 
 
 def choose_best_trials(
@@ -85,4 +92,20 @@ def check_same_study(
         raise UserError(
             f"study {place.name} started from weights {identity['weights']}, now "
             f"{Path(weights).name}; give the same --weights"
+        )
+
+
+def check_same_loss(place: StudyPlace, loss: LossDescription | None) -> None:
+    """Refuse final runs of another loss than the search's.
+
+    Raises:
+        UserError: a class or an argument differs.
+    """
+    study = read_study(place)
+    assert study is not None
+    searched, now = recorded_loss(study["identity"]), describe_loss(loss)
+    if searched != now:
+        raise UserError(
+            f"study {place.name} was searched with {first_difference(searched, now, 'loss.')}; "
+            "put the row's file back, or search again with another --run-root"
         )

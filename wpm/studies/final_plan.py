@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wpm.data.index import DataSource
+from wpm.loss_description import LossDescription
 from wpm.protocols import Protocol
 from wpm.records import Chosen, StudyPlace, finals_folder
 
@@ -24,6 +25,7 @@ class FinalPlan:
         pixel_cache: folder of the decoded trainval images.
         runs: number of seeds.
         weights: file of the trunk's weights, or "random".
+        loss: the classes of the row's loss; None for those that ship under its name.
     """
 
     place: StudyPlace
@@ -34,6 +36,7 @@ class FinalPlan:
     pixel_cache: Path
     runs: int
     weights: str = "random"
+    loss: LossDescription | None = None
 
     @property
     def folder(self) -> Path:

@@ -151,6 +151,7 @@ class FinalRunsWork:
             plan.seed_of(run),
             (fold,),
             plan.weights,
+            plan.loss,
         )
         folder = plan.fold_folder(run, fold)
         if not (folder / "trial.json").exists():

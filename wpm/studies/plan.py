@@ -8,9 +8,11 @@ from typing import Any
 
 from wpm.data.readings import read_former
 from wpm.errors import UserError
+from wpm.loss_description import LossDescription
 from wpm.protocols import Protocol
 from wpm.records import StudyPlace, provenance, read_study, write_study
-from wpm.spaces import SearchSpace
+from wpm.rows import Row
+from wpm.spaces import SearchSpace, shipped_loss
 from wpm.studies.samplers import DEFAULT_SAMPLER
 
 RENAME_PROTOCOL = "put it back, or save the protocol under another name; or "
@@ -65,6 +67,7 @@ class StudyPlan:
                     # By name only: the same file may be in another folder next time.
                     "weights": Path(self.weights).name,
                     "sampler": self.sampler,
+                    "loss": describe_loss(self.space.loss),
                 }
             )
         )
@@ -88,8 +91,8 @@ def record_plan(plan: StudyPlan, trials: int) -> None:
                 f"{place.folder} has a study.journal but no study.json; restore study.json, or "
                 "start a new study with another --run-root"
             )
-    elif before["identity"] != identity:
-        difference = first_difference(before["identity"], identity)
+    elif (old := _comparable(before["identity"])) != (new := _comparable(identity)):
+        difference = first_difference(old, new)
         if difference.startswith("images."):
             check_same_decoding(place, before["identity"]["images"], plan.pixel_cache)
         rename = RENAME_PROTOCOL if difference.startswith("protocol.") else ""
@@ -102,6 +105,7 @@ def record_plan(plan: StudyPlan, trials: int) -> None:
             **provenance(),
             "left_out": list(plan.left_out),
             "findings": dict(plan.findings),
+            "own_modules": _list_sources(plan.space.loss),
         }
         first = before["provenance"] if before else now
         write_study(place, {"identity": identity, "trials": trials, "provenance": first})
@@ -124,6 +128,35 @@ def check_same_decoding(place: StudyPlace, images: Mapping[str, Any], pixel_cach
             f"study {place.name} was started by a version that decoded its images otherwise: now "
             f"{former.reason}; start a new one with another --run-root, or move {place.folder} away"
         )
+
+
+def describe_loss(loss: LossDescription | None) -> dict[str, Any]:
+    """Return a loss as a study records it: own modules by their checksums, without their text."""
+    return {} if loss is None else loss.to_json(with_source=False)
+
+
+def recorded_loss(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the loss of a study; studies of before record none, and had the one that ships."""
+    recorded: dict[str, Any] | None = identity.get("loss")
+    return (
+        describe_loss(shipped_loss(Row.parse(identity["row"]).loss))
+        if recorded is None
+        else recorded
+    )
+
+
+def _comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an identity without the reasons of its ranges, whose wording changes nothing."""
+    searched = {
+        name: {key: value for key, value in limits.items() if key != "reason"}
+        for name, limits in identity["searched"].items()
+    }
+    return {**identity, "searched": searched, "loss": recorded_loss(identity)}
+
+
+def _list_sources(loss: LossDescription | None) -> dict[str, str | None]:
+    """Return the text of the user's own modules by name, for the record."""
+    return {} if loss is None else {name: m.source for name, m in loss.modules.items()}
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:

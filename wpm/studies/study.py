@@ -206,6 +206,7 @@ class Study:
             seed=plan.seed,
             folds=tuple(range(plan.protocol.folds)),
             weights=plan.weights,
+            loss=plan.space.loss,
         )
         folder = plan.place.trial_folder(trial.number)
         if not (folder / "trial.json").exists():

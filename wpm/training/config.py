@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wpm.errors import UserError
+from wpm.loss_description import LossDescription
 from wpm.protocols import Protocol, protocol_from_json
 from wpm.rows import Row
 
@@ -22,6 +23,7 @@ class TrainingConfig:
         seed: base seed; fold k of it is independent of which other folds are trained.
         folds: positions of the folds to train, advanced in lockstep.
         weights: file of the trunk's weights, or "random".
+        loss: the classes of the row's loss; None for those that ship under its name.
     """
 
     row: Row
@@ -30,6 +32,7 @@ class TrainingConfig:
     seed: int
     folds: tuple[int, ...]
     weights: str = "random"
+    loss: LossDescription | None = None
 
     def __post_init__(self) -> None:
         for name, value in self.parameters.items():
@@ -44,6 +47,7 @@ class TrainingConfig:
             **dataclasses.asdict(self),
             "row": str(self.row),
             "parameters": dict(self.parameters),
+            "loss": None if self.loss is None else self.loss.to_json(),
         }
 
     @classmethod
@@ -56,4 +60,5 @@ class TrainingConfig:
             seed=data["seed"],
             folds=tuple(data["folds"]),
             weights=data["weights"],
+            loss=LossDescription.from_json(data["loss"]) if data.get("loss") else None,
         )

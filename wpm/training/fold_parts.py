@@ -23,7 +23,7 @@ from wpm.training.steps import (
     GraphedSteps,
     has_fixed_shapes,
 )
-from wpm.training.wait_free import remove_waits
+from wpm.training.wait_free import is_replayable, remove_waits
 
 
 class FoldSeeds(NamedTuple):
@@ -79,6 +79,7 @@ def place_loss(
             config.parameters,
             num_classes=num_classes,
             embedding_dim=config.protocol.embedding_dim,
+            description=config.loss,
         )
     return loss.to(device)
 
@@ -125,7 +126,7 @@ def build_steps(
         loss_sum: scalar to which every step adds its loss.
         backend: captures steps; None where the device has no graphs.
     """
-    if backend is None:
+    if backend is None or not is_replayable(loss):
         return EagerSteps(step, optimizers, loss_sum)
     shape, protocol = batch_shape(config), config.protocol
     views = protocol.trunk_passes * protocol.embedding_masks

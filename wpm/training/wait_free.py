@@ -16,8 +16,13 @@ from typing import Any
 import torch
 from pytorch_metric_learning.losses import (
     BaseMetricLossFunction,
+    ContrastiveLoss,
     GenericPairLoss,
+    LiftedStructureLoss,
     MarginLoss,
+    MultiSimilarityLoss,
+    NormalizedSoftmaxLoss,
+    SignalToNoiseRatioContrastiveLoss,
     TripletMarginLoss,
 )
 from pytorch_metric_learning.reducers import DivisorReducer, ThresholdReducer
@@ -28,9 +33,21 @@ from pytorch_metric_learning.utils.loss_and_miner_utils import (
 from torch import Tensor, nn
 
 from wpm.data.crops import to_device
-from wpm.losses import PlainLoss
+from wpm.losses import PlainLoss, PublishedNTXentLoss, PublishedSoftTripleLoss
 from wpm.within_pair import WithinPairLoss
 
+_KNOWN_PACKAGES = {"pytorch_metric_learning", "torch", "wpm"}
+_REPLAYABLE = (
+    ContrastiveLoss,
+    LiftedStructureLoss,
+    MarginLoss,
+    MultiSimilarityLoss,
+    NormalizedSoftmaxLoss,
+    PublishedNTXentLoss,
+    PublishedSoftTripleLoss,
+    SignalToNoiseRatioContrastiveLoss,
+    TripletMarginLoss,
+)
 _PATTERNS = 32  # batches with a class twice have many patterns, of which few come again
 
 
@@ -74,6 +91,20 @@ class BatchPairs(nn.Module):
     def forward(self, embeddings: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """Return the lists of this batch, as pytorch-metric-learning's miners do."""
         return self._lists
+
+
+def is_replayable(loss: nn.Module) -> bool:
+    """Whether a loss computes by kernels alone, so that a captured step may stand for it.
+
+    A replay runs no Python: a loss of the user's own that counts its steps would stand still.
+    So only classes are captured whose code is known.
+
+    Args:
+        loss: from `wpm.losses.build_loss`.
+    """
+    assert isinstance(loss, PlainLoss | WithinPairLoss)
+    packages = {type(module).__module__.partition(".")[0] for module in loss.modules()}
+    return type(loss.base_loss) in _REPLAYABLE and packages <= _KNOWN_PACKAGES
 
 
 def takes_lists(loss: nn.Module) -> bool:

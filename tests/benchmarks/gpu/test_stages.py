@@ -140,5 +140,5 @@ def test_fall_back_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_row_of_the_search_spaces_is_counted() -> None:
     rows = list_rows()
-    assert len(rows) == len(set(rows)) == 28
-    assert sum(row.miner is not None for row in rows) == 11
+    assert len(rows) == len(set(rows)) == 32
+    assert sum(row.miner is not None for row in rows) == 13
