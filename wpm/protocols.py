@@ -11,7 +11,15 @@ from functools import cache
 from typing import Annotated, Any, get_type_hints
 
 from wpm.errors import UserError
-from wpm.protocol_fields import FieldType, LowAndHigh, RealNumber, Value, WholeNumber, Word
+from wpm.protocol_fields import (
+    FieldType,
+    LowAndHigh,
+    RealNumber,
+    Switch,
+    Value,
+    WholeNumber,
+    Word,
+)
 
 PRECISIONS = ("float32", "tf32", "bf16")
 OPTIMIZERS = ("adam", "rmsprop")
@@ -70,6 +78,8 @@ class Protocol:
     runs: Count
     # arithmetic of trunk and embedder: "float32" as published, "tf32", or "bf16" (autocast)
     precision: Annotated[str, Word(PRECISIONS)] = "float32"
+    # whether the model is validated before its first step too; that counts for patience alone
+    validate_untrained: Annotated[bool, Switch()] = False
 
     def __post_init__(self) -> None:
         for field, kind in field_types().items():
@@ -121,7 +131,7 @@ def change_protocol(protocol: Protocol, changes: Mapping[str, Value]) -> Protoco
 
 def _name_change(field: str, value: Value) -> str:
     text = "_".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    text = text.replace(":", ".")
+    text = text.lower() if isinstance(value, bool) else text.replace(":", ".")
     return text if field in _SELF_EXPLAINING else f"{field}_{text}"
 
 

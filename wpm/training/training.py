@@ -87,6 +87,8 @@ class Training:
             for fold in self.folds:
                 if fold.stopped or fold.epoch == epoch:
                     continue
+                if epoch == 1 and protocol.validate_untrained:
+                    fold.validate_untrained()
                 if not fold.train_epoch(epoch, pause):
                     return None
                 if is_validation:
