@@ -23,9 +23,9 @@ DATASETS = ("glyphs", "omniglot", "folder", "cub200", "cars196", "sop")
 EARLIER = json.loads((Path(__file__).parent / "golden" / "protocols.json").read_text())
 # What older versions did without a field for it, or as the published protocol does not.
 ADDED: dict[str, dict[str, Value]] = {
-    "small": {"validate_untrained": False},
-    "smoke": {"validate_untrained": False},
-    "mlrc": {"validate_untrained": True},
+    "small": {"validate_untrained": False, "stopping": "halving"},
+    "smoke": {"validate_untrained": False, "stopping": "halving"},
+    "mlrc": {"validate_untrained": True, "stopping": "none"},
 }
 
 
@@ -191,6 +191,7 @@ BAD_VALUES = {
     "weight_decay": ["-1", "inf"],
     "loss_weight_decay": ["-1", "inf"],
     "validate_untrained": ["0", "1", "'true'", "[]"],
+    "stopping": ["'asha'", "true", "''"],
     "folds": ["1", "0", "4.0"],
     "reduction_factor": ["1", "2.5"],
 }  # fmt: skip

@@ -23,6 +23,8 @@ from wpm.protocol_fields import (
 
 PRECISIONS = ("float32", "tf32", "bf16")
 OPTIMIZERS = ("adam", "rmsprop")
+HALVING, NO_STOPPING = "halving", "none"
+STOPPINGS = (HALVING, NO_STOPPING)
 
 _BUDGETS = ("trials", "runs")  # a study's budget may grow, so each has a flag of its own
 _LONGEST_NAME = 200  # of a folder of records; file systems take at most 255 bytes
@@ -80,6 +82,9 @@ class Protocol:
     precision: Annotated[str, Word(PRECISIONS)] = "float32"
     # whether the model is validated before its first step too; that counts for patience alone
     validate_untrained: Annotated[bool, Switch()] = False
+    # which trials of a search end before their patience does, unless the command line says
+    # otherwise: "halving" stops those that are behind at a rung, "none" stops no trial
+    stopping: Annotated[str, Word(STOPPINGS)] = HALVING
 
     def __post_init__(self) -> None:
         for field, kind in field_types().items():

@@ -11,7 +11,8 @@ from wpm.protocol_files import find_protocol
 from wpm.records import chosen_order
 
 _SETTINGS = {"protocol": "protocol settings", "images": "images", "weights": "weights"}
-_NOT_SETTINGS = ("name", "trials", "runs")  # the budgets of a protocol are only defaults
+# Budgets and stopping of a protocol are only defaults; a study records what it does.
+_NOT_SETTINGS = ("name", "trials", "runs", "stopping")
 _MOST_NAMED = 3  # a line lists at most this many different values
 
 

@@ -19,6 +19,7 @@ OTHER: dict[str, Value] = {
     "trunk": "bninception", "optimizer": "rmsprop", "precision": "bf16",
     "crop_scale": (0.5, 0.75), "crop_ratio": (0.5, 0.75), "flip": 0.25,
     "learning_rate": 0.25, "weight_decay": 0.25, "loss_weight_decay": 0.25,
+    "stopping": "none", "validate_untrained": True,
     "validate_untrained": True,
 }  # fmt: skip
 

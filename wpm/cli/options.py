@@ -47,7 +47,7 @@ class LaunchOptions:
     trials: int | None
     runs: int | None
     top: int
-    early_stopping: bool
+    stopping: str | None
     sampler: str | None
     warm_start: str | None
     published: bool
