@@ -8,9 +8,13 @@ from typing import Any
 from analysis.studies.published import PROTOCOL
 from analysis.studies.row_results import RowRecord
 from wpm.protocol_files import find_protocol
-from wpm.records import chosen_order
+from wpm.records import TrialState, chosen_order
 
-_SETTINGS = {"protocol": "protocol settings", "images": "images", "weights": "weights"}
+_SETTINGS = {
+    "protocol": "protocol settings",
+    "images": "images",
+    "weights": "weights",
+}
 # Budgets and stopping of a protocol are only defaults; a study records what it does.
 _NOT_SETTINGS = ("name", "trials", "runs", "stopping")
 _MOST_NAMED = 3  # a line lists at most this many different values
@@ -187,10 +191,14 @@ def describe_choice(row: RowRecord) -> list[str]:
 
 
 def describe_search(row: RowRecord) -> list[str]:
-    """Say whether the search of a row is unfinished."""
-    if len(row.ended) >= row.budget:
-        return []
-    return [f"{row.name}: unfinished search, {row.ended_of_budget} trials ended"]
+    """Say whether the search of a row is unfinished, and how many of its trials diverged."""
+    lines = []
+    if len(row.ended) < row.budget:
+        lines.append(f"{row.name}: unfinished search, {row.ended_of_budget} trials ended")
+    diverged = sum(trial.state is TrialState.DIVERGED for trial in row.trials)
+    if diverged:
+        lines.append(f"{row.name}: {diverged} of {len(row.ended)} trials diverged, which score 0")
+    return lines
 
 
 def _name_configuration(trial: int | str) -> str:

@@ -19,7 +19,13 @@ from wpm.records import (
 )
 
 # The states in the order of the ranking.
-_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAILED)
+_STATES = (
+    TrialState.COMPLETE,
+    TrialState.PRUNED,
+    TrialState.DIVERGED,
+    TrialState.RUNNING,
+    TrialState.FAILED,
+)
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,13 @@ class RankedTrial:
     Attributes:
         place: the study of the trial.
         score: mean over the folds, a fraction; None if the trial failed or has no validation yet.
-        deviation: sample standard deviation over the folds; None with one fold.
+        deviation: sample standard deviation over the folds; None with one fold, and if the trial
+            diverged.
         epochs: epochs that have been trained.
         seconds: worker time.
         hours: device-hours.
         edges: distances of the parameters from the edges of their ranges, the nearest first.
-        reason: why the trial failed or was stopped.
+        reason: why the trial diverged, failed or was stopped.
         rank: position among the trials with a final score; None if it is running or failed.
     """
 
@@ -153,7 +160,10 @@ def describe_trial(
         number=record.number,
         state=outcome.state,
         score=outcome.score if scored else None,
-        deviation=standard_deviation(outcome.fold_scores) if scored else None,
+        # The score of a diverged trial is 0 and no mean over its folds.
+        deviation=standard_deviation(outcome.fold_scores)
+        if scored and outcome.state is not TrialState.DIVERGED
+        else None,
         epochs=outcome.epochs,
         seconds=outcome.training_seconds + outcome.validation_seconds,
         hours=device_hours(outcome),

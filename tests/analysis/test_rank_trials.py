@@ -17,12 +17,13 @@ from analysis import rank_trials
 from analysis.studies import selection
 from analysis.studies.published import read_trace
 from tests.support.stored import bytes_under
-from tests.support.trials import fold_report, outcome
+from tests.support.trials import curve, fold_report, outcome
 from wpm.cli.entry import EXIT_BROKEN_PIPE
 from wpm.errors import UserError
 from wpm.files import write_json
 from wpm.records import (
     FORMAT,
+    Outcome,
     StudyPlace,
     TrainingFolder,
     TrialState,
@@ -126,6 +127,29 @@ def test_text_ranks_by_state_then_score(run_root: Path, capsys: pytest.CaptureFi
     out, err = capsys.readouterr()
     assert out == TEXT
     assert err == ""
+
+
+def test_diverged_trial_is_ranked_with_0_and_its_reason(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = StudyPlace(run_root, "omniglot", "small", Row("contrastive", "wpm"))
+    reports, reason = curve(0.9, 2), "loss of fold 1 is nan in epoch 3"
+    folder = TrainingFolder(place.trial_folder(7))
+    folder.write_identity({"number": 7, "parameters": {"margin": 0.125}})
+    folder.write_result(Outcome.from_reports(TrialState.DIVERGED, reports, reason))
+    arguments = ("--row", "contrastive+wpm", "--columns", "rank", "trial", "state", "score",
+                 "score_deviation", "reason")  # fmt: skip
+    assert rank(run_root, *arguments, "--where", "trial > 4", "--format", "csv") == 0
+    table = read_csv(capsys.readouterr().out)
+    assert [line["trial"] for line in table] == ["5", "7", "6"], "after those that trained"
+    assert table[1] == {
+        "rank": "5", "trial": "7", "state": "diverged", "score": "0.0", "score_deviation": "",
+        "reason": reason,
+    }  # fmt: skip
+    assert rank(run_root, "--row", "contrastive+wpm") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "diverged " in line]
+    assert line.split()[:4] == ["5", "7", "diverged", "0.00"]
+    assert line.endswith(reason)
 
 
 def test_top_limits_every_study_and_says_so(

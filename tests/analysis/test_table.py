@@ -255,6 +255,16 @@ def test_early_stopping_of_one_twin_only_is_noted(
     assert line in capsys.readouterr().out
 
 
+def test_diverged_trials_are_counted_in_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = [COMPLETE, TrialState.DIVERGED, PRUNED, TrialState.DIVERGED]
+    write_search(tmp_path, "triplet", states, scores=(0.4, 0.0, 0.2, 0.0))
+    assert show(tmp_path) == 0
+    out = capsys.readouterr().out
+    assert "note: [1] triplet: 2 of 4 trials diverged, which score 0" in out
+
+
 def test_row_without_training_has_no_fewer_runs_than_it_needs(
     run_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

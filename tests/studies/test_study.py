@@ -196,6 +196,75 @@ def test_study_from_before_samplers_could_be_chosen_continues_with_tpe(tmp_path:
         Study(dataclasses.replace(plan, sampler="random"))
 
 
+def test_diverged_trial_scores_0_in_the_study_and_is_not_the_best(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, trials=3)
+    diverged = Outcome.from_reports(TrialState.DIVERGED, curve(0.9, 2), "loss of fold 1 is nan")
+    with Study(plan) as study:
+        first = study.ask()
+        assert first is not None
+        TrainingFolder(Path(first[1]["folder"])).write_result(diverged)
+        study.record_ended(0, diverged, curve(0.9, 2))
+        assert study.best is None
+        assert study.ended == 1
+        run_trial(study, lambda n: 0.2)
+    trial = stored_trials(plan)[0]
+    assert (trial.state, trial.value) == (OptunaState.COMPLETE, 0.0)
+    assert trial.user_attrs["reason"] == "loss of fold 1 is nan"
+    with Study(plan) as again:
+        assert again.best is not None and again.best[0] == 1
+        assert (again.started, again.ended) == (2, 2)
+
+
+def test_divergence_that_a_killed_driver_missed_is_told(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, trials=2)
+    with killed_launch(plan) as study:
+        asked = study.ask()
+        assert asked is not None
+        diverged = Outcome.from_reports(TrialState.DIVERGED, [], "loss of fold 0 is nan")
+        TrainingFolder(Path(asked[1]["folder"])).write_result(diverged)
+    with Study(plan) as again:
+        asked = again.ask()
+        assert asked is not None and asked[0] == 1
+        assert stored_trials(plan)[0].value == 0.0
+        assert again.best is None
+
+
+def test_sampler_learns_where_trials_diverge(tmp_path: Path) -> None:
+    """As the originals: 0 is a score like any other. The sampler did not see failed trials."""
+    places = {}
+    for state in (TrialState.DIVERGED, TrialState.FAILED):
+        plan = make_plan(tmp_path / state, trials=40)
+        ended = Outcome.from_reports(state, [], "loss of fold 0 is nan")
+        with Study(plan) as study:
+            while (asked := study.ask()) is not None:
+                number, payload = asked
+                margin = payload["config"]["parameters"]["neg_margin"]
+                reports = curve(1.0 - abs(margin - 0.5), 1)
+                result = Outcome.from_reports(TrialState.COMPLETE, reports)
+                if number >= 10 and margin > 0.5:
+                    reports, result = [], ended
+                study.record_ended(number, result, reports)
+        margins = [t.params["neg_margin"] for t in stored_trials(plan)[20:]]
+        places[state] = sum(margin > 0.5 for margin in margins)
+    assert places[TrialState.DIVERGED] < places[TrialState.FAILED]
+
+
+def test_study_with_a_trial_that_diverged_before_it_scored_0_opens(tmp_path: Path) -> None:
+    """Version 0.2 recorded it as failed, in its record and in the study's file."""
+    plan = make_plan(tmp_path, trials=2)
+    failed = Outcome.from_reports(TrialState.FAILED, [], "diverged: loss of fold 0 is nan")
+    with Study(plan) as study:
+        asked = study.ask()
+        assert asked is not None
+        TrainingFolder(Path(asked[1]["folder"])).write_result(failed)
+        study.record_ended(0, failed, [])
+    with Study(plan) as again:
+        assert states(again) == [OptunaState.FAIL]
+        assert again.best is None
+        run_trial(again, lambda n: 0.5)
+        assert again.exhausted
+
+
 def test_crashed_trial_is_failed_with_its_reason_and_counts(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, trials=1)
     with Study(plan) as study:

@@ -25,8 +25,8 @@ from wpm.records import (
 )
 from wpm.records.training_log import last_lines
 
-_COLUMNS = ("study", "trials", "complete", "stopped", "failed", "running", "best", "final runs",
-            "time", "validating", "saving", "now")  # fmt: skip
+_COLUMNS = ("study", "trials", "complete", "stopped", "diverged", "failed", "running", "best",
+            "final runs", "time", "validating", "saving", "now")  # fmt: skip
 _SHOWN_FAILURES = 3  # per study
 
 _CLEAR = "\x1b[H\x1b[2J"  # moves the cursor to the corner and clears the terminal
@@ -130,6 +130,7 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
         f"{ended}/{study['trials']}",
         states[TrialState.COMPLETE],
         states[TrialState.PRUNED],
+        states[TrialState.DIVERGED],
         states[TrialState.FAILED],
         states[TrialState.RUNNING],
         f"{max(scores):.4f}" if scores else "-",
@@ -143,12 +144,13 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
 
 
 def _last_failures(place: StudyPlace, records: Sequence[TrainingRecord]) -> list[str]:
-    """Return for the last failed trials: the reason, the log file, and the log's last lines."""
-    failed = [record for record in records if record.state is TrialState.FAILED]
+    """Return for the last trials that failed or diverged: the reason, and the end of the log."""
+    failed = [r for r in records if r.state in (TrialState.FAILED, TrialState.DIVERGED)]
     lines = []
     for record in sorted(failed, key=lambda r: r.outcome.ended or "")[-_SHOWN_FAILURES:]:
         log = record.folder / "error.log"
-        lines.append(f"{place.name} trial {record.number} failed: {record.outcome.reason}")
+        state = record.state.for_people
+        lines.append(f"{place.name} trial {record.number} {state}: {record.outcome.reason}")
         if log.exists():
             lines.append(f"    {log}")
         lines += [f"    | {line}" for line in last_lines(record.folder)]
