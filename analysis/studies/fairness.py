@@ -14,6 +14,7 @@ _SETTINGS = {
     "protocol": "protocol settings",
     "images": "images",
     "weights": "weights",
+    "trial_seeds": "training seeds of trials",
 }
 # Budgets and stopping of a protocol are only defaults; a study records what it does.
 _NOT_SETTINGS = ("name", "trials", "runs", "stopping")

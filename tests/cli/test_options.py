@@ -23,7 +23,7 @@ FLAGS = {
     "--dataset", "--data-root", "--fetch", "--skip-unreadable", "--rows", "--protocol", "--set",
     "--trunk", "--precision", "--search-spaces", "--weights", "--seed",
     "--trials", "--runs", "--top", "--no-early-stopping", "--stopping", "--sampler",
-    "--warm-start", "--published", "--allow-unfinished",
+    "--trial-seeds", "--warm-start", "--published", "--allow-unfinished",
     "--max-hours", "--max-hours-per-study", "--max-gpu-hours", "--max-gpu-hours-per-study",
     "--max-disk",
     "--run-root", "--work-root", "--address", "--cpus-per-trial", "--gpus-per-trial",

@@ -14,6 +14,7 @@ from tests.support.trials import EPOCHS, curve, killed_launch, run_trial, states
 from wpm.errors import LockedError, UserError
 from wpm.jobs.work import Decision
 from wpm.records import Outcome, TrainingFolder, TrialState, read_study, read_trials, write_study
+from wpm.studies.final_plan import FIRST_SEED
 from wpm.studies.journal import open_journal
 from wpm.studies.plan import StudyPlan
 from wpm.studies.samplers import SAMPLER_NAMES
@@ -263,6 +264,25 @@ def test_study_with_a_trial_that_diverged_before_it_scored_0_opens(tmp_path: Pat
         assert again.best is None
         run_trial(again, lambda n: 0.5)
         assert again.exhausted
+
+
+def test_trials_share_a_seed_unless_each_gets_a_new_one(tmp_path: Path) -> None:
+    def seeds(plan: StudyPlan) -> list[int]:
+        with killed_launch(plan) as study:
+            asked = [study.ask() for _ in range(3)]
+        return [payload["config"]["seed"] for _, payload in filter(None, asked)]
+
+    plan = make_plan(tmp_path / "common", trials=3, seed=7)
+    assert seeds(plan) == [7, 7, 7]
+    new = dataclasses.replace(make_plan(tmp_path / "new", trials=3, seed=7), new_trial_seeds=True)
+    drawn = seeds(new)
+    assert len(set(drawn)) == 3
+    assert min(drawn) > FIRST_SEED + 100_000, "no final run repeats a trial"
+    assert seeds(new) == drawn, "orphans keep theirs"
+    with pytest.raises(UserError, match="trial_seeds = 'new', now 'common'"):
+        Study(dataclasses.replace(new, new_trial_seeds=False))
+    other = dataclasses.replace(make_plan(tmp_path / "other", trials=3), new_trial_seeds=True)
+    assert not set(seeds(other)) & set(drawn)
 
 
 def test_crashed_trial_is_failed_with_its_reason_and_counts(tmp_path: Path) -> None:

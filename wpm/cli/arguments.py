@@ -159,6 +159,10 @@ def _add_search(group: argparse._ArgumentGroup) -> None:
         "--sampler", metavar="NAME", help="what chooses configurations: docs/search.md [tpe]"
     )
     group.add_argument(
+        "--trial-seeds", choices=["common", "new"], default="common",
+        help="trials train with the same weights and batches, or each with a new seed [common]",
+    )  # fmt: skip
+    group.add_argument(
         "--warm-start", choices=["published"], help="try the published configurations first"
     )
     group.add_argument(

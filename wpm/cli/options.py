@@ -49,6 +49,7 @@ class LaunchOptions:
     top: int
     stopping: str | None
     sampler: str | None
+    trial_seeds: str
     warm_start: str | None
     published: bool
     allow_unfinished: bool

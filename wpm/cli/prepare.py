@@ -139,6 +139,7 @@ def _plan_study(plan: LaunchPlan, place: StudyPlace, pixel_cache: Path) -> Study
         early_stopping=plan.early_stopping,
         weights=plan.weights,
         sampler=plan.options.sampler or DEFAULT_SAMPLER,
+        new_trial_seeds=plan.options.trial_seeds == "new",
         left_out=read_left_out(pixel_cache),
         findings=Counter(finding for _, finding in read_findings(pixel_cache)),
     )

@@ -14,6 +14,7 @@ from wpm.spaces import SearchSpace
 from wpm.studies.samplers import DEFAULT_SAMPLER
 
 RENAME_PROTOCOL = "put it back, or save the protocol under another name; or "
+_SEEDS_PER_STUDY = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,12 @@ class StudyPlan:
         images: identifies the images, so that a launch on others is refused.
         pixel_cache: folder of the decoded trainval images.
         trials: the budget: how many trials in all, however they end.
-        seed: of the sampler and of every trial's training.
+        seed: of the sampler, and of every trial's training unless each trial has a new one.
         first_points: parameter values of the first trials; missing parameters are sampled.
         early_stopping: whether ASHA stops trials.
         weights: file of the trunk's weights, or "random".
         sampler: name of the sampler, one of `SAMPLER_NAMES`.
+        new_trial_seeds: whether every trial's training has a seed of its own.
         left_out: path and reason of every image that could not be read, for the record.
         findings: number of images in which little can be seen, by finding, for the record.
     """
@@ -47,8 +49,17 @@ class StudyPlan:
     early_stopping: bool = True
     weights: str = "random"
     sampler: str = DEFAULT_SAMPLER
+    new_trial_seeds: bool = False
     left_out: Sequence[tuple[str, str]] = ()
     findings: Mapping[str, int] = field(default_factory=dict)
+
+    def trial_seed(self, number: int) -> int:
+        """Return the seed of a trial's training; the same again where an orphan is adopted.
+
+        New seeds lie beyond those of final runs and those that people give, so that no final run
+        repeats a trial.
+        """
+        return (self.seed + 1) * _SEEDS_PER_STUDY + number if self.new_trial_seeds else self.seed
 
     def identity(self) -> dict[str, Any]:
         """Return everything that must stay the same while a study exists, in JSON types."""
@@ -65,6 +76,7 @@ class StudyPlan:
                     # By name only: the same file may be in another folder next time.
                     "weights": Path(self.weights).name,
                     "sampler": self.sampler,
+                    "trial_seeds": "new" if self.new_trial_seeds else "common",
                 }
             )
         )
@@ -88,15 +100,8 @@ def record_plan(plan: StudyPlan, trials: int) -> None:
                 f"{place.folder} has a study.journal but no study.json; restore study.json, or "
                 "start a new study with another --run-root"
             )
-    elif before["identity"] != identity:
-        difference = first_difference(before["identity"], identity)
-        if difference.startswith("images."):
-            check_same_decoding(place, before["identity"]["images"], plan.pixel_cache)
-        rename = RENAME_PROTOCOL if difference.startswith("protocol.") else ""
-        raise UserError(
-            f"study {place.name} was started with {difference}; {rename}start a new one with "
-            f"another --run-root, or move {place.folder} away"
-        )
+    else:
+        _refuse_difference(plan, before, identity)
     if before is None or trials > before["trials"]:
         now = {
             **provenance(),
@@ -124,6 +129,21 @@ def check_same_decoding(place: StudyPlace, images: Mapping[str, Any], pixel_cach
             f"study {place.name} was started by a version that decoded its images otherwise: now "
             f"{former.reason}; start a new one with another --run-root, or move {place.folder} away"
         )
+
+
+def _refuse_difference(
+    plan: StudyPlan, study: Mapping[str, Any], identity: Mapping[str, Any]
+) -> None:
+    if study["identity"] == identity:
+        return
+    place, difference = plan.place, first_difference(study["identity"], identity)
+    if difference.startswith("images."):
+        check_same_decoding(place, study["identity"]["images"], plan.pixel_cache)
+    rename = RENAME_PROTOCOL if difference.startswith("protocol.") else ""
+    raise UserError(
+        f"study {place.name} was started with {difference}; {rename}start a new one with "
+        f"another --run-root, or move {place.folder} away"
+    )
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:

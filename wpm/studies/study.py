@@ -210,7 +210,7 @@ class Study:
             row=plan.space.row,
             protocol=plan.protocol,
             parameters=plan.space.complete(sampled),
-            seed=plan.seed,
+            seed=plan.trial_seed(trial.number),
             folds=tuple(range(plan.protocol.folds)),
             weights=plan.weights,
         )
