@@ -7,10 +7,12 @@ from typing import Any
 
 from analysis.studies.published import PROTOCOL
 from analysis.studies.row_results import RowRecord
+from wpm.procedure import PROCEDURE, describe_procedure
 from wpm.protocol_files import find_protocol
 from wpm.records import TrialState, chosen_order
 
 _SETTINGS = {
+    "procedure": "training procedures",
     "protocol": "protocol settings",
     "images": "images",
     "weights": "weights",
@@ -28,6 +30,7 @@ def describe_settings(row: RowRecord, other: RowRecord) -> list[str]:
         f"({_list_differences(row.identity.get(key), other.identity.get(key))}), not comparable"
         for key, what in _SETTINGS.items()
         if row.identity.get(key) != other.identity.get(key)
+        and (key != "procedure" or row.place.row.is_trained)
     ]
 
 
@@ -43,7 +46,20 @@ def _list_differences(own: Any, other: Any) -> str:
     return "; ".join([*differences[:_MOST_NAMED], *more])
 
 
-def describe_procedure(rows: Sequence[RowRecord], dataset: str) -> list[str]:
+def describe_age(rows: Sequence[RowRecord]) -> list[str]:
+    """Name the rows that were trained under another procedure than this version's."""
+    found: dict[int, list[str]] = {}
+    for row in rows:
+        if row.place.row.is_trained and row.procedure != PROCEDURE:
+            found.setdefault(row.procedure, []).append(row.name)
+    return [
+        f"trained under {describe_procedure(number)}, not comparable with studies of this version: "
+        f"{', '.join(names)}"
+        for number, names in found.items()
+    ]
+
+
+def describe_departures(rows: Sequence[RowRecord], dataset: str) -> list[str]:
     """Say where rows depart from the published procedure, one line for each kind of departure.
 
     Args:

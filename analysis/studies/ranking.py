@@ -69,6 +69,7 @@ class Ranking:
         ended: number of trials that have ended, complete or not.
         trials: the trials with readable records, ranked.
         identity: identity of the study: protocol, images and more; empty if rankings were merged.
+        procedures: numbers of the training procedures of the studies.
     """
 
     places: Sequence[StudyPlace]
@@ -76,6 +77,7 @@ class Ranking:
     ended: int
     trials: Sequence[RankedTrial]
     identity: Mapping[str, Any] = field(default_factory=dict)
+    procedures: frozenset[int] = frozenset()
 
     @property
     def name(self) -> str:
@@ -105,7 +107,15 @@ def read_ranking(place: StudyPlace) -> tuple[Ranking, list[str]]:
         records, lambda record: describe_trial(place, record, searched)
     )
     ended = sum(trial.state != TrialState.RUNNING for trial in trials)
-    ranking = Ranking([place], study["trials"], ended, rank_trials(trials), study["identity"])
+    identity = study["identity"]
+    ranking = Ranking(
+        [place],
+        study["trials"],
+        ended,
+        rank_trials(trials),
+        identity,
+        procedures=frozenset({identity["procedure"]}),
+    )
     return ranking, problems + more_problems
 
 
@@ -116,6 +126,7 @@ def merge_rankings(rankings: Sequence[Ranking]) -> Ranking:
         budget=sum(ranking.budget for ranking in rankings),
         ended=sum(ranking.ended for ranking in rankings),
         trials=rank_trials([trial for ranking in rankings for trial in ranking.trials]),
+        procedures=frozenset().union(*(ranking.procedures for ranking in rankings)),
     )
 
 

@@ -148,6 +148,12 @@ def _describe_ranking(ranking: Ranking, choice: Choice) -> list[str]:
         notes.append("scores on different data sets or under different protocols do not compare")
     if choice.progress and len(ranking.places) == 1:
         notes.append(describe_progress(ranking))
+    if len(ranking.procedures) > 1:
+        numbers = ", ".join(map(str, sorted(ranking.procedures)))
+        notes.append(
+            f"scores under different training procedures ({numbers}) do not compare: "
+            "docs/protocol.md"
+        )
     if choice.against == PUBLISHED and len(ranking.places) == 1:
         notes.append(compare_trace(ranking))
     return notes

@@ -194,6 +194,7 @@ UNEQUAL = [
     ),
     ({"images": {"pixels": "other"}}, "triplet: images differ from those of margin (pixels other"),
     (
+        {"procedure": 1},
         "triplet: training procedures differ from those of margin (1, there 2), not",
     ),
     ({"trial_seeds": "new"}, "triplet: training seeds of trials differ from those of margin (new"),

@@ -16,7 +16,7 @@ from analysis import command_line as options
 from analysis import rank_trials
 from analysis.studies import selection
 from analysis.studies.published import read_trace
-from tests.support.stored import bytes_under
+from tests.support.stored import bytes_under, write_search
 from tests.support.trials import curve, fold_report, outcome
 from wpm.cli.entry import EXIT_BROKEN_PIPE
 from wpm.errors import UserError
@@ -150,6 +150,18 @@ def test_diverged_trial_is_ranked_with_0_and_its_reason(
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "diverged " in line]
     assert line.split()[:4] == ["5", "7", "diverged", "0.00"]
     assert line.endswith(reason)
+
+
+def test_ranking_across_training_procedures_is_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_search(tmp_path, "triplet", procedure=1)
+    write_search(tmp_path, "contrastive")
+    assert rank(tmp_path, "--across") == 0
+    note = "scores under different training procedures (1, 2) do not compare"
+    assert note in capsys.readouterr().out
+    assert rank(tmp_path, "--across", "--row", "triplet") == 0
+    assert note not in capsys.readouterr().out
 
 
 def test_top_limits_every_study_and_says_so(

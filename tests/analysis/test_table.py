@@ -255,6 +255,26 @@ def test_early_stopping_of_one_twin_only_is_noted(
     assert line in capsys.readouterr().out
 
 
+def test_old_and_new_training_procedures_are_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_search(tmp_path, "contrastive")
+    write_search(tmp_path, "pretrained", [], budget=0, procedure=1)  # untrained: it is the same
+    assert show(tmp_path) == 0
+    assert "procedure" not in capsys.readouterr().out
+    for row in ("triplet", "margin"):
+        write_search(tmp_path, row, procedure=1)
+    for style in ("text", "markdown", "latex", "csv"):
+        assert show(tmp_path, "--format", style) == 0
+        out, err = capsys.readouterr()
+        text = err if style == "csv" else out
+        (line,) = [line for line in text.splitlines() if "trained under procedure 1" in line]
+        assert "since then classes of batches are dealt from a deck, " in line
+        assert line.removesuffix("\\par").endswith("of this version: margin, triplet")
+        for row in ("triplet", "margin"):
+            assert f"{row}: training procedures differ from those of contrastive (1, there" in text
+
+
 def test_diverged_trials_are_counted_in_a_note(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,6 +38,16 @@ def test_diverged_trials_are_counted_and_shown_with_their_reason(tmp_path: Path)
     assert note == f"omniglot/small/contrastive+wpm trial 3 diverged: {reason}"
 
 
+def test_study_of_an_older_procedure_is_named(tmp_path: Path) -> None:
+    write_searched(tmp_path, trials=3, procedure=1)
+    write_searched(tmp_path, "triplet", trials=3)
+    (line,) = [line for line in format_status(tmp_path).splitlines() if "procedure" in line]
+    assert line.startswith(
+        "omniglot/small/contrastive+wpm can be read and not continued: procedure 1 of wpm 0.2 "
+        "(since then classes of batches are dealt from a deck, "
+    )
+
+
 def test_study_without_failures_has_one_line(tmp_path: Path) -> None:
     write_searched(tmp_path, trials=3)
     assert len(format_status(tmp_path).splitlines()) == 2

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from wpm.cli.checks import check_address
 from wpm.cli.options import LaunchOptions
 from wpm.errors import UserError
 from wpm.formatting import format_duration, format_table
+from wpm.procedure import PROCEDURE, describe_procedure
 from wpm.records import (
     StudyPlace,
     TrainingRecord,
@@ -113,7 +114,7 @@ def format_status(run_root: Path) -> str:
 
 
 def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
-    """Return a study's line of the table, its last failures, and its damaged records."""
+    """Return a study's line of the table, notes on it, and its damaged records."""
     study = read_study(place)
     assert study is not None  # found by its study.json
     records, problems = read_trials(place, with_reports=True)
@@ -140,7 +141,16 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
         _saving(records),
         now,
     ]
-    return row, _last_failures(place, records), problems + more_problems
+    notes = [*_describe_age(study, place), *_last_failures(place, records)]
+    return row, notes, problems + more_problems
+
+
+def _describe_age(study: Mapping[str, Any], place: StudyPlace) -> list[str]:
+    """Say that a study cannot be continued, since it is of another training procedure."""
+    number = study["identity"]["procedure"]
+    if number == PROCEDURE or not place.row.is_trained:
+        return []
+    return [f"{place.name} can be read and not continued: {describe_procedure(number)}"]
 
 
 def _last_failures(place: StudyPlace, records: Sequence[TrainingRecord]) -> list[str]:

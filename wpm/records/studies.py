@@ -8,13 +8,14 @@ from typing import Any
 
 from wpm.errors import UserError
 from wpm.files import is_locked, read_json, write_json
+from wpm.procedure import FIRST
 from wpm.protocols import Protocol
 from wpm.records.layout import FORMAT, StudyPlace, check_format, sorted_folders
 from wpm.records.trainings import TrainingFolder, TrainingRecord
 from wpm.reports import Report
 from wpm.rows import Row
 
-_IDENTITY_DEFAULTS = {"sampler": "tpe", "trial_seeds": "common"}
+_IDENTITY_DEFAULTS = {"sampler": "tpe", "trial_seeds": "common", "procedure": FIRST}
 _PROTOCOL_DEFAULTS = {f.name: f.default for f in fields(Protocol) if f.default is not MISSING}
 
 

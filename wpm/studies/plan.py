@@ -8,6 +8,7 @@ from typing import Any
 
 from wpm.data.readings import read_former
 from wpm.errors import UserError
+from wpm.procedure import PROCEDURE, describe_procedure
 from wpm.protocols import Protocol
 from wpm.records import StudyPlace, provenance, read_study, write_study
 from wpm.spaces import SearchSpace
@@ -77,6 +78,7 @@ class StudyPlan:
                     "weights": Path(self.weights).name,
                     "sampler": self.sampler,
                     "trial_seeds": "new" if self.new_trial_seeds else "common",
+                    "procedure": PROCEDURE,
                 }
             )
         )
@@ -101,6 +103,7 @@ def record_plan(plan: StudyPlan, trials: int) -> None:
                 "start a new study with another --run-root"
             )
     else:
+        refuse_procedure(place, before)
         _refuse_difference(plan, before, identity)
     if before is None or trials > before["trials"]:
         now = {
@@ -129,6 +132,27 @@ def check_same_decoding(place: StudyPlace, images: Mapping[str, Any], pixel_cach
             f"study {place.name} was started by a version that decoded its images otherwise: now "
             f"{former.reason}; start a new one with another --run-root, or move {place.folder} away"
         )
+
+
+def refuse_procedure(place: StudyPlace, study: Mapping[str, Any]) -> None:
+    """Refuse to train more in a study that was trained under another procedure.
+
+    Args:
+        place: the study.
+        study: content of its study.json.
+
+    Raises:
+        UserError: it was; says what changed and what to do.
+    """
+    number = study["identity"]["procedure"]
+    if number == PROCEDURE:
+        return
+    writer = study.get("provenance", {}).get("wpm", "another version")
+    raise UserError(
+        f"study {place.name} was begun by wpm {writer} under {describe_procedure(number)}: its "
+        "scores and new ones do not compare; analysis still reads it. Start a new study with "
+        f"another --run-root, or move {place.folder} away, or continue with that version"
+    )
 
 
 def _refuse_difference(
