@@ -30,7 +30,7 @@ def describe_settings(row: RowRecord, other: RowRecord) -> list[str]:
         f"({_list_differences(row.identity.get(key), other.identity.get(key))}), not comparable"
         for key, what in _SETTINGS.items()
         if row.identity.get(key) != other.identity.get(key)
-        and (key != "procedure" or row.place.row.is_trained)
+        and (key != "procedure" or (row.place.row.is_trained and other.place.row.is_trained))
     ]
 
 

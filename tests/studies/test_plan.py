@@ -158,6 +158,14 @@ def test_study_of_an_older_procedure_without_a_trial_is_begun_anew(tmp_path: Pat
     assert study is not None and study["identity"]["procedure"] == PROCEDURE
 
 
+def test_row_without_training_knows_no_procedure(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, "pretrained")
+    make_old(plan)
+    record_plan(plan, trials=0)
+    study = read_study(plan.place)
+    assert study is not None and study["identity"]["procedure"] == 1
+
+
 def test_study_of_a_newer_procedure_is_refused(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     record_plan(plan, trials=4)

@@ -8,7 +8,7 @@ from typing import Any
 
 from wpm.data.readings import read_former
 from wpm.errors import UserError
-from wpm.procedure import PROCEDURE, describe_procedure
+from wpm.procedure import FIRST, PROCEDURE, describe_procedure
 from wpm.protocols import Protocol
 from wpm.records import StudyPlace, provenance, read_study, write_study
 from wpm.spaces import SearchSpace
@@ -78,7 +78,8 @@ class StudyPlan:
                     "weights": Path(self.weights).name,
                     "sampler": self.sampler,
                     "trial_seeds": "new" if self.new_trial_seeds else "common",
-                    "procedure": PROCEDURE,
+                    # Nothing of it concerns the row without training.
+                    "procedure": PROCEDURE if self.space.row.is_trained else FIRST,
                 }
             )
         )
@@ -145,7 +146,7 @@ def refuse_procedure(place: StudyPlace, study: Mapping[str, Any]) -> None:
         UserError: it was; says what changed and what to do.
     """
     number = study["identity"]["procedure"]
-    if number == PROCEDURE:
+    if number == PROCEDURE or not place.row.is_trained:
         return
     writer = study.get("provenance", {}).get("wpm", "another version")
     raise UserError(
