@@ -12,7 +12,7 @@ from wpm.data.pixels import Pixels
 from wpm.reports import Report
 from wpm.retrieval import RetrievalScores
 from wpm.training.config import TrainingConfig
-from wpm.training.fold import FoldTraining
+from wpm.training.fold import DivergedError, FoldTraining
 from wpm.training.training import Training
 
 CPU = torch.device("cpu")
@@ -135,3 +135,18 @@ def test_untrained_model_is_validated_once_and_changes_no_number(pixels: Pixels)
     assert [f.untrained_map_at_r for f in after.folds] == [
         f.untrained_map_at_r for f in other.folds
     ]
+
+
+def test_untrained_model_may_give_all_images_one_embedding(pixels: Pixels) -> None:
+    """Training may still tell them apart, so that this is no divergence yet."""
+    training = Training(make_config(folds=(0,), validate_untrained=True), pixels, CPU)
+    fold = training.folds[0]
+    start = {name: value.clone() for name, value in fold.model.state_dict().items()}
+    for parameter in fold.model.parameters():
+        parameter.data.zero_()
+    fold.validate_untrained()
+    with pytest.raises(DivergedError, match="collapsed in epoch 1"):
+        fold.validate(1)
+    fold.model.load_state_dict(start)
+    report = training.run_epoch()
+    assert report is not None and report.folds[0].untrained_map_at_r is not None
