@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wpm.files import write_json
+from wpm.procedure import PROCEDURE
 from wpm.protocol_files import find_protocol
 from wpm.records import (
     Chosen,
@@ -82,6 +83,7 @@ def _write_study(
         "seed": 0,
         "early_stopping": True,
         "weights": "random",
+        "procedure": PROCEDURE,
     }
     write_study(place, {"identity": identity, "trials": trials, "provenance": origin})
     best: tuple[float, int, dict[str, float]] = (-1.0, 0, {})

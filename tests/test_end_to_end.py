@@ -108,18 +108,22 @@ def test_cluster_that_does_not_answer_is_refused(tmp_path: Path) -> None:
     assert not list(launcher.run_root.glob("*/*/*/study.json")), "nothing is recorded for that"
 
 
-def test_failing_loss_stops_the_launch_and_says_why(tmp_path: Path) -> None:
-    """A search space whose every point diverges: three failures, then one clear line."""
+def test_search_whose_every_point_diverges_learns_that_and_ends(tmp_path: Path) -> None:
+    """Each trial ends in its first epoch, with a score of 0 and a line; there is no best one."""
     launcher = Launcher(tmp_path)
     spaces = tmp_path / "spaces"
     spaces.mkdir()
     (spaces / "contrastive.toml").write_text(
         "[search.pos_margin]\nlow = 0\nhigh = 1\n[fixed]\nneg_margin = 1e39\n"
     )
-    arguments = ("--rows", "contrastive", "--trials", "8", "--search-spaces", str(spaces))
-    output = launcher.run(*arguments, code=2)
-    assert "the first 3 trials of this launch all failed, the last: diverged" in output
-    assert study_states(launcher.run_root)["contrastive"].count("FAIL") >= 3
+    arguments = ("--rows", "contrastive", "--trials", "4", "--search-spaces", str(spaces))
+    output = launcher.run(*arguments)
+    assert output.count("diverged  MAP@R 0.0000  loss of fold 0 is inf in epoch 1") == 4
+    assert study_states(launcher.run_root)["contrastive"] == ["COMPLETE"] * 4
+    status = launcher.run("--status")
+    assert "trial 3 diverged: loss of fold 0 is inf in epoch 1" in status
+    output = launcher.run("--best-only", *arguments, code=2)
+    assert "has no complete trial among its 4" in output
 
 
 def test_published_configuration_is_trained_without_a_search(tmp_path: Path) -> None:

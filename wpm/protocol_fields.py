@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
-Value = int | float | str | tuple[float, float]
+Value = bool | int | float | str | tuple[float, float]
 
 
 class FieldType(ABC):
@@ -42,6 +42,22 @@ class FieldType(ABC):
 
     @abstractmethod
     def _split(self, text: str) -> object: ...
+
+
+@dataclass(frozen=True)
+class Switch(FieldType):
+    """Something that is done or not."""
+
+    def _describe(self) -> str:
+        return "true or false"
+
+    def _check(self, value: object) -> bool:
+        if not isinstance(value, bool):
+            raise ValueError(value)
+        return value
+
+    def _split(self, text: str) -> object:
+        return {"true": True, "false": False}.get(text)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,20 @@ from functools import cache
 from typing import Annotated, Any, get_type_hints
 
 from wpm.errors import UserError
-from wpm.protocol_fields import FieldType, LowAndHigh, RealNumber, Value, WholeNumber, Word
+from wpm.protocol_fields import (
+    FieldType,
+    LowAndHigh,
+    RealNumber,
+    Switch,
+    Value,
+    WholeNumber,
+    Word,
+)
 
 PRECISIONS = ("float32", "tf32", "bf16")
 OPTIMIZERS = ("adam", "rmsprop")
+HALVING, NO_STOPPING = "halving", "none"
+STOPPINGS = (HALVING, NO_STOPPING)
 
 _BUDGETS = ("trials", "runs")  # a study's budget may grow, so each has a flag of its own
 _LONGEST_NAME = 200  # of a folder of records; file systems take at most 255 bytes
@@ -70,6 +80,11 @@ class Protocol:
     runs: Count
     # arithmetic of trunk and embedder: "float32" as published, "tf32", or "bf16" (autocast)
     precision: Annotated[str, Word(PRECISIONS)] = "float32"
+    # whether the model is validated before its first step too; that counts for patience alone
+    validate_untrained: Annotated[bool, Switch()] = False
+    # which trials of a search end before their patience does, unless the command line says
+    # otherwise: "halving" stops those that are behind at a rung, "none" stops no trial
+    stopping: Annotated[str, Word(STOPPINGS)] = HALVING
 
     def __post_init__(self) -> None:
         for field, kind in field_types().items():
@@ -121,7 +136,7 @@ def change_protocol(protocol: Protocol, changes: Mapping[str, Value]) -> Protoco
 
 def _name_change(field: str, value: Value) -> str:
     text = "_".join(map(str, value)) if isinstance(value, tuple) else str(value)
-    text = text.replace(":", ".")
+    text = text.lower() if isinstance(value, bool) else text.replace(":", ".")
     return text if field in _SELF_EXPLAINING else f"{field}_{text}"
 
 

@@ -27,6 +27,8 @@ class FoldReport:
         step_mode: how steps get their gradient: "fast" until a step does not fit the GPU's memory,
             then "low_memory"; "plain" without within-pair mining.
         replayed: whether steps are replayed from a CUDA graph.
+        untrained_map_at_r: before the first step, which counts for patience alone; None where the
+            protocol does not validate the untrained model.
     """
 
     fold: int
@@ -42,6 +44,7 @@ class FoldReport:
     images_per_second: float
     step_mode: str = PLAIN
     replayed: bool = False
+    untrained_map_at_r: float | None = None
 
     @property
     def worker_seconds(self) -> float:

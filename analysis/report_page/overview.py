@@ -204,8 +204,8 @@ def validity(rows: Sequence[RowRecord]) -> list[TableSection]:
 
 def lay_out_searches(facts: Sequence[StudyFacts]) -> NotedTable:
     """Return a table that shows whether each search was good enough."""
-    columns = ["study", "trials", "failed", "best MAP@R %", "found at trial", "of the last half",
-               "parameters at an edge", "forest explains"]  # fmt: skip
+    columns = ["study", "trials", "diverged", "failed", "best MAP@R %", "found at trial",
+               "of the last half", "parameters at an edge", "forest explains"]  # fmt: skip
     notes = [
         "of the last half: points that the second half of the trials is expected to have added, "
         "in random order; a large number means that more trials would help",
@@ -229,6 +229,7 @@ def _search_cells(fact: StudyFacts) -> list[object]:
     return [
         row.place.name,
         row.ended_of_budget,
+        sum(trial.state == TrialState.DIVERGED for trial in row.trials),
         sum(trial.state == TrialState.FAILED for trial in row.trials),
         format_percent(score),
         number,

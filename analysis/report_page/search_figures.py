@@ -66,6 +66,8 @@ def _describe_best_so_far(search: Search, *, has_published: bool) -> str:
     ]
     if search.in_state(TrialState.PRUNED):
         sentences.append("Stopped trials had fewer epochs.")
+    if search.in_state(TrialState.DIVERGED):
+        sentences.append("Diverged trials score 0.")
     if failed := len(search.in_state(TrialState.FAILED)):
         sentences.append(f"{failed} failed trials have no score.")
     if has_published:

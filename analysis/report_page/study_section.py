@@ -39,7 +39,7 @@ class StudySection:
         importance: table of both estimates, or why there are none.
         checks: table of the boundary check.
         trials: table of all trials, ranked.
-        failures: table of the failed trials, with the reasons.
+        failures: table of the trials that failed or diverged, with the reasons.
         gallery: what the best models retrieve; None without embeddings.
     """
 
@@ -152,7 +152,13 @@ def summarise(search: Search) -> str:
     """Say in one line how the trials ended, what they cost, and which one is best."""
     states = Counter(trial.outcome.state for trial in search.trials)
     ended = len(search.trials) - states[TrialState.RUNNING]
-    order = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAILED, TrialState.RUNNING)
+    order = (
+        TrialState.COMPLETE,
+        TrialState.PRUNED,
+        TrialState.DIVERGED,
+        TrialState.FAILED,
+        TrialState.RUNNING,
+    )
     counts = ", ".join(f"{states[state]} {state.for_people}" for state in order if states[state])
     hours = sum(trial.outcome.hours for trial in search.trials)
     parts = [f"{ended} of {search.budget} trials ended ({counts or 'none begun'})"]
@@ -187,8 +193,13 @@ def lay_out_trials(search: Search) -> NotedTable:
 
 
 def lay_out_failures(search: Search) -> NotedTable:
-    """Return the table of the failed trials, with the reasons."""
-    failed = [trial.outcome for trial in search.in_state(TrialState.FAILED)]
-    rows = [[t.number, t.epochs, format_hours(t.hours), t.reason] for t in failed]
-    columns = ["trial", "epochs", COLUMNS["device_hours"].heading, "reason"]
-    return NotedTable("Failed trials", columns, rows, empty="no trial failed")
+    """Return the table of the trials that failed or diverged, with the reasons."""
+    failed = search.in_state(TrialState.FAILED, TrialState.DIVERGED)
+    rows = [
+        [t.number, t.state.for_people, t.epochs, format_hours(t.hours), t.reason]
+        for t in (trial.outcome for trial in failed)
+    ]
+    columns = ["trial", "state", "epochs", COLUMNS["device_hours"].heading, "reason"]
+    return NotedTable(
+        "Failed and diverged trials", columns, rows, empty="no trial failed or diverged"
+    )

@@ -37,6 +37,7 @@ class StateStyle:
 STATE_STYLES: Mapping[TrialState, StateStyle] = {
     TrialState.COMPLETE: StateStyle(BLUE, "circle", "solid", ""),
     TrialState.PRUNED: StateStyle(VERMILION, "diamond-open", "dash", "/"),
+    TrialState.DIVERGED: StateStyle(ORANGE, "cross", "longdashdot", "+"),
     TrialState.RUNNING: StateStyle(PURPLE, "triangle-up-open", "dashdot", "."),
     TrialState.FAILED: StateStyle(BLACK, "x", "dot", "x"),
 }

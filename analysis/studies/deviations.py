@@ -10,6 +10,7 @@ from typing import Any
 
 from analysis.studies.published import PROTOCOL
 from analysis.studies.row_results import RowRecord
+from wpm.procedure import PROCEDURE
 from wpm.protocol_files import find_protocol, read_protocol
 from wpm.rows import TABLE_ROWS, Row
 
@@ -17,6 +18,7 @@ MLRC = "MLRC"
 SOURCES = {
     "mlrc.toml": "search_spaces/protocols/mlrc.toml, the published protocol as it is written here",
     MLRC: "Musgrave, Belongie, Lim: A Metric Learning Reality Check, ECCV 2020, and its code",
+    "protocol.md": "docs/protocol.md, which says what the number of a procedure means",
     "search_ranges.csv": "analysis/published/search_ranges.csv, the ranges of MLRC's searches",
 }
 
@@ -120,6 +122,8 @@ def _compare_identity(row: RowRecord) -> Iterator[Deviation]:
     identity, protocol = row.identity, row.identity.get("protocol", {})
     if identity.get("weights") == "random":
         yield Deviation("weights of the trunk", "random", "ImageNet", MLRC)
+    if row.place.row.is_trained and row.procedure != PROCEDURE:
+        yield Deviation("training procedure", str(row.procedure), str(PROCEDURE), "protocol.md")
     if not _is_searched(row):
         return
     if row.early_stopping:

@@ -7,11 +7,19 @@ from typing import Any
 
 from analysis.studies.published import PROTOCOL
 from analysis.studies.row_results import RowRecord
+from wpm.procedure import PROCEDURE, describe_procedure
 from wpm.protocol_files import find_protocol
-from wpm.records import chosen_order
+from wpm.records import TrialState, chosen_order
 
-_SETTINGS = {"protocol": "protocol settings", "images": "images", "weights": "weights"}
-_NOT_SETTINGS = ("name", "trials", "runs")  # the budgets of a protocol are only defaults
+_SETTINGS = {
+    "procedure": "training procedures",
+    "protocol": "protocol settings",
+    "images": "images",
+    "weights": "weights",
+    "trial_seeds": "training seeds of trials",
+}
+# Budgets and stopping of a protocol are only defaults; a study records what it does.
+_NOT_SETTINGS = ("name", "trials", "runs", "stopping")
 _MOST_NAMED = 3  # a line lists at most this many different values
 
 
@@ -22,6 +30,7 @@ def describe_settings(row: RowRecord, other: RowRecord) -> list[str]:
         f"({_list_differences(row.identity.get(key), other.identity.get(key))}), not comparable"
         for key, what in _SETTINGS.items()
         if row.identity.get(key) != other.identity.get(key)
+        and (key != "procedure" or (row.place.row.is_trained and other.place.row.is_trained))
     ]
 
 
@@ -37,7 +46,20 @@ def _list_differences(own: Any, other: Any) -> str:
     return "; ".join([*differences[:_MOST_NAMED], *more])
 
 
-def describe_procedure(rows: Sequence[RowRecord], dataset: str) -> list[str]:
+def describe_age(rows: Sequence[RowRecord]) -> list[str]:
+    """Name the rows that were trained under another procedure than this version's."""
+    found: dict[int, list[str]] = {}
+    for row in rows:
+        if row.place.row.is_trained and row.procedure != PROCEDURE:
+            found.setdefault(row.procedure, []).append(row.name)
+    return [
+        f"trained under {describe_procedure(number)}, not comparable with studies of this version: "
+        f"{', '.join(names)}"
+        for number, names in found.items()
+    ]
+
+
+def describe_departures(rows: Sequence[RowRecord], dataset: str) -> list[str]:
     """Say where rows depart from the published procedure, one line for each kind of departure.
 
     Args:
@@ -186,10 +208,14 @@ def describe_choice(row: RowRecord) -> list[str]:
 
 
 def describe_search(row: RowRecord) -> list[str]:
-    """Say whether the search of a row is unfinished."""
-    if len(row.ended) >= row.budget:
-        return []
-    return [f"{row.name}: unfinished search, {row.ended_of_budget} trials ended"]
+    """Say whether the search of a row is unfinished, and how many of its trials diverged."""
+    lines = []
+    if len(row.ended) < row.budget:
+        lines.append(f"{row.name}: unfinished search, {row.ended_of_budget} trials ended")
+    diverged = sum(trial.state is TrialState.DIVERGED for trial in row.trials)
+    if diverged:
+        lines.append(f"{row.name}: {diverged} of {len(row.ended)} trials diverged, which score 0")
+    return lines
 
 
 def _name_configuration(trial: int | str) -> str:

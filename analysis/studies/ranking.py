@@ -19,7 +19,13 @@ from wpm.records import (
 )
 
 # The states in the order of the ranking.
-_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING, TrialState.FAILED)
+_STATES = (
+    TrialState.COMPLETE,
+    TrialState.PRUNED,
+    TrialState.DIVERGED,
+    TrialState.RUNNING,
+    TrialState.FAILED,
+)
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,13 @@ class RankedTrial:
     Attributes:
         place: the study of the trial.
         score: mean over the folds, a fraction; None if the trial failed or has no validation yet.
-        deviation: sample standard deviation over the folds; None with one fold.
+        deviation: sample standard deviation over the folds; None with one fold, and if the trial
+            diverged.
         epochs: epochs that have been trained.
         seconds: worker time.
         hours: device-hours.
         edges: distances of the parameters from the edges of their ranges, the nearest first.
-        reason: why the trial failed or was stopped.
+        reason: why the trial diverged, failed or was stopped.
         rank: position among the trials with a final score; None if it is running or failed.
     """
 
@@ -62,6 +69,7 @@ class Ranking:
         ended: number of trials that have ended, complete or not.
         trials: the trials with readable records, ranked.
         identity: identity of the study: protocol, images and more; empty if rankings were merged.
+        procedures: numbers of the training procedures of the studies.
     """
 
     places: Sequence[StudyPlace]
@@ -69,6 +77,7 @@ class Ranking:
     ended: int
     trials: Sequence[RankedTrial]
     identity: Mapping[str, Any] = field(default_factory=dict)
+    procedures: frozenset[int] = frozenset()
 
     @property
     def name(self) -> str:
@@ -98,7 +107,15 @@ def read_ranking(place: StudyPlace) -> tuple[Ranking, list[str]]:
         records, lambda record: describe_trial(place, record, searched)
     )
     ended = sum(trial.state != TrialState.RUNNING for trial in trials)
-    ranking = Ranking([place], study["trials"], ended, rank_trials(trials), study["identity"])
+    identity = study["identity"]
+    ranking = Ranking(
+        [place],
+        study["trials"],
+        ended,
+        rank_trials(trials),
+        identity,
+        procedures=frozenset({identity["procedure"]}),
+    )
     return ranking, problems + more_problems
 
 
@@ -109,6 +126,7 @@ def merge_rankings(rankings: Sequence[Ranking]) -> Ranking:
         budget=sum(ranking.budget for ranking in rankings),
         ended=sum(ranking.ended for ranking in rankings),
         trials=rank_trials([trial for ranking in rankings for trial in ranking.trials]),
+        procedures=frozenset().union(*(ranking.procedures for ranking in rankings)),
     )
 
 
@@ -153,7 +171,10 @@ def describe_trial(
         number=record.number,
         state=outcome.state,
         score=outcome.score if scored else None,
-        deviation=standard_deviation(outcome.fold_scores) if scored else None,
+        # The score of a diverged trial is 0 and no mean over its folds.
+        deviation=standard_deviation(outcome.fold_scores)
+        if scored and outcome.state is not TrialState.DIVERGED
+        else None,
         epochs=outcome.epochs,
         seconds=outcome.training_seconds + outcome.validation_seconds,
         hours=device_hours(outcome),

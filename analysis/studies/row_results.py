@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from analysis.numbers.means import mean
 from analysis.studies.published import Scores
 from analysis.studies.selection import require_study
+from wpm.procedure import FIRST
 from wpm.records import (
     Chosen,
     FinalRecord,
@@ -131,6 +132,11 @@ class RowRecord:
     def early_stopping(self) -> bool:
         """Whether successive halving stops trials."""
         return bool(self.identity.get("early_stopping", True))
+
+    @property
+    def procedure(self) -> int:
+        """Number of the training procedure."""
+        return int(self.identity.get("procedure", FIRST))
 
     @property
     def best(self) -> tuple[int, float] | None:

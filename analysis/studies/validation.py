@@ -8,6 +8,7 @@ from itertools import groupby
 from analysis.numbers.correlation import SMALLEST, Correlation, correlate
 from analysis.numbers.means import mean
 from analysis.studies.row_results import FinalRuns, RowRecord
+from wpm.procedure import PROCEDURE
 
 ALL_ROWS = "all rows"
 
@@ -61,7 +62,7 @@ class Validation:
     """Validation against test on a data set under a protocol.
 
     Attributes:
-        name: DATASET/PROTOCOL.
+        name: DATASET/PROTOCOL, with the training procedure if it is not this version's.
         points: the configurations, by row, the best in validation first.
         agreements: those of every row with enough configurations, then those of all rows together.
     """
@@ -72,7 +73,7 @@ class Validation:
 
 
 def validate_rows(rows: Sequence[RowRecord], view: str, metric: str) -> list[Validation]:
-    """Correlate validation with test scores, for each data set and protocol.
+    """Correlate validation with test scores, for each data set, protocol and training procedure.
 
     Args:
         view: "concatenated" or "separated".
@@ -81,7 +82,8 @@ def validate_rows(rows: Sequence[RowRecord], view: str, metric: str) -> list[Val
     """
 
     def place_of(row: RowRecord) -> str:
-        return f"{row.place.dataset}/{row.place.protocol}"
+        age = "" if row.procedure == PROCEDURE else f", procedure {row.procedure}"
+        return f"{row.place.dataset}/{row.place.protocol}{age}"
 
     validations = []
     for name, group in groupby(sorted(rows, key=lambda r: (place_of(r), r.name)), key=place_of):

@@ -2,7 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 
-from analysis.studies.fairness import describe_choice, describe_procedure, find_footnotes
+from analysis.studies.fairness import (
+    describe_age,
+    describe_choice,
+    describe_departures,
+    find_footnotes,
+)
 from analysis.studies.published import DIMENSIONS, read_scores
 from analysis.studies.row_results import METRICS, VIEWS, RowRecord
 from analysis.studies.table_blocks import TableBlock, TableLine
@@ -12,7 +17,7 @@ from analysis.text.layout import format_percent
 
 def describe_block(block: TableBlock) -> list[str]:
     """Return the notes on an entire block, one line each."""
-    lines = _describe_published(block)
+    lines = [*_describe_published(block), *describe_age(block.rows)]
     untested = [row.name for row in block.rows if row.finals is None]
     if untested:
         names = ", ".join(untested)
@@ -35,7 +40,7 @@ def _describe_published(block: TableBlock) -> list[str]:
     if block.dimensions != DIMENSIONS:
         dimensions = " and ".join(f"{dimension}-d" for dimension in DIMENSIONS.values())
         lines.append(f"published numbers are of {dimensions} embeddings, not comparable")
-    lines += describe_procedure(block.rows, block.dataset)
+    lines += describe_departures(block.rows, block.dataset)
     lines += [line for row in block.rows for line in _describe_reductions(row, block.dimensions)]
     absent = [line.name for line in block.lines if line.row is None]
     if absent:

@@ -15,6 +15,7 @@ from wpm.records import TrialState
 
 _TRACE_COUNTS = (1, 5, 10, 20, 50)  # numbers of trials at which two searches are compared
 _STUDY_COLUMNS = ("dataset", "protocol", "row")
+_EXPLAINED = (TrialState.FAILED, TrialState.DIVERGED)  # states whose reason people see
 _TEXT_COLUMNS = ("rank", "trial", "state", "score", "score_deviation", "epochs", "device_hours")
 
 
@@ -119,14 +120,14 @@ def _usual_columns(ranking: Ranking, shown: Sequence[RankedTrial]) -> list[str]:
         for name in _STUDY_COLUMNS
         if len({getattr(place, name) for place in ranking.places}) > 1
     ]
-    reason = ["reason"] if any(trial.state == TrialState.FAILED for trial in shown) else []
+    reason = ["reason"] if any(trial.state in _EXPLAINED for trial in shown) else []
     return [*varying, *_TEXT_COLUMNS, *parameter_names(shown), *reason]
 
 
 def _show(trial: RankedTrial, name: str, choice: Choice) -> str:
     column = find_column(name)
     value = column.value(trial)
-    if name == "reason" and trial.state != TrialState.FAILED and not choice.columns:
+    if name == "reason" and trial.state not in _EXPLAINED and not choice.columns:
         return ""  # the column of epochs shows where successive halving stopped the trial
     return "-" if value is None else column.show(value)
 
@@ -147,6 +148,12 @@ def _describe_ranking(ranking: Ranking, choice: Choice) -> list[str]:
         notes.append("scores on different data sets or under different protocols do not compare")
     if choice.progress and len(ranking.places) == 1:
         notes.append(describe_progress(ranking))
+    if len(ranking.procedures) > 1:
+        numbers = ", ".join(map(str, sorted(ranking.procedures)))
+        notes.append(
+            f"scores under different training procedures ({numbers}) do not compare: "
+            "docs/protocol.md"
+        )
     if choice.against == PUBLISHED and len(ranking.places) == 1:
         notes.append(compare_trace(ranking))
     return notes

@@ -193,6 +193,11 @@ UNEQUAL = [
         "triplet: protocol settings differ from those of",
     ),
     ({"images": {"pixels": "other"}}, "triplet: images differ from those of margin (pixels other"),
+    (
+        {"procedure": 1},
+        "triplet: training procedures differ from those of margin (1, there 2), not",
+    ),
+    ({"trial_seeds": "new"}, "triplet: training seeds of trials differ from those of margin (new"),
     ({"weights": "b.pth"}, "triplet: weights differ from those of margin (b.pth, there None)"),
 ]
 

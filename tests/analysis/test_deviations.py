@@ -43,6 +43,7 @@ def write_published(
         root, row, [COMPLETE] * trials, trials, dataset=dataset, protocol="mlrc",
         settings=protocol, **{
             "early_stopping": False, "weights": "bn_inception-52deb4733.pth", "sampler": "gp",
+            "trial_seeds": "new",
             "searched": {name: asdict(r) for name, r in space.searched.items()}, **identity,
         },
     )  # fmt: skip
@@ -81,6 +82,7 @@ def test_nothing_deviates_in_a_study_as_published(
         ),
         ({"sampler": "tpe"}, ("search by", "tpe", "Gaussian process (Ax)")),
         ({"trial_seeds": "common"}, ("training seeds of trials", "common", "new for each trial")),
+        ({"procedure": 1}, ("training procedure", "1", "2")),
         ({"weights": "random"}, ("weights of the trunk", "random", "ImageNet")),
         ({"trials": 12}, ("trials", "12", "50")),
         ({"runs": 3}, ("final runs", "3", "10")),

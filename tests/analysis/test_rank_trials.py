@@ -16,13 +16,14 @@ from analysis import command_line as options
 from analysis import rank_trials
 from analysis.studies import selection
 from analysis.studies.published import read_trace
-from tests.support.stored import bytes_under
-from tests.support.trials import fold_report, outcome
+from tests.support.stored import bytes_under, write_search
+from tests.support.trials import curve, fold_report, outcome
 from wpm.cli.entry import EXIT_BROKEN_PIPE
 from wpm.errors import UserError
 from wpm.files import write_json
 from wpm.records import (
     FORMAT,
+    Outcome,
     StudyPlace,
     TrainingFolder,
     TrialState,
@@ -128,6 +129,41 @@ def test_text_ranks_by_state_then_score(run_root: Path, capsys: pytest.CaptureFi
     assert err == ""
 
 
+def test_diverged_trial_is_ranked_with_0_and_its_reason(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = StudyPlace(run_root, "omniglot", "small", Row("contrastive", "wpm"))
+    reports, reason = curve(0.9, 2), "loss of fold 1 is nan in epoch 3"
+    folder = TrainingFolder(place.trial_folder(7))
+    folder.write_identity({"number": 7, "parameters": {"margin": 0.125}})
+    folder.write_result(Outcome.from_reports(TrialState.DIVERGED, reports, reason))
+    arguments = ("--row", "contrastive+wpm", "--columns", "rank", "trial", "state", "score",
+                 "score_deviation", "reason")  # fmt: skip
+    assert rank(run_root, *arguments, "--where", "trial > 4", "--format", "csv") == 0
+    table = read_csv(capsys.readouterr().out)
+    assert [line["trial"] for line in table] == ["5", "7", "6"], "after those that trained"
+    assert table[1] == {
+        "rank": "5", "trial": "7", "state": "diverged", "score": "0.0", "score_deviation": "",
+        "reason": reason,
+    }  # fmt: skip
+    assert rank(run_root, "--row", "contrastive+wpm") == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "diverged " in line]
+    assert line.split()[:4] == ["5", "7", "diverged", "0.00"]
+    assert line.endswith(reason)
+
+
+def test_ranking_across_training_procedures_is_noted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_search(tmp_path, "triplet", procedure=1)
+    write_search(tmp_path, "contrastive")
+    assert rank(tmp_path, "--across") == 0
+    note = "scores under different training procedures (1, 2) do not compare"
+    assert note in capsys.readouterr().out
+    assert rank(tmp_path, "--across", "--row", "triplet") == 0
+    assert note not in capsys.readouterr().out
+
+
 def test_top_limits_every_study_and_says_so(
     run_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -164,8 +200,8 @@ TRACE = (
     "ours 25.00 / 35.00 / - / - / -, published {}"
 )
 DEPARTURES = (
-    "; not the published procedure: max_epochs 3 (published 1000); trials 7 (published 50); "
-    "trials stopped early (published: none)"
+    "; not the published procedure: validate_untrained False (published True); max_epochs 3 "
+    "(published 1000); trials 7 (published 50); trials stopped early (published: none)"
 )
 PUBLISHED_TRACE = "34.86 / 39.17 / 42.51 / 43.25 / 43.68"
 

@@ -68,7 +68,8 @@ def test_page_has_every_part(whole: Path) -> None:
         "What within-pair mining is worth", "Results on omniglot, protocol small",
         "Validation against test", "Were the searches good enough?", "What was run",
         "wpm 0.1.0 (0123abc)", "torch 2.14.1", "here, 2 cores", "Best so far", "Learning curves",
-        "Timeline", "Failed trials", "Parallel coordinates", "Importance", "Boundary check",
+        "Timeline", "Failed and diverged trials", "Parallel coordinates", "Importance",
+        "Boundary check",
         "Two most important parameters", "Random queries", "Worst of 80 queries",
         "Map of the test embeddings", "25 trials, ranked", "Final runs, separated",
     )  # fmt: skip

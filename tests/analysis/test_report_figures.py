@@ -8,6 +8,7 @@ import pytest
 
 from analysis.report_page import parameter_figures, runs_figures, search_figures
 from analysis.report_page.parallel_coordinates import parallel_coordinates
+from analysis.report_page.study_section import lay_out_failures, summarise
 from analysis.report_page.theme import Figure
 from analysis.studies.comparison import compare_rows
 from analysis.studies.histories import Search, read_search
@@ -18,7 +19,7 @@ from analysis.studies.score_surface import predict_surface
 from analysis.studies.validation import validate_rows
 from tests.support.searches import RANGES, draw_parameters, write_course, write_searched
 from tests.support.stored import COMPLETE, FAILED, PRUNED, write_final, write_run, write_search
-from wpm.records import StudyPlace
+from wpm.records import StudyPlace, TrialState
 from wpm.rows import Row
 
 NAMES = {"stopped": (1, 2), "failed": {3: "NaN"}}
@@ -54,6 +55,30 @@ def test_best_so_far_rises_over_complete_trials_only(tmp_path: Path) -> None:
     assert trace(figure, "stopped")["x"] == [2, 3]
     assert "1 failed trials have no score" in figure.caption
     assert "No search of this row was published" in figure.caption
+
+
+def test_diverged_trials_are_drawn_at_0_in_a_style_of_their_own(tmp_path: Path) -> None:
+    place = write_searched(tmp_path, trials=4)
+    reason = "loss of fold 0 is nan"
+    parameters = draw_parameters(1, RANGES)[0]
+    write_course(place, 4, parameters, 0.0, TrialState.DIVERGED, epochs=2, reason=reason)
+    search, problems = read_search(place)
+    assert problems == []
+    figure = search_figures.best_so_far(search, None)
+    check(figure)
+    diverged = trace(figure, "diverged")
+    assert (diverged["x"], diverged["y"]) == ([5], [0.0])
+    assert "Diverged trials score 0." in figure.caption
+    complete = trace(figure, "complete")
+    assert diverged["marker"]["symbol"] != complete["marker"]["symbol"]
+    for other in (search_figures.timeline(search), search_figures.learning_curves(search)):
+        check(other)
+        trace(other, "diverged")
+    assert search.best is not None and search.best.outcome.number != 4
+    failures = lay_out_failures(search)
+    assert [row[:2] for row in failures.rows] == [[4, "diverged"]]
+    assert reason in failures.rows[0]
+    assert summarise(search).startswith("5 of 4 trials ended (4 complete, 1 diverged)")
 
 
 def test_published_search_is_shown_beside_ours(tmp_path: Path) -> None:

@@ -37,6 +37,19 @@ def run_root(tmp_path: Path) -> Path:
     return root
 
 
+def test_rows_of_another_training_procedure_are_not_pooled(run_root: Path) -> None:
+    old = write_search(run_root, "contrastive", [COMPLETE] * 3, procedure=1)
+    for trial in range(3):
+        write_run(write_final(old, f"k{trial}", trial, 0.1 * (trial + 1)), 1000, 0.9)
+    rows = [read_row(StudyPlace(run_root, "omniglot", "small", Row(name)))[0]
+            for name in ("triplet", "margin", "contrastive")]  # fmt: skip
+    validations = validate_rows(rows, "concatenated", "map_at_r")
+    assert {v.name: {point.row for point in v.points} for v in validations} == {
+        "omniglot/small": {"triplet", "margin"},
+        "omniglot/small, procedure 1": {"contrastive"},
+    }
+
+
 def run(root: Path, *arguments: str) -> int:
     return validate.main(["--run-root", str(root), *arguments])
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.searches import write_searched
+from tests.support.searches import write_course, write_searched
 from tests.support.tiny import make_plan
 from wpm.cli.status import describe_status, format_status, watch_status
 from wpm.errors import UserError
-from wpm.records import TrainingFolder, worker_seconds
+from wpm.records import TrainingFolder, TrialState, worker_seconds
 from wpm.records.training_log import LOG_NAME
 from wpm.studies.study import Study
 
@@ -27,6 +27,25 @@ def test_last_failures_are_shown_with_reason_and_log(tmp_path: Path) -> None:
         "    | epoch 3",
         "    | failed ValueError",
     ]
+
+
+def test_diverged_trials_are_counted_and_shown_with_their_reason(tmp_path: Path) -> None:
+    place = write_searched(tmp_path, trials=3)
+    reason = "loss of fold 0 is nan in epoch 2"
+    write_course(place, 3, {"margin": 0.5}, 0.0, TrialState.DIVERGED, reason=reason)
+    heading, row, note = format_status(tmp_path).splitlines()
+    assert dict(zip(heading.split(), row.split(), strict=False))["diverged"] == "1"
+    assert note == f"omniglot/small/contrastive+wpm trial 3 diverged: {reason}"
+
+
+def test_study_of_an_older_procedure_is_named(tmp_path: Path) -> None:
+    write_searched(tmp_path, trials=3, procedure=1)
+    write_searched(tmp_path, "triplet", trials=3)
+    (line,) = [line for line in format_status(tmp_path).splitlines() if "procedure" in line]
+    assert line.startswith(
+        "omniglot/small/contrastive+wpm can be read and not continued: procedure 1 of wpm 0.2 "
+        "(since then classes of batches are dealt from a deck, "
+    )
 
 
 def test_study_without_failures_has_one_line(tmp_path: Path) -> None:

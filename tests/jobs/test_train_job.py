@@ -28,9 +28,11 @@ from wpm.records import (
     TrialState,
     model_file,
 )
+from wpm.records.training_log import LOG_NAME
+from wpm.retrieval import RetrievalScores
 from wpm.rows import Row
 from wpm.training.config import TrainingConfig
-from wpm.training.fold import FoldTraining
+from wpm.training.fold import DivergedError, FoldTraining
 
 
 def test_steps_report_every_validation_and_end_complete(tmp_path: Path) -> None:
@@ -166,17 +168,70 @@ def test_models_are_compared_with_the_result(tmp_path: Path) -> None:
     assert len(folder.read_model(model_file(0))) == len(data)
 
 
-def test_divergence_fails_by_name(tmp_path: Path) -> None:
+def test_divergence_ends_with_a_score_of_0_and_its_reason(tmp_path: Path) -> None:
     config = make_config()
     parameters = {"pos_margin": 0.0, "neg_margin": 1e39}
     bad = TrainingConfig(Row("contrastive"), config.protocol, parameters, 0, (0, 1, 2, 3))
     result = outcome_of(finish(make_job(tmp_path, bad))[-1])
     assert result is not None
-    assert result.state == TrialState.FAILED
-    assert result.reason.startswith("diverged: loss of fold 0")
+    assert (result.state, result.score, result.epochs) == (TrialState.DIVERGED, 0.0, 0)
+    assert result.reason == "loss of fold 0 is inf in epoch 1"
+    assert TrainingFolder(tmp_path / "training").read_result() == result
+    log = (tmp_path / "training" / LOG_NAME).read_text().splitlines()
+    assert log[-1].endswith("diverged loss of fold 0 is inf in epoch 1")
 
 
-def test_collapse_fails_by_name(tmp_path: Path) -> None:
+def test_training_that_diverges_late_scores_0_whatever_it_had_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(tmp_path)
+    reached = job.step().reports[-1].best_map_at_r
+    assert reached > 0
+
+    def diverge(fold: FoldTraining, epoch: int, pause: Callable[[], bool]) -> bool:
+        raise DivergedError(f"loss of fold {fold.position} is inf in epoch {epoch}")
+
+    monkeypatch.setattr(FoldTraining, "train_epoch", diverge)
+    result = outcome_of(job.step())
+    job.close()
+    assert (result.state, result.score, result.epochs) == (TrialState.DIVERGED, 0.0, 1)
+    assert sum(result.fold_scores) / 4 == pytest.approx(reached), "the record keeps what it was"
+    assert not list((tmp_path / "training").glob("checkpoint-*"))
+
+
+def test_kill_between_epoch_0_and_1_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted while the untrained model is validated, and killed right after."""
+    config = make_config(validate_untrained=True)
+    whole = finish(make_job(tmp_path / "whole", config))
+    asked: list[int] = []
+    score = FoldTraining._score
+
+    def interrupt(fold: FoldTraining, epoch: int) -> RetrievalScores:
+        asked.append(epoch)
+        if len(asked) == stop:
+            job.interrupt()
+        return score(fold, epoch)
+
+    monkeypatch.setattr(FoldTraining, "_score", interrupt)
+    for stop in (1, 3):  # while the first fold validates, and the second after the first trained
+        asked.clear()
+        job = make_job(tmp_path / f"cut-{stop}", config)
+        with pytest.raises(InterruptedJobError):
+            job.step()
+        job.close()
+        assert asked == [0, 1, 0][:stop]
+        steps = finish(make_job(tmp_path / f"cut-{stop}", config))
+        assert scores(steps[-1]) == scores(whole[-1])
+        # Only a kill before the very first step, which saves nothing, repeats a validation.
+        assert asked.count(0) == (5 if stop == 1 else 4)
+    untrained = [f.untrained_map_at_r for f in steps[-1].reports[-1].folds]
+    assert untrained == [f.untrained_map_at_r for f in whole[-1].reports[-1].folds]
+    assert [report.epoch for report in steps[-1].reports] == [1, 2, 3, 4], "none of epoch 0"
+
+
+def test_collapse_ends_as_a_divergence_with_its_reason(tmp_path: Path) -> None:
     job = make_job(tmp_path, make_config())
     job.step()
     assert job._training is not None
@@ -184,8 +239,8 @@ def test_collapse_fails_by_name(tmp_path: Path) -> None:
         parameter.data.zero_()  # a dead network: all images get the embedding 0
     result = outcome_of(finish(job)[-1])
     assert result is not None
-    assert result.state == TrialState.FAILED
-    assert result.reason.startswith("diverged: embeddings of fold 0 collapsed in epoch 2: those of")
+    assert (result.state, result.score) == (TrialState.DIVERGED, 0.0)
+    assert result.reason.startswith("embeddings of fold 0 collapsed in epoch 2: those of")
 
 
 def test_training_whose_gpu_broke_is_resumed_by_another_process(

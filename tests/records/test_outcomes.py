@@ -18,6 +18,7 @@ SCORES = {"precision_at_1": 0.5, "r_precision": 0.3, "map_at_r": 0.2}
         (TrialState.RUNNING, "running"),
         (TrialState.COMPLETE, "complete"),
         (TrialState.PRUNED, "stopped"),
+        (TrialState.DIVERGED, "diverged"),
         (TrialState.FAILED, "failed"),
     ],
 )
@@ -32,6 +33,7 @@ def test_people_read_stopped_where_records_say_pruned(state: TrialState, words: 
         outcome(0.5, models={"model-fold-0.safetensors": "0123"}, gpus=0.25),
         Outcome.from_reports(TrialState.PRUNED, curve(0.4, epochs=3), "stopped at epoch 3"),
         Outcome.from_reports(TrialState.FAILED, [], "killed"),
+        Outcome.from_reports(TrialState.DIVERGED, curve(0.4, epochs=3), "loss of fold 0 is nan"),
     ],
 )
 def test_outcome_is_read_as_it_was_written(ended: Outcome) -> None:

@@ -181,6 +181,23 @@ def test_failed_fold_fails_its_run_and_others_continue(
     assert states == [TrialState.FAILED, TrialState.COMPLETE]
 
 
+def test_diverged_fold_fails_its_run(study_plan: StudyPlan, tmp_path: Path) -> None:
+    lines: list[str] = []
+    plan = final_plan(study_plan, tmp_path)
+    diverged = Outcome.from_reports(TrialState.DIVERGED, [], "loss of fold 0 is nan in epoch 1")
+    with FinalRunsWork([plan], lines.append) as source:
+        first, other = source.next_work(), source.next_work()
+        assert first is not None and other is not None
+        TrainingFolder(Path(first.payload["folder"])).write_result(diverged)
+        source.on_ended(first, StepResult([], diverged))
+    assert lines[0].endswith("run 1/2 failed: fold 0 diverged: loss of fold 0 is nan in epoch 1")
+    (plan.run_folder(0) / "result.json").unlink()  # its driver was killed before it wrote this
+    lines.clear()
+    with FinalRunsWork([plan], lines.append):
+        pass
+    assert lines[0].endswith("run 1/2 failed: a fold failed in an earlier launch")
+
+
 def test_second_launch_is_refused(study_plan: StudyPlan, tmp_path: Path) -> None:
     plan = final_plan(study_plan, tmp_path)
     with (

@@ -6,19 +6,23 @@ from pathlib import Path
 import pytest
 
 from tests.support.tiny import make_plan
+from tests.support.trials import killed_launch
 from wpm.errors import UserError
 from wpm.files import write_json
+from wpm.procedure import PROCEDURE, describe_procedure
 from wpm.protocol_fields import Value, WholeNumber
 from wpm.protocol_files import find_protocol
 from wpm.protocols import Protocol, field_types
-from wpm.records import read_study, write_study
+from wpm.records import read_study, read_trials, write_study
 from wpm.rows import Row
 from wpm.spaces import SearchSpace, load_space
-from wpm.studies.best_trials import check_same_loss, check_same_study
+from wpm.studies.best_trials import check_same_loss, check_same_study, choose_best_trials
 from wpm.studies.plan import StudyPlan, record_plan
+from wpm.studies.study import Study
 
 OTHER: dict[str, Value] = {
     "trunk": "bninception", "optimizer": "rmsprop", "precision": "bf16",
+    "stopping": "none", "validate_untrained": True,
     "crop_scale": (0.5, 0.75), "crop_ratio": (0.5, 0.75), "flip": 0.25,
     "learning_rate": 0.25, "weight_decay": 0.25, "loss_weight_decay": 0.25,
 }  # fmt: skip
@@ -102,6 +106,83 @@ def test_study_of_before_precision_was_a_field_continues(tmp_path: Path) -> None
     write_study(plan.place, {key: study[key] for key in ("identity", "trials", "provenance")})
     record_plan(plan, trials=4)
     check_same_study(plan.place, plan.protocol, plan.pixel_cache, "random")
+
+
+def make_old(plan: StudyPlan, writer: str = "0.2.0") -> None:
+    """Write the study as version 0.2 did: without a number of the procedure."""
+    record_plan(plan, trials=4)
+    study = read_study(plan.place)
+    assert study is not None
+    identity = {k: v for k, v in study["identity"].items() if k not in ("procedure", "trial_seeds")}
+    identity["protocol"] = {
+        field: value
+        for field, value in identity["protocol"].items()
+        if field not in ("validate_untrained", "stopping")
+    }
+    provenance = {**study["provenance"], "wpm": writer}
+    write_study(plan.place, {"identity": identity, "trials": 4, "provenance": provenance})
+
+
+def test_study_of_an_older_procedure_is_read_and_not_continued(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    with killed_launch(plan) as begun:
+        assert begun.ask() is not None
+    make_old(plan)
+    study = read_study(plan.place)
+    assert study is not None
+    assert study["identity"]["procedure"] == 1
+    assert study["identity"]["protocol"]["stopping"] == "halving"
+    for attempt in (
+        lambda: record_plan(plan, trials=4),
+        lambda: Study(plan),
+        lambda: choose_best_trials(plan.place, allow_unfinished=True),
+        lambda: record_plan(plan, trials=0),  # --best-only --published
+    ):
+        with pytest.raises(UserError) as caught:
+            attempt()
+        message = str(caught.value)
+        assert "\n" not in message
+        assert message.startswith(
+            "study folder/smoke/contrastive was begun by wpm 0.2.0 under procedure 1 of wpm 0.2 "
+            "(since then classes of batches are dealt from a deck, a diverged trial scores 0, "
+        )
+        assert "and mlrc counts epoch 0 for patience and stops no trial" in message
+        assert "Start a new study with another --run-root, or move " in message
+    (record,), problems = read_trials(plan.place)
+    assert (record.number, problems) == (0, [])
+
+
+def test_study_of_an_older_procedure_without_a_trial_is_begun_anew(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    make_old(plan)
+    with Study(plan):
+        study = read_study(plan.place)
+    assert study is not None and study["identity"]["procedure"] == PROCEDURE
+
+
+def test_row_without_training_knows_no_procedure(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, "pretrained")
+    make_old(plan)
+    record_plan(plan, trials=0)
+    study = read_study(plan.place)
+    assert study is not None and study["identity"]["procedure"] == 1
+
+
+def test_study_of_a_newer_procedure_is_refused(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    record_plan(plan, trials=4)
+    study = read_study(plan.place)
+    assert study is not None
+    identity = {**study["identity"], "procedure": PROCEDURE + 1}
+    write_study(plan.place, {"identity": identity, "trials": 4, "provenance": {"wpm": "9.0"}})
+    match = f"begun by wpm 9.0 under procedure {PROCEDURE + 1}, which is newer than this version"
+    with pytest.raises(UserError, match=match):
+        record_plan(plan, trials=4)
+
+
+def test_every_older_procedure_says_what_changed() -> None:
+    for number in range(1, PROCEDURE):
+        assert describe_procedure(number).startswith(f"procedure {number} of wpm 0.")
 
 
 def test_two_changes_of_one_protocol_have_studies_of_their_own(tmp_path: Path) -> None:

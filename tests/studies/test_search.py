@@ -87,10 +87,23 @@ def test_a_run_of_failures_from_the_start_stops_the_launch(studies: list[Study])
         work = source.next_work()
         assert work is not None
         if i < MAX_FIRST_FAILURES - 1:
-            end(source, work, TrialState.FAILED, "diverged: loss of fold 0 is nan in epoch 1")
+            end(source, work, TrialState.FAILED, "MemoryError: of the loss")
         else:
-            with pytest.raises(UserError, match=r"first 3 trials .* the last: diverged"):
-                end(source, work, TrialState.FAILED, "diverged: loss of fold 0 is nan in epoch 1")
+            with pytest.raises(UserError, match=r"first 3 trials .* the last: MemoryError"):
+                end(source, work, TrialState.FAILED, "MemoryError: of the loss")
+
+
+def test_diverged_trials_are_results_and_do_not_stop_the_launch(studies: list[Study]) -> None:
+    lines: list[str] = []
+    ends: list[StudyEnd] = []
+    source = SearchWork(studies[:1], lines.append, ends.append)
+    while (work := source.next_work()) is not None:
+        end(source, work, TrialState.DIVERGED, "loss of fold 0 is nan in epoch 1")
+    assert len(lines) == 3
+    assert lines[0].endswith("trial   0 diverged  MAP@R 0.0000  loss of fold 0 is nan in epoch 1")
+    assert [(e.event, e.message) for e in ends] == [
+        (STUDY_FAILED, "none of its 3 trials is complete")
+    ]
 
 
 def test_failures_after_a_success_do_not_stop_the_launch(studies: list[Study]) -> None:
@@ -98,7 +111,7 @@ def test_failures_after_a_success_do_not_stop_the_launch(studies: list[Study]) -
     for state in (TrialState.COMPLETE, TrialState.FAILED, TrialState.FAILED):
         work = source.next_work()
         assert work is not None
-        end(source, work, state, "diverged")
+        end(source, work, state, "MemoryError")
     assert source.exhausted
 
 
@@ -122,7 +135,7 @@ def test_end_of_every_study_is_announced_once(studies: list[Study]) -> None:
             source,
             work,
             TrialState.COMPLETE if good or work.key.endswith("/1") else TrialState.FAILED,
-            "diverged",
+            "MemoryError",
         )
         if work.key.endswith("/1"):
             assert not ends
@@ -156,5 +169,5 @@ def test_last_log_lines_of_a_failed_trial_are_shown(studies: list[Study]) -> Non
     assert work is not None
     log = Path(work.payload["folder"]) / LOG_NAME
     log.write_text("one\ntwo\nthree\nfour\n")
-    end(source, work, TrialState.FAILED, "diverged")
+    end(source, work, TrialState.FAILED, "MemoryError")
     assert lines[1:] == ["    | two", "    | three", "    | four"]

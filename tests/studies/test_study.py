@@ -14,6 +14,7 @@ from tests.support.trials import EPOCHS, curve, killed_launch, run_trial, states
 from wpm.errors import LockedError, UserError
 from wpm.jobs.work import Decision
 from wpm.records import Outcome, TrainingFolder, TrialState, read_study, read_trials, write_study
+from wpm.studies.final_plan import FIRST_SEED
 from wpm.studies.journal import open_journal
 from wpm.studies.plan import StudyPlan
 from wpm.studies.samplers import SAMPLER_NAMES
@@ -194,6 +195,94 @@ def test_study_from_before_samplers_could_be_chosen_continues_with_tpe(tmp_path:
         pass
     with pytest.raises(UserError, match="sampler = 'tpe', now 'random'"):
         Study(dataclasses.replace(plan, sampler="random"))
+
+
+def test_diverged_trial_scores_0_in_the_study_and_is_not_the_best(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, trials=3)
+    diverged = Outcome.from_reports(TrialState.DIVERGED, curve(0.9, 2), "loss of fold 1 is nan")
+    with Study(plan) as study:
+        first = study.ask()
+        assert first is not None
+        TrainingFolder(Path(first[1]["folder"])).write_result(diverged)
+        study.record_ended(0, diverged, curve(0.9, 2))
+        assert study.best is None
+        assert study.ended == 1
+        run_trial(study, lambda n: 0.2)
+    trial = stored_trials(plan)[0]
+    assert (trial.state, trial.value) == (OptunaState.COMPLETE, 0.0)
+    assert trial.user_attrs["reason"] == "loss of fold 1 is nan"
+    with Study(plan) as again:
+        assert again.best is not None and again.best[0] == 1
+        assert (again.started, again.ended) == (2, 2)
+
+
+def test_divergence_that_a_killed_driver_missed_is_told(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, trials=2)
+    with killed_launch(plan) as study:
+        asked = study.ask()
+        assert asked is not None
+        diverged = Outcome.from_reports(TrialState.DIVERGED, [], "loss of fold 0 is nan")
+        TrainingFolder(Path(asked[1]["folder"])).write_result(diverged)
+    with Study(plan) as again:
+        asked = again.ask()
+        assert asked is not None and asked[0] == 1
+        assert stored_trials(plan)[0].value == 0.0
+        assert again.best is None
+
+
+def test_sampler_learns_where_trials_diverge(tmp_path: Path) -> None:
+    """As the originals: 0 is a score like any other. The sampler did not see failed trials."""
+    places = {}
+    for state in (TrialState.DIVERGED, TrialState.FAILED):
+        plan = make_plan(tmp_path / state, trials=40)
+        ended = Outcome.from_reports(state, [], "loss of fold 0 is nan")
+        with Study(plan) as study:
+            while (asked := study.ask()) is not None:
+                number, payload = asked
+                margin = payload["config"]["parameters"]["neg_margin"]
+                reports = curve(1.0 - abs(margin - 0.5), 1)
+                result = Outcome.from_reports(TrialState.COMPLETE, reports)
+                if number >= 10 and margin > 0.5:
+                    reports, result = [], ended
+                study.record_ended(number, result, reports)
+        margins = [t.params["neg_margin"] for t in stored_trials(plan)[20:]]
+        places[state] = sum(margin > 0.5 for margin in margins)
+    assert places[TrialState.DIVERGED] < places[TrialState.FAILED]
+
+
+def test_study_with_a_trial_that_diverged_before_it_scored_0_opens(tmp_path: Path) -> None:
+    """Version 0.2 recorded it as failed, in its record and in the study's file."""
+    plan = make_plan(tmp_path, trials=2)
+    failed = Outcome.from_reports(TrialState.FAILED, [], "diverged: loss of fold 0 is nan")
+    with Study(plan) as study:
+        asked = study.ask()
+        assert asked is not None
+        TrainingFolder(Path(asked[1]["folder"])).write_result(failed)
+        study.record_ended(0, failed, [])
+    with Study(plan) as again:
+        assert states(again) == [OptunaState.FAIL]
+        assert again.best is None
+        run_trial(again, lambda n: 0.5)
+        assert again.exhausted
+
+
+def test_trials_share_a_seed_unless_each_gets_a_new_one(tmp_path: Path) -> None:
+    def seeds(plan: StudyPlan) -> list[int]:
+        with killed_launch(plan) as study:
+            asked = [study.ask() for _ in range(3)]
+        return [payload["config"]["seed"] for _, payload in filter(None, asked)]
+
+    plan = make_plan(tmp_path / "common", trials=3, seed=7)
+    assert seeds(plan) == [7, 7, 7]
+    new = dataclasses.replace(make_plan(tmp_path / "new", trials=3, seed=7), new_trial_seeds=True)
+    drawn = seeds(new)
+    assert len(set(drawn)) == 3
+    assert min(drawn) > FIRST_SEED + 100_000, "no final run repeats a trial"
+    assert seeds(new) == drawn, "orphans keep theirs"
+    with pytest.raises(UserError, match="trial_seeds = 'new', now 'common'"):
+        Study(dataclasses.replace(new, new_trial_seeds=False))
+    other = dataclasses.replace(make_plan(tmp_path / "other", trials=3), new_trial_seeds=True)
+    assert not set(seeds(other)) & set(drawn)
 
 
 def test_crashed_trial_is_failed_with_its_reason_and_counts(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from tests.support.trials import fold_report
 from wpm.files import write_json
+from wpm.procedure import PROCEDURE
 from wpm.records import (
     Outcome,
     StudyPlace,
@@ -130,6 +131,7 @@ def write_searched(
     standard = {
         "protocol": PROTOCOL, "images": {"pixels": "abc"}, "early_stopping": bool(stopped),
         "searched": ranges, "fixed": {}, "seed": 0, "weights": "random", "row": row,
+        "procedure": PROCEDURE,
     }  # fmt: skip
     content = {"identity": {**standard, **identity}, "trials": trials, "provenance": PROVENANCE}
     write_study(place, content)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from wpm.files import write_json
+from wpm.procedure import PROCEDURE
 from wpm.records import (
     FORMAT,
     FailedRun,
@@ -47,7 +48,10 @@ def write_search(
     The score of a trial is 0.1 * number unless `scores` says otherwise; it took `hours`.
     """
     place = StudyPlace(root, dataset, protocol, Row.parse(row))
-    standard = {"protocol": settings, "images": {"pixels": "abc"}, "early_stopping": True}
+    standard = {
+        "protocol": settings, "images": {"pixels": "abc"}, "early_stopping": True,
+        "procedure": PROCEDURE,
+    }  # fmt: skip
     content = {"identity": {**standard, **identity}, "trials": budget, "provenance": {}}
     write_study(place, content)
     for number, state in enumerate(states):

@@ -94,7 +94,7 @@ def test_concatenation_of_one_model_is_its_own() -> None:
 
 @pytest.mark.parametrize(
     ("distance", "others", "expected"),
-    [(0.0, 0, 100), (0.0, 4, 96), (3e-4, 4, 96), (3e-3, 0, 1), (1.0, 0, 1)],
+    [(0.0, 0, 100), (0.0, 4, 96), (3e-5, 4, 96), (3e-3, 0, 1), (1.0, 0, 1)],
 )
 def test_coinciding_embeddings_are_counted(distance: float, others: int, expected: int) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -203,7 +203,7 @@ def validate_images_that_embed_alike(
     return fold
 
 
-@pytest.mark.parametrize("distance", [0.0, 3e-4])
+@pytest.mark.parametrize("distance", [0.0, 3e-5])
 def test_validation_whose_embeddings_coincide_is_named(
     pixels: Pixels, monkeypatch: pytest.MonkeyPatch, distance: float
 ) -> None:

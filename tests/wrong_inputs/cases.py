@@ -420,6 +420,7 @@ FOLDERS = [
     WrongInput(SAME_STUDY + " --seed 1", "was started with seed = 0, now 1"),
     WrongInput(SAME_STUDY + " --sampler random", "was started with sampler = 'tpe', now 'random'"),
     WrongInput(SAME_STUDY + " --no-early-stopping", "with early_stopping = True, now False"),
+    WrongInput(SAME_STUDY + " --trial-seeds new", "with trial_seeds = 'common', now 'new'"),
     WrongInput(
         SAME_STUDY,
         "was started with images.pixels = ",

@@ -8,7 +8,7 @@ from wpm.cli.parser import CommandParser, at_least, not_negative, positive
 from wpm.errors import UserError
 from wpm.protocol_fields import Value
 from wpm.protocol_files import protocol_names
-from wpm.protocols import PRECISIONS, parse_setting
+from wpm.protocols import NO_STOPPING, PRECISIONS, STOPPINGS, parse_setting
 from wpm.spaces import SPACES_FOLDER
 
 DEFAULT_ROWS = ("contrastive", "contrastive+wpm")
@@ -147,12 +147,21 @@ def _add_search(group: argparse._ArgumentGroup) -> None:
         help="--best-only with the N best configurations; the table shows the best [1]",
     )  # fmt: skip
     group.add_argument(
-        "--no-early-stopping", dest="early_stopping", action="store_false",
-        help="train every trial until its patience runs out",
+        "--stopping", choices=STOPPINGS,
+        help="halving stops trials that are behind at a rung; none trains every trial until its "
+        "patience runs out [the protocol's: none for mlrc, else halving]",
+    )  # fmt: skip
+    group.add_argument(
+        "--no-early-stopping", dest="stopping", action="store_const", const=NO_STOPPING,
+        help="the same as --stopping none",
     )  # fmt: skip
     group.add_argument(
         "--sampler", metavar="NAME", help="what chooses configurations: docs/search.md [tpe]"
     )
+    group.add_argument(
+        "--trial-seeds", choices=["common", "new"], default="common",
+        help="trials train with the same weights and batches, or each with a new seed [common]",
+    )  # fmt: skip
     group.add_argument(
         "--warm-start", choices=["published"], help="try the published configurations first"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from wpm.cli.options import LaunchOptions
 from wpm.data.index import DataSource
-from wpm.protocols import Protocol
+from wpm.protocols import HALVING, Protocol
 from wpm.records import StudyPlace
 from wpm.spaces import SearchSpace
 
@@ -50,6 +50,11 @@ class LaunchPlan:
     def runs(self) -> int:
         """Final runs per configuration."""
         return self.options.runs or self.protocol.runs
+
+    @property
+    def early_stopping(self) -> bool:
+        """Whether successive halving stops trials."""
+        return (self.options.stopping or self.protocol.stopping) == HALVING
 
 
 def locate_images(options: LaunchOptions) -> DataSource:

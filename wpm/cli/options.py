@@ -47,8 +47,9 @@ class LaunchOptions:
     trials: int | None
     runs: int | None
     top: int
-    early_stopping: bool
+    stopping: str | None
     sampler: str | None
+    trial_seeds: str
     warm_start: str | None
     published: bool
     allow_unfinished: bool

@@ -136,9 +136,10 @@ def _plan_study(plan: LaunchPlan, place: StudyPlace, pixel_cache: Path) -> Study
         trials=plan.trials,
         seed=plan.options.seed,
         first_points=_first_points(plan, space),
-        early_stopping=plan.options.early_stopping,
+        early_stopping=plan.early_stopping,
         weights=plan.weights,
         sampler=plan.options.sampler or DEFAULT_SAMPLER,
+        new_trial_seeds=plan.options.trial_seeds == "new",
         left_out=read_left_out(pixel_cache),
         findings=Counter(finding for _, finding in read_findings(pixel_cache)),
     )

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from wpm.cli.checks import check_address
 from wpm.cli.options import LaunchOptions
 from wpm.errors import UserError
 from wpm.formatting import format_duration, format_table
+from wpm.procedure import PROCEDURE, describe_procedure
 from wpm.records import (
     StudyPlace,
     TrainingRecord,
@@ -25,8 +26,8 @@ from wpm.records import (
 )
 from wpm.records.training_log import last_lines
 
-_COLUMNS = ("study", "trials", "complete", "stopped", "failed", "running", "best", "final runs",
-            "time", "validating", "saving", "now")  # fmt: skip
+_COLUMNS = ("study", "trials", "complete", "stopped", "diverged", "failed", "running", "best",
+            "final runs", "time", "validating", "saving", "now")  # fmt: skip
 _SHOWN_FAILURES = 3  # per study
 
 _CLEAR = "\x1b[H\x1b[2J"  # moves the cursor to the corner and clears the terminal
@@ -113,7 +114,7 @@ def format_status(run_root: Path) -> str:
 
 
 def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
-    """Return a study's line of the table, its last failures, and its damaged records."""
+    """Return a study's line of the table, notes on it, and its damaged records."""
     study = read_study(place)
     assert study is not None  # found by its study.json
     records, problems = read_trials(place, with_reports=True)
@@ -130,6 +131,7 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
         f"{ended}/{study['trials']}",
         states[TrialState.COMPLETE],
         states[TrialState.PRUNED],
+        states[TrialState.DIVERGED],
         states[TrialState.FAILED],
         states[TrialState.RUNNING],
         f"{max(scores):.4f}" if scores else "-",
@@ -139,16 +141,26 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
         _saving(records),
         now,
     ]
-    return row, _last_failures(place, records), problems + more_problems
+    notes = [*_describe_age(study, place), *_last_failures(place, records)]
+    return row, notes, problems + more_problems
+
+
+def _describe_age(study: Mapping[str, Any], place: StudyPlace) -> list[str]:
+    """Say that a study cannot be continued, since it is of another training procedure."""
+    number = study["identity"]["procedure"]
+    if number == PROCEDURE or not place.row.is_trained:
+        return []
+    return [f"{place.name} can be read and not continued: {describe_procedure(number)}"]
 
 
 def _last_failures(place: StudyPlace, records: Sequence[TrainingRecord]) -> list[str]:
-    """Return for the last failed trials: the reason, the log file, and the log's last lines."""
-    failed = [record for record in records if record.state is TrialState.FAILED]
+    """Return for the last trials that failed or diverged: the reason, and the end of the log."""
+    failed = [r for r in records if r.state in (TrialState.FAILED, TrialState.DIVERGED)]
     lines = []
     for record in sorted(failed, key=lambda r: r.outcome.ended or "")[-_SHOWN_FAILURES:]:
         log = record.folder / "error.log"
-        lines.append(f"{place.name} trial {record.number} failed: {record.outcome.reason}")
+        state = record.state.for_people
+        lines.append(f"{place.name} trial {record.number} {state}: {record.outcome.reason}")
         if log.exists():
             lines.append(f"    {log}")
         lines += [f"    | {line}" for line in last_lines(record.folder)]

@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from wpm.errors import UserError
-from wpm.training.fold import DivergedError
 from wpm.training.out_of_memory import is_out_of_memory
 
 _REASON_LENGTH = 300
@@ -33,8 +32,6 @@ def describe_failure(error: Exception) -> str:
     message = " ".join(str(error).split())
     if len(message) > _REASON_LENGTH:
         message = message[:_REASON_LENGTH] + " ..."
-    if isinstance(error, DivergedError):
-        return f"diverged: {message}"
     if is_out_of_memory(error):
         return f"out of GPU memory: {message}"
     if isinstance(error, MemoryError) or _CPU_ALLOCATOR in message:

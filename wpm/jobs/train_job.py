@@ -22,6 +22,7 @@ from wpm.records.curves import CurveFile
 from wpm.records.training_log import log_training
 from wpm.reports import Report
 from wpm.training.config import TrainingConfig
+from wpm.training.fold import DivergedError
 from wpm.training.training import Training
 
 # A worker that outlived its launch ends within one step; its successor waits that long for it.
@@ -80,7 +81,8 @@ class TrainJob:
         The history is saved before it is reported. Checkpoints are written meanwhile, see
         `wpm.jobs.saving`, and when interrupted. None is begun after a validation before the next
         step: the driver may end the training there.
-        An error in the training itself ends it as FAILED, with the error in its record.
+        Numbers that are not finite end it as DIVERGED, and an error in the training itself as
+        FAILED, with the reason in its record.
 
         Raises:
             UserError: of the disk, not of the configuration: a file cannot be read or written, is
@@ -100,6 +102,8 @@ class TrainJob:
                 raise  # of the disk or the machine, not of the configuration: another try may do
             except OSError as error:
                 raise storage_error(Path(error.filename or self._folder.folder), error) from error
+            except DivergedError as error:
+                result = self._end(TrialState.DIVERGED, reason=str(error))
             except Exception as error:
                 self._folder.write_log(traceback.format_exc())
                 if is_broken_gpu(error):
@@ -207,7 +211,7 @@ class TrainJob:
             self._saver.close()
         result = Outcome.from_reports(state, self._reports, reason, models)
         self._folder.write_result(result)
-        level = logging.ERROR if state is TrialState.FAILED else logging.INFO
+        level = logging.INFO if state is TrialState.COMPLETE else logging.ERROR
         _log.log(level, "%s %s", state, reason)
         return result
 

@@ -15,8 +15,9 @@ class Outcome:
 
     Attributes:
         state: RUNNING if it was made from the reports of a training that has not ended.
-        reason: why it failed or was stopped; "" otherwise.
-        score: mean over the folds of the best validation MAP@R; None without a validation.
+        reason: why it diverged, failed or was stopped; "" otherwise.
+        score: mean over the folds of the best validation MAP@R; None without a validation. 0 if it
+            diverged.
         epochs: epochs trained.
         fold_scores: best validation MAP@R of each fold.
         training_seconds: of all folds.
@@ -55,15 +56,16 @@ class Outcome:
         Args:
             state: how it ends now, or RUNNING.
             reports: all its reports.
-            reason: why it failed or was stopped.
+            reason: why it diverged, failed or was stopped.
             models: SHA-256 of the weights that were kept, by file name.
         """
         last = reports[-1] if reports else None
         folds = last.folds if last else ()
+        score = last.best_map_at_r if last else None
         return cls(
             state=state,
             reason=reason,
-            score=last.best_map_at_r if last else None,
+            score=0.0 if state is TrialState.DIVERGED else score,
             epochs=last.epoch if last else 0,
             fold_scores=tuple(fold.best_map_at_r for fold in folds),
             best_epochs=tuple(fold.best_epoch for fold in folds),

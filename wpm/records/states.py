@@ -9,7 +9,8 @@ class TrialState(StrEnum):
     The life of a trial, with the calls of `wpm.jobs.work.WorkSource` that move it on::
 
         next_work --> RUNNING --on_ended----------> COMPLETE   trained to its end
-                       |  ^   --on_ended----------> FAILED     an error, named in its record
+                       |  ^   --on_ended----------> DIVERGED   a loss or embeddings not finite
+                       |  |   --on_ended----------> FAILED     an error, named in its record
                        |  |   --on_crashed--------> FAILED     its process died too often
                        |  |   --on_stopped--------> PRUNED     successive halving stopped it
                        |  |
@@ -19,14 +20,20 @@ class TrialState(StrEnum):
 
     A suspended trial has a checkpoint and no result, so its record still says RUNNING: so does
     that of a trial whose launch was killed. Both are orphans, which the next launch adopts and
-    resumes before it starts new trials. COMPLETE, PRUNED and FAILED are final.
+    resumes before it starts new trials. All other states are final.
+
+    A diverged trial scores 0, and the search learns that, as in the published protocol: its
+    parameters are at fault. A failed trial says nothing about its parameters, so it has no score.
+    A final run fails if one of its folds diverges.
 
     The values are what stands in result.json. PRUNED is Optuna's word; people read "stopped".
+    Before version 0.3 a trial that diverged was recorded as FAILED.
     """
 
     RUNNING = "running"
     COMPLETE = "complete"
     PRUNED = "pruned"
+    DIVERGED = "diverged"
     FAILED = "failed"
 
     @property

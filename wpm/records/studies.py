@@ -8,12 +8,14 @@ from typing import Any
 
 from wpm.errors import UserError
 from wpm.files import is_locked, read_json, write_json
+from wpm.procedure import FIRST
 from wpm.protocols import Protocol
 from wpm.records.layout import FORMAT, StudyPlace, check_format, sorted_folders
 from wpm.records.trainings import TrainingFolder, TrainingRecord
 from wpm.reports import Report
 from wpm.rows import Row
 
+_IDENTITY_DEFAULTS = {"sampler": "tpe", "trial_seeds": "common", "procedure": FIRST}
 _PROTOCOL_DEFAULTS = {f.name: f.default for f in fields(Protocol) if f.default is not MISSING}
 
 
@@ -29,7 +31,7 @@ def read_study(place: StudyPlace) -> dict[str, Any] | None:
     content: dict[str, Any] = read_json(path)
     check_format(content, path)
     # A study of an earlier version was run with the defaults of the settings added since.
-    identity = {"sampler": "tpe", **content["identity"]}
+    identity = {**_IDENTITY_DEFAULTS, **content["identity"]}
     identity["protocol"] = {**_PROTOCOL_DEFAULTS, **identity.get("protocol", {})}
     content["identity"] = identity
     return content

@@ -22,6 +22,7 @@ from wpm.studies.plan import (
     describe_loss,
     first_difference,
     recorded_loss,
+    refuse_procedure,
 )
 
 
@@ -36,11 +37,13 @@ def choose_best_trials(
         allow_unfinished: take the best so far of a study whose budget is not used up.
 
     Raises:
-        UserError: no such study, it is unfinished, a record is damaged, or no trial is complete.
+        UserError: no such study, it is unfinished or of another procedure, a record is damaged,
+            or no trial is complete.
     """
     study = read_study(place)
     if study is None:
         raise UserError(f"no study {place.name} under {place.run_root}; run the search first")
+    refuse_procedure(place, study)
     records, problems = read_trials(place)
     if problems:
         raise UserError(problems[0])

@@ -101,7 +101,7 @@ class FinalRunsWork:
             return
         folds = range(plan.protocol.folds if plan.place.row.is_trained else 0)
         states = {fold: self._fold_state(plan, run, fold) for fold in folds}
-        if TrialState.FAILED in states.values():
+        if {TrialState.DIVERGED, TrialState.FAILED} & set(states.values()):
             self._record_failure(plan, run, "a fold failed in an earlier launch")
             return
         untrained = {fold for fold, state in states.items() if state is not TrialState.COMPLETE}
@@ -204,7 +204,8 @@ class FinalRunsWork:
         if result.state is TrialState.COMPLETE:
             self._handle_trained(plan, run, fold)
         else:
-            self._record_failure(plan, run, f"fold {fold}: {result.reason}")
+            diverged = " diverged" if result.state is TrialState.DIVERGED else ""
+            self._record_failure(plan, run, f"fold {fold}{diverged}: {result.reason}")
 
     def _handle_test(self, plan: FinalPlan, run: int, result: ScoredRun) -> None:
         self._announce(

@@ -9,6 +9,7 @@ from typing import Any
 from wpm.data.readings import read_former
 from wpm.errors import UserError
 from wpm.loss_description import LossDescription
+from wpm.procedure import FIRST, PROCEDURE, describe_procedure
 from wpm.protocols import Protocol
 from wpm.records import StudyPlace, provenance, read_study, write_study
 from wpm.rows import Row
@@ -16,6 +17,7 @@ from wpm.spaces import SearchSpace, shipped_loss
 from wpm.studies.samplers import DEFAULT_SAMPLER
 
 RENAME_PROTOCOL = "put it back, or save the protocol under another name; or "
+_SEEDS_PER_STUDY = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,12 @@ class StudyPlan:
         images: identifies the images, so that a launch on others is refused.
         pixel_cache: folder of the decoded trainval images.
         trials: the budget: how many trials in all, however they end.
-        seed: of the sampler and of every trial's training.
+        seed: of the sampler, and of every trial's training unless each trial has a new one.
         first_points: parameter values of the first trials; missing parameters are sampled.
         early_stopping: whether ASHA stops trials.
         weights: file of the trunk's weights, or "random".
         sampler: name of the sampler, one of `SAMPLER_NAMES`.
+        new_trial_seeds: whether every trial's training has a seed of its own.
         left_out: path and reason of every image that could not be read, for the record.
         findings: number of images in which little can be seen, by finding, for the record.
     """
@@ -49,8 +52,17 @@ class StudyPlan:
     early_stopping: bool = True
     weights: str = "random"
     sampler: str = DEFAULT_SAMPLER
+    new_trial_seeds: bool = False
     left_out: Sequence[tuple[str, str]] = ()
     findings: Mapping[str, int] = field(default_factory=dict)
+
+    def trial_seed(self, number: int) -> int:
+        """Return the seed of a trial's training; the same again where an orphan is adopted.
+
+        New seeds lie beyond those of final runs and those that people give, so that no final run
+        repeats a trial.
+        """
+        return (self.seed + 1) * _SEEDS_PER_STUDY + number if self.new_trial_seeds else self.seed
 
     def identity(self) -> dict[str, Any]:
         """Return everything that must stay the same while a study exists, in JSON types."""
@@ -68,6 +80,9 @@ class StudyPlan:
                     "weights": Path(self.weights).name,
                     "sampler": self.sampler,
                     "loss": describe_loss(self.space.loss),
+                    "trial_seeds": "new" if self.new_trial_seeds else "common",
+                    # Nothing of it concerns the row without training.
+                    "procedure": PROCEDURE if self.space.row.is_trained else FIRST,
                 }
             )
         )
@@ -91,15 +106,9 @@ def record_plan(plan: StudyPlan, trials: int) -> None:
                 f"{place.folder} has a study.journal but no study.json; restore study.json, or "
                 "start a new study with another --run-root"
             )
-    elif (old := _comparable(before["identity"])) != (new := _comparable(identity)):
-        difference = first_difference(old, new)
-        if difference.startswith("images."):
-            check_same_decoding(place, before["identity"]["images"], plan.pixel_cache)
-        rename = RENAME_PROTOCOL if difference.startswith("protocol.") else ""
-        raise UserError(
-            f"study {place.name} was started with {difference}; {rename}start a new one with "
-            f"another --run-root, or move {place.folder} away"
-        )
+    else:
+        refuse_procedure(place, before)
+        _refuse_difference(plan, before, identity)
     if before is None or trials > before["trials"]:
         now = {
             **provenance(),
@@ -157,6 +166,43 @@ def _comparable(identity: Mapping[str, Any]) -> dict[str, Any]:
 def _list_sources(loss: LossDescription | None) -> dict[str, str | None]:
     """Return the text of the user's own modules by name, for the record."""
     return {} if loss is None else {name: m.source for name, m in loss.modules.items()}
+
+
+def refuse_procedure(place: StudyPlace, study: Mapping[str, Any]) -> None:
+    """Refuse to train more in a study that was trained under another procedure.
+
+    Args:
+        place: the study.
+        study: content of its study.json.
+
+    Raises:
+        UserError: it was; says what changed and what to do.
+    """
+    number = study["identity"]["procedure"]
+    if number == PROCEDURE or not place.row.is_trained:
+        return
+    writer = study.get("provenance", {}).get("wpm", "another version")
+    raise UserError(
+        f"study {place.name} was begun by wpm {writer} under {describe_procedure(number)}: its "
+        "scores and new ones do not compare; analysis still reads it. Start a new study with "
+        f"another --run-root, or move {place.folder} away, or continue with that version"
+    )
+
+
+def _refuse_difference(
+    plan: StudyPlan, study: Mapping[str, Any], identity: Mapping[str, Any]
+) -> None:
+    old, new = _comparable(study["identity"]), _comparable(identity)
+    if old == new:
+        return
+    place, difference = plan.place, first_difference(old, new)
+    if difference.startswith("images."):
+        check_same_decoding(place, study["identity"]["images"], plan.pixel_cache)
+    rename = RENAME_PROTOCOL if difference.startswith("protocol.") else ""
+    raise UserError(
+        f"study {place.name} was started with {difference}; {rename}start a new one with "
+        f"another --run-root, or move {place.folder} away"
+    )
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:

@@ -82,7 +82,7 @@ class SearchWork:
         self._handle_end(study, number, outcome, f"at epoch {outcome.epochs}")
 
     def on_ended(self, work: Work, step: StepResult) -> None:
-        """Record that the trial ran to its end, or failed with an error."""
+        """Record that the trial ran to its end, diverged, or failed with an error."""
         study, number = self._running.pop(work.key)
         outcome = step.result
         assert isinstance(outcome, Outcome)

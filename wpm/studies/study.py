@@ -31,6 +31,7 @@ from wpm.training.config import TrainingConfig
 
 _STATES = {
     TrialState.COMPLETE: OptunaState.COMPLETE,
+    TrialState.DIVERGED: OptunaState.COMPLETE,  # the sampler learns its score, which is 0
     TrialState.PRUNED: OptunaState.PRUNED,
     TrialState.FAILED: OptunaState.FAIL,
 }
@@ -93,7 +94,11 @@ class Study:
     def best(self) -> tuple[int, float] | None:
         """Number and score of the best complete trial."""
         complete = self._study.get_trials(deepcopy=False, states=(OptunaState.COMPLETE,))
-        scores = [(trial.number, float(trial.values[0])) for trial in complete]
+        scores = [
+            (trial.number, float(trial.values[0]))
+            for trial in complete
+            if not trial.user_attrs.get(TrialState.DIVERGED, False)
+        ]
         return min(scores, key=lambda trial: validation_order(trial[1], trial[0]), default=None)
 
     @property
@@ -193,8 +198,10 @@ class Study:
         trial = self._running.pop(number)
         if result.reason:
             trial.set_user_attr("reason", result.reason)
-        value = result.score if result.state is TrialState.COMPLETE else None
-        self._study.tell(trial, value, _STATES[result.state])
+        if result.state is TrialState.DIVERGED:
+            trial.set_user_attr(TrialState.DIVERGED, True)
+        state = _STATES[result.state]
+        self._study.tell(trial, result.score if state is OptunaState.COMPLETE else None, state)
 
     def _start(self, trial: Trial) -> tuple[int, dict[str, Any]]:
         plan = self.plan
@@ -203,7 +210,7 @@ class Study:
             row=plan.space.row,
             protocol=plan.protocol,
             parameters=plan.space.complete(sampled),
-            seed=plan.seed,
+            seed=plan.trial_seed(trial.number),
             folds=tuple(range(plan.protocol.folds)),
             weights=plan.weights,
             loss=plan.space.loss,

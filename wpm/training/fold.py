@@ -24,7 +24,7 @@ from wpm.data.batches import BatchMaker, ClassBalancedSampler
 from wpm.data.pixels import Pixels
 from wpm.model.embedding import freeze_batch_norm
 from wpm.reports import FoldReport
-from wpm.retrieval import retrieval_scores
+from wpm.retrieval import RetrievalScores, retrieval_scores
 from wpm.splits import Fold
 from wpm.training.config import TrainingConfig
 from wpm.training.evaluate import count_coinciding, embed_images
@@ -38,6 +38,7 @@ from wpm.training.fold_parts import (
     place_model,
 )
 from wpm.training.optimizers import build_optimizers, load_optimizer
+from wpm.training.patience import is_patience_over
 from wpm.training.snapshot import map_tensors
 from wpm.training.steps import GraphBackend
 
@@ -117,10 +118,12 @@ class FoldTraining:
         self._loss_sum = torch.zeros((), device=device)
         self._last_loss = math.nan
         self._training_seconds = 0.0
+        self._validation_seconds = 0.0
         self._images = 0
         self._steps = build_steps(
             config, self._step, self.loss, self.optimizers, self._loss_sum, backend
         )
+        self._untrained_map_at_r: float | None = None
 
     def _build_sampler(
         self, config: TrainingConfig, pixels: Pixels, fold: Fold
@@ -174,6 +177,35 @@ class FoldTraining:
         """Return (B,) positions of the next batch."""
         return self._sampler.draw()
 
+    def validate_untrained(self) -> None:
+        """Score the validation classes before the first step, for patience alone.
+
+        The model of epoch 0 is neither reported nor kept, however good it is.
+
+        Raises:
+            DivergedError: the embeddings are not finite.
+        """
+        if self._untrained_map_at_r is None:
+            self._untrained_map_at_r = self._score(epoch=0).map_at_r
+
+    def _score(self, epoch: int) -> RetrievalScores:
+        start = time.perf_counter()
+        embeddings = embed_images(self.model, self._batches, self._val_indices)
+        if not bool(torch.isfinite(embeddings).all()):
+            raise DivergedError(
+                f"embeddings of fold {self.position} are not finite in epoch {epoch}"
+            )
+        coinciding = count_coinciding(embeddings)
+        # An untrained network may still learn to tell images apart.
+        if epoch > 0 and coinciding >= COLLAPSED_SHARE * len(embeddings):
+            raise CollapsedError(
+                f"embeddings of fold {self.position} collapsed in epoch {epoch}: those of "
+                f"{coinciding} of {len(embeddings)} validation images coincide"
+            )
+        scores = retrieval_scores(embeddings, self._val_labels)
+        self._validation_seconds += time.perf_counter() - start
+        return scores
+
     def validate(self, epoch: int) -> None:
         """Score the validation classes, and keep the model if it is the best so far.
 
@@ -184,19 +216,7 @@ class FoldTraining:
             DivergedError: the embeddings are not finite.
             CollapsedError: nearly all of them coincide.
         """
-        start = time.perf_counter()
-        embeddings = embed_images(self.model, self._batches, self._val_indices)
-        if not bool(torch.isfinite(embeddings).all()):
-            raise DivergedError(
-                f"embeddings of fold {self.position} are not finite in epoch {epoch}"
-            )
-        coinciding = count_coinciding(embeddings)
-        if coinciding >= COLLAPSED_SHARE * len(embeddings):
-            raise CollapsedError(
-                f"embeddings of fold {self.position} collapsed in epoch {epoch}: those of "
-                f"{coinciding} of {len(embeddings)} validation images coincide"
-            )
-        scores = retrieval_scores(embeddings, self._val_labels)
+        scores = self._score(epoch)
         before = self.report
         is_best = before is None or scores.map_at_r > before.best_map_at_r
         if is_best and self._keep_model:
@@ -204,22 +224,25 @@ class FoldTraining:
                 name: value.detach().to("cpu", copy=True)
                 for name, value in self.model.state_dict().items()
             }
+        best = scores.map_at_r if is_best or before is None else before.best_map_at_r
         best_epoch = epoch if is_best or before is None else before.best_epoch
-        seconds = time.perf_counter() - start
         self.report = FoldReport(
             fold=self.position,
             loss=self._last_loss,
             precision_at_1=scores.precision_at_1,
             r_precision=scores.r_precision,
             map_at_r=scores.map_at_r,
-            best_map_at_r=scores.map_at_r if is_best or before is None else before.best_map_at_r,
+            best_map_at_r=best,
             best_epoch=best_epoch,
-            stopped=epoch - best_epoch > self._protocol.patience,
+            stopped=is_patience_over(
+                epoch, best_epoch, best, self._untrained_map_at_r, self._protocol.patience
+            ),
             training_seconds=self._training_seconds,
-            validation_seconds=seconds + (before.validation_seconds if before else 0.0),
+            validation_seconds=self._validation_seconds,
             images_per_second=self._images / self._training_seconds,
             step_mode=self.step_mode,
             replayed=self._steps.replays,
+            untrained_map_at_r=self._untrained_map_at_r,
         )
 
     @property
@@ -253,7 +276,9 @@ class FoldTraining:
             "loss_sum": self._loss_sum,
             "last_loss": self._last_loss,
             "training_seconds": self._training_seconds,
+            "validation_seconds": self._validation_seconds,
             "images": self._images,
+            "untrained_map_at_r": self._untrained_map_at_r,
             "step_mode": self.step_mode,
         }
 
@@ -280,5 +305,7 @@ class FoldTraining:
         self._loss_sum.copy_(state["loss_sum"])
         self._last_loss = state["last_loss"]
         self._training_seconds = state["training_seconds"]
+        self._validation_seconds = state["validation_seconds"]
         self._images = state["images"]
+        self._untrained_map_at_r = state["untrained_map_at_r"]
         self._step.mode = state.get("step_mode", self._step.mode)  # not in earlier checkpoints

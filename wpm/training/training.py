@@ -70,6 +70,8 @@ class Training:
     def run_epoch(self, pause: Callable[[], bool] = never_pause) -> Report | None:
         """Train every fold that has patience left for one epoch, and validate when it is due.
 
+        Before its first epoch a fold validates the untrained model, if the protocol says so.
+
         Args:
             pause: called before every optimiser step; True returns in the middle of the epoch.
                 The next call, here or after `load_state_dict`, resumes with that step.
@@ -87,6 +89,8 @@ class Training:
             for fold in self.folds:
                 if fold.stopped or fold.epoch == epoch:
                     continue
+                if epoch == 1 and protocol.validate_untrained:
+                    fold.validate_untrained()
                 if not fold.train_epoch(epoch, pause):
                     return None
                 if is_validation:
