@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FLAGS = {
     "--help", "--version", "--best-only", "--doctor", "--check-pipeline", "--status", "--watch",
     "--dry-run", "--notify", "--debug",
-    "--dataset", "--data-root", "--fetch", "--skip-unreadable", "--rows", "--protocol", "--set",
+    "--dataset", "--data-root", "--classes-by", "--split", "--same-classes",
+    "--fetch", "--skip-unreadable", "--rows", "--protocol", "--set",
     "--trunk", "--precision", "--search-spaces", "--weights", "--seed",
     "--trials", "--runs", "--top", "--no-early-stopping", "--sampler", "--warm-start",
     "--published", "--allow-unfinished",
@@ -166,7 +167,7 @@ def test_paths_may_begin_with_the_home_folder(
     monkeypatch.setenv("HOME", str(tmp_path))
     flags = (
         "--run-root=~/r", "--work-root=~/w", "--data-root=~/d", "--search-spaces=~/s",
-        "--weights=~/w.pth", "--protocol=~/p.toml",
+        "--weights=~/w.pth", "--protocol=~/p.toml", "--split=~/s.csv",
     )  # fmt: skip
     options = parse(*flags)
     assert options.run_root == tmp_path / "r"
@@ -175,6 +176,7 @@ def test_paths_may_begin_with_the_home_folder(
     assert options.search_spaces == tmp_path / "s"
     assert options.weights == str(tmp_path / "w.pth")
     assert options.protocol == str(tmp_path / "p.toml")
+    assert options.split == str(tmp_path / "s.csv")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from wpm.cli.parser import (
     path_or_name,
     positive,
 )
+from wpm.data.parts import CLASSES_BY_NAME, CLASSES_BY_PATH
 from wpm.errors import UserError
 from wpm.protocol_fields import Value
 from wpm.protocol_files import protocol_names
@@ -103,7 +104,21 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--data-root", type=any_path, metavar="DIR",
-        help="the images: a folder or a zip file",
+        help="the images: a folder, or a zip or tar of it",
+    )  # fmt: skip
+    group.add_argument(
+        "--classes-by", choices=[CLASSES_BY_PATH, CLASSES_BY_NAME],
+        help="path: every folder with images is a class; name: folders of one name are one class "
+        "[refuse a folder where that matters]",
+    )  # fmt: skip
+    group.add_argument(
+        "--split", type=path_or_name, metavar="FILE.csv|folders",
+        help="your own test images and folds, or the folders train and test: docs/datasets.md "
+        "[the second half of the classes is the test]",
+    )  # fmt: skip
+    group.add_argument(
+        "--same-classes", action="store_true",
+        help="with --split: test on other images of the classes that are trained on",
     )  # fmt: skip
     group.add_argument(
         "--fetch", action="store_true",

@@ -16,6 +16,7 @@ from wpm.spaces import SearchSpace, shipped_loss
 from wpm.studies.samplers import DEFAULT_SAMPLER
 
 RENAME_PROTOCOL = "put it back, or save the protocol under another name; or "
+PUT_SPLIT_BACK = "give --split as before (or leave it out, if there was none); or "
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class StudyPlan:
         sampler: name of the sampler, one of `SAMPLER_NAMES`.
         left_out: path and reason of every image that could not be read, for the record.
         findings: number of images in which little can be seen, by finding, for the record.
+        split: identifies a split that the user gives; None for the protocol's halves.
+        notes: more about the images, for the record.
     """
 
     place: StudyPlace
@@ -51,9 +54,13 @@ class StudyPlan:
     sampler: str = DEFAULT_SAMPLER
     left_out: Sequence[tuple[str, str]] = ()
     findings: Mapping[str, int] = field(default_factory=dict)
+    split: Mapping[str, Any] | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     def identity(self) -> dict[str, Any]:
         """Return everything that must stay the same while a study exists, in JSON types."""
+        # Not in studies under the protocol's halves, so that older ones can be continued.
+        split = {} if self.split is None else {"split": dict(self.split)}
         return json.loads(  # type: ignore[no-any-return]
             json.dumps(
                 {
@@ -68,6 +75,7 @@ class StudyPlan:
                     "weights": Path(self.weights).name,
                     "sampler": self.sampler,
                     "loss": describe_loss(self.space.loss),
+                    **split,
                 }
             )
         )
@@ -96,6 +104,7 @@ def record_plan(plan: StudyPlan, trials: int) -> None:
         if difference.startswith("images."):
             check_same_decoding(place, before["identity"]["images"], plan.pixel_cache)
         rename = RENAME_PROTOCOL if difference.startswith("protocol.") else ""
+        rename = PUT_SPLIT_BACK if difference.startswith("split") else rename
         raise UserError(
             f"study {place.name} was started with {difference}; {rename}start a new one with "
             f"another --run-root, or move {place.folder} away"
@@ -106,6 +115,7 @@ def record_plan(plan: StudyPlan, trials: int) -> None:
             "left_out": list(plan.left_out),
             "findings": dict(plan.findings),
             "own_modules": _list_sources(plan.space.loss),
+            **plan.notes,
         }
         first = before["provenance"] if before else now
         write_study(place, {"identity": identity, "trials": trials, "provenance": first})
@@ -161,8 +171,8 @@ def _list_sources(loss: LossDescription | None) -> dict[str, str | None]:
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
     """Name the first value that differs, old and new."""
-    # The protocol first, because another `resize` makes another pixel cache too.
-    for key in sorted({*before, *now}, key=lambda key: (key != "protocol", key)):
+    # Protocol and split first, because another `resize` or split makes another pixel cache too.
+    for key in sorted({*before, *now}, key=lambda key: (key not in ("protocol", "split"), key)):
         old, new = before.get(key), now.get(key)
         if old != new:
             if isinstance(old, dict) and isinstance(new, dict):
