@@ -151,8 +151,8 @@ def describe_split(row: RowRecord) -> list[str]:
             f"({split['shared_classes']} classes, split {split['file']})"
         )
     if row.finals and row.finals.duplicates:
-        images = _count(row.finals.duplicates, "test image")
-        lines.append(f"{row.name}: {images} are pictures that were trained or validated on too")
+        images = _count(row.finals.duplicates, "image")
+        lines.append(f"{row.name}: tested with {images} to train or validate on too")
     return lines
 
 
