@@ -3,7 +3,6 @@
 import argparse
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from wpm.cli.entry import (
     EXIT_BAD_INPUT,
@@ -12,7 +11,7 @@ from wpm.cli.entry import (
     output_error,
     run_to_end,
 )
-from wpm.cli.parser import CommandParser, script_name
+from wpm.cli.parser import CommandParser, any_path, script_name
 from wpm.errors import UserError
 from wpm.formatting import FORMATS
 
@@ -27,7 +26,7 @@ def build_parser(
     # launch.py calls this flag --rows: people can give the same selection to both.
     which.add_argument("--row", "--rows", nargs="*", metavar="ROW", help="LOSS or LOSS+wpm")
     which.add_argument("--protocol", nargs="+", metavar="NAME", help="protocols")
-    which.add_argument("--run-root", type=Path, default=Path("runs"), help="records [runs]")
+    which.add_argument("--run-root", type=any_path, default="runs", help="records [runs]")
     return parser
 
 

@@ -2,14 +2,17 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from analysis.command_line import build_parser, run_main
 from analysis.studies.best_runs import find_best_runs
 from analysis.studies.embeddings import EmbeddedRun, folder_of, write_embedded
 from analysis.studies.selection import report_problems, require_study, select_studies
+from wpm.cli.parser import any_path
 from wpm.cpus import count_cpus
+from wpm.data.parts import SPLIT_FOLDERS
 from wpm.errors import UserError
 from wpm.protocols import protocol_from_json
 from wpm.records import StudyPlace
@@ -27,7 +30,11 @@ EXAMPLES = """  python -m analysis.embed --dataset omniglot
 
 
 def embed_study(
-    place: StudyPlace, out: Path, data_root: Path | None, work_root: Path
+    place: StudyPlace,
+    out: Path,
+    data_root: Path | None,
+    work_root: Path,
+    split_file: Path | None = None,
 ) -> Path | None:
     """Embed the test images of a study.
 
@@ -35,6 +42,7 @@ def embed_study(
         out: folder of all embeddings.
         data_root: folder of the images; None for the default place.
         work_root: folder of decoded and unpacked images.
+        split_file: the file of the study's own split; not needed for a split by folders.
 
     Returns:
         The folder that was written; None if the study has no model to embed with.
@@ -54,8 +62,17 @@ def embed_study(
     # By itself torch takes a thread per core, also where a control group allows fewer.
     torch.set_num_threads(min(torch.get_num_threads(), count_cpus()))
     run = runs[0]
-    protocol = protocol_from_json(require_study(place)["identity"]["protocol"])
-    source = DataSource(place.dataset, data_root, work_root)
+    identity = require_study(place)["identity"]
+    protocol = protocol_from_json(identity["protocol"])
+    split = _find_split(place, identity.get("split"), split_file)
+    source = DataSource(
+        place.dataset,
+        data_root,
+        work_root,
+        classes_by=identity["images"].get("classes_by"),
+        split=split,
+        same_classes=split is not None,  # whatever the study allowed; its record is compared
+    )
     images = embed_test_images(place, source, protocol, run.folder, run.scores)
     target = folder_of(out, place)
     scores = run.scores
@@ -64,12 +81,25 @@ def embed_study(
     return target
 
 
+def _find_split(
+    place: StudyPlace, split: Mapping[str, Any] | None, file: Path | None
+) -> str | None:
+    """Return the split of a study as `DataSource` takes it."""
+    if split is None:
+        return None
+    if split["file"] == SPLIT_FOLDERS:
+        return SPLIT_FOLDERS
+    if file is None:
+        raise UserError(f"study {place.name} has a split of its own; give --split {split['file']}")
+    return str(file.resolve())
+
+
 def _embed(args: argparse.Namespace) -> None:
     places = select_studies(args)
     data_root = args.data_root.resolve() if args.data_root else None
     written = 0
     for place in places:
-        folder = embed_study(place, args.out, data_root, args.work_root.resolve())
+        folder = embed_study(place, args.out, data_root, args.work_root.resolve(), args.split)
         if folder is None:
             report_problems([f"{place.name}: no tested final run with a model, nothing to embed"])
             continue
@@ -86,16 +116,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     parser = build_parser("analysis.embed", DESCRIPTION, EXAMPLES)
     parser.add_argument(
-        "--data-root", type=Path, metavar="DIR", help="folder of the images, as for launch.py"
+        "--data-root", type=any_path, metavar="DIR", help="folder of the images, as for launch.py"
+    )
+    parser.add_argument(
+        "--split", type=any_path, metavar="FILE.csv", help="file of the split, as for launch.py"
     )
     parser.add_argument(
         "--work-root",
-        type=Path,
-        default=Path("data"),
+        type=any_path,
+        default="data",
         help="folder of decoded and unpacked images [data]",
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("embeddings"), help="folder to write [embeddings]"
+        "--out", type=any_path, default="embeddings", help="folder to write [embeddings]"
     )
     return run_main(parser, _embed, arguments)
 

@@ -3,12 +3,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from analysis.command_line import build_parser, run_main
 from analysis.studies.best_runs import export_run
 from analysis.studies.selection import select_studies
-from wpm.cli.parser import at_least
+from wpm.cli.parser import any_path, at_least
 from wpm.errors import UserError
 
 DESCRIPTION = """Copy the models of a final run out of the records.
@@ -36,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     parser = build_parser("analysis.export", DESCRIPTION, EXAMPLES)
     parser.add_argument("--run", type=at_least(1), default=1, help="number of the tested run [1]")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
+    parser.add_argument(
+        "--out", type=any_path, required=True, metavar="DIR", help="folder to write"
+    )
     return run_main(parser, _export, arguments)
 
 

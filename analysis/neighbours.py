@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from analysis.command_line import build_plain_parser, run_main
 from analysis.numbers.nearest import Neighbour, find_nearest
 from analysis.text.neighbours import NearImage, QueryResult, format_neighbours, format_path
-from wpm.cli.parser import at_least
+from wpm.cli.parser import any_path, at_least
 from wpm.errors import UserError
 from wpm.files import write_bytes
 
@@ -99,21 +99,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     parser = build_plain_parser("analysis.neighbours", DESCRIPTION, EXAMPLES)
     parser.add_argument(
-        "--model", type=Path, required=True, metavar="PATH",
+        "--model", type=any_path, required=True, metavar="PATH",
         help="folder that python -m analysis.export wrote, or one of its .safetensors files",
     )  # fmt: skip
     parser.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="folder of images, any tree"
+        "--images", type=any_path, required=True, metavar="DIR", help="folder of images, any tree"
     )
     parser.add_argument(
-        "--query", type=Path, nargs="+", required=True, metavar="FILE", help="images to look up"
+        "--query", type=any_path, nargs="+", required=True, metavar="FILE", help="images to look up"
     )
     parser.add_argument("--top", type=at_least(1), default=8, metavar="K", help="neighbours [8]")
     parser.add_argument(
-        "--out", type=Path, default=Path("neighbours.html"), help="page to write [neighbours.html]"
+        "--out", type=any_path, default="neighbours.html", help="page to write [neighbours.html]"
     )
     parser.add_argument(
-        "--work-root", type=Path, default=Path("data"), help="folder of the embeddings [data]"
+        "--work-root", type=any_path, default="data", help="folder of the embeddings [data]"
     )
     return run_main(parser, _print_neighbours, arguments)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from analysis.command_line import build_parser, run_main
 from analysis.studies.selection import find_selected, report_problems
+from wpm.cli.parser import any_path
 from wpm.files import write_bytes
 
 DESCRIPTION = """Write one self-contained HTML page about the selected studies.
@@ -47,10 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the exit code."""
     parser = build_parser("analysis.report", DESCRIPTION, EXAMPLES, ("html",))
     parser.add_argument(
-        "--out", type=Path, default=Path("report.html"), help="file to write [report.html]"
+        "--out", type=any_path, default="report.html", help="file to write [report.html]"
     )
     parser.add_argument(
-        "--embeddings", type=Path, default=Path("embeddings"), metavar="DIR",
+        "--embeddings", type=any_path, default="embeddings", metavar="DIR",
         help="folder that python -m analysis.embed wrote [embeddings]",
     )  # fmt: skip
     return run_main(parser, _write_report, arguments)

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.image_data import make_photographs
 from benchmarks.machine import find_device
-from wpm.data.index import index_class_folders
+from wpm.data.class_folders import index_class_folders
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.jobs.job import InterruptedJobError
 from wpm.jobs.payloads import identify

@@ -28,7 +28,7 @@ from benchmarks.machine import find_device
 from benchmarks.within_pair_step import SHARPNESS, LoopedLoss, backward_baseline
 from wpm.cpus import count_cpus
 from wpm.data.batches import BatchMaker
-from wpm.data.index import index_class_folders
+from wpm.data.class_folders import index_class_folders
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.model.embedding import build_model, freeze_batch_norm

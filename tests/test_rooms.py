@@ -142,13 +142,14 @@ def test_test_images_are_opened_behind_one_door() -> None:
     asking = {
         module
         for module, path in MODULES.items()
-        if "subset(splits.test_classes)" in path.read_text(encoding="utf-8")
+        if "select_test_images(" in path.read_text(encoding="utf-8")
     }
-    assert asking == {"wpm.jobs.held_out"}
+    assert asking == {"wpm.jobs.held_out", "wpm.data.halves"}  # the latter defines it
     assert users_of("wpm.jobs.held_out") == {
         "wpm.jobs.scoring_job",
         "wpm.jobs.held_out_embeddings",
         "wpm.jobs.pipeline_check",
+        "wpm.cli.image_findings",  # of the doctor, which never trains
     }
 
 
@@ -156,7 +157,7 @@ def test_analysis_reads_records_and_ground_files_only() -> None:
     allowed = {"ground", "records"}
     doors = {"wpm.cli.parser", "wpm.cli.entry"}
     of_command = {
-        "analysis.embed": {"wpm.jobs.held_out_embeddings", "wpm.data.index"},
+        "analysis.embed": {"wpm.jobs.held_out_embeddings", "wpm.data.index", "wpm.data.parts"},
         # It looks at a user's images with exported models, and reads no records at all.
         "analysis.neighbours": {
             "wpm.model.embedded_folder", "wpm.model.exported", "wpm.data.image_file",

@@ -14,6 +14,7 @@ from wpm.records import TrialState, chosen_order
 _SETTINGS = {
     "procedure": "training procedures",
     "protocol": "protocol settings",
+    "split": "splits",
     "images": "images",
     "weights": "weights",
     "trial_seeds": "training seeds of trials",
@@ -105,6 +106,9 @@ def list_departures(
     ]
     if searched and identity.get("early_stopping", True):
         departures.append("trials stopped early (published: none)")
+    split = identity.get("split")
+    if split is not None:
+        departures.append(f"split {split['file']} (published: halves of the classes)")
     if identity.get("weights") == "random":
         departures.append("random weights (published: ImageNet)")
     return departures
@@ -136,6 +140,7 @@ def find_footnotes(rows: Sequence[RowRecord]) -> dict[str, list[str]]:
     most = max((len(row.finals.tested) for row in rows if row.finals), default=0)
     return {
         row.name: [
+            *describe_split(row),
             *describe_runs(row, most),
             *describe_search(row),
             *(line for pair in _find_twins(row, rows) for line in describe_budgets(*pair)),
@@ -152,6 +157,21 @@ def _find_twins(row: RowRecord, rows: Sequence[RowRecord]) -> Iterator[tuple[Row
             yield row, other
         elif row.place.row.twin == other.place.row:
             yield other, row
+
+
+def describe_split(row: RowRecord) -> list[str]:
+    """Say where the test of a row is easier than one on other classes and other pictures."""
+    lines = []
+    split = row.identity.get("split")
+    if split is not None and split["shared_classes"]:
+        lines.append(
+            f"{row.name}: tested on other images of classes that were trained on "
+            f"({split['shared_classes']} classes, split {split['file']})"
+        )
+    if row.finals and row.finals.duplicates:
+        images = _count(row.finals.duplicates, "image")
+        lines.append(f"{row.name}: tested with {images} to train or validate on too")
+    return lines
 
 
 def describe_runs(row: RowRecord, most: int) -> list[str]:

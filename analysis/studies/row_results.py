@@ -64,6 +64,8 @@ class FinalRuns:
         hours: device-hours of the folds that have ended.
         left_out: number of test images that could not be read, in the tested run with most of them.
         reductions: of the row without training, the scores under the other reductions.
+        duplicates: number of test images that are among those to train and validate on as well, in
+            the tested run with most of them.
     """
 
     chosen: Chosen
@@ -74,6 +76,7 @@ class FinalRuns:
     hours: float
     left_out: int = 0
     reductions: Mapping[Reduction, Scores] = field(default_factory=dict)
+    duplicates: int = 0
 
     @property
     def trial(self) -> int | str:
@@ -274,6 +277,7 @@ def _describe_finals(record: FinalRecord) -> FinalRuns:
         hours=math.fsum(device_hours(fold) for _, folds in begun for fold in folds),
         left_out=max((len(run.left_out) for run, _ in tested), default=0),
         reductions=_read_reductions(tested[0][0]) if tested else {},
+        duplicates=max((run.duplicates.get("test_images", 0) for run, _ in tested), default=0),
     )
 
 

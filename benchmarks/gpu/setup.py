@@ -16,7 +16,7 @@ from benchmarks.within_pair_step import (
     EMBEDDING_DROPOUT,
     calibrate_batch_norm,
 )
-from wpm.data.index import index_class_folders
+from wpm.data.class_folders import index_class_folders
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.model.embedding import EmbeddingModel, build_model

@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FLAGS = {
     "--help", "--version", "--best-only", "--doctor", "--check-pipeline", "--status", "--watch",
     "--dry-run", "--notify", "--debug",
-    "--dataset", "--data-root", "--fetch", "--skip-unreadable", "--rows", "--protocol", "--set",
+    "--dataset", "--data-root", "--classes-by", "--split", "--same-classes",
+    "--fetch", "--skip-unreadable", "--rows", "--protocol", "--set",
     "--trunk", "--precision", "--search-spaces", "--weights", "--seed",
     "--trials", "--runs", "--top", "--no-early-stopping", "--stopping", "--sampler",
     "--trial-seeds", "--warm-start", "--published", "--allow-unfinished",
@@ -157,3 +158,43 @@ def test_wrong_flags_are_refused_before_anything_slow_is_imported(arguments: lis
 def test_search_spaces_are_those_that_ship_unless_a_folder_is_given() -> None:
     assert parse().search_spaces == SPACES_FOLDER
     assert parse("--search-spaces", "mine").search_spaces == Path("mine")
+
+
+def test_paths_may_begin_with_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell replaces ~ in "--run-root ~/runs", and not in "--run-root=~/runs"."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    flags = (
+        "--run-root=~/r", "--work-root=~/w", "--data-root=~/d", "--search-spaces=~/s",
+        "--weights=~/w.pth", "--protocol=~/p.toml", "--split=~/s.csv",
+    )  # fmt: skip
+    options = parse(*flags)
+    assert options.run_root == tmp_path / "r"
+    assert options.work_root == tmp_path / "w"
+    assert options.data_root == tmp_path / "d"
+    assert options.search_spaces == tmp_path / "s"
+    assert options.weights == str(tmp_path / "w.pth")
+    assert options.protocol == str(tmp_path / "p.toml")
+    assert options.split == str(tmp_path / "s.csv")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("", "is empty; give a path"),
+        ("~no-such-user/runs", "cannot be found"),
+        ("x" * 300, "has a name of 300 bytes; disks take 255"),
+        ("caf\udce9", "has a name that is not UTF-8"),
+    ],
+)
+def test_paths_that_no_disk_takes_are_refused(
+    path: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse(f"--run-root={path}")
+    assert caught.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("launch.py: error: argument --run-root: ")
+    assert says in line
+    assert line.count("\n") == 1

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.support.tiny import make_image_folder, smoke_protocol
-from wpm.cli.prepare import prepare_pixel_cache
+from wpm.cli.prepare import prepare_images
 from wpm.data.index import DataSource
 
 
@@ -24,7 +24,7 @@ def prepare(plan: Any) -> tuple[Path, list[str]]:
     """Prepare the cache; return its folder and the lines that a person sees."""
     lines: list[str] = []
     console: Any = SimpleNamespace(line=lines.append, live=lambda describe: None)
-    return prepare_pixel_cache(plan, console), lines
+    return prepare_images(plan, console).pixel_cache, lines
 
 
 def test_images_in_which_little_can_be_seen_are_named_in_one_line(plan: Any) -> None:

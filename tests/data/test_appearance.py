@@ -15,7 +15,7 @@ from tests.support.pictures import (
     write_pictures,
 )
 from wpm.data.appearance import Appearance, sample_appearance
-from wpm.data.index import index_class_folders
+from wpm.data.class_folders import index_class_folders
 
 
 def look_at(root: Path) -> Appearance:

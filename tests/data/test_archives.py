@@ -2,9 +2,12 @@
 
 import errno
 import hashlib
+import io
 import os
 import shutil
+import tarfile
 import threading
+import zipfile
 from pathlib import Path
 from typing import IO
 
@@ -108,7 +111,7 @@ def assert_refused_as_damaged(archive: Path, into: Path) -> None:
     with pytest.raises(UserError, match="damaged or not a zip") as caught:
         unpack_zip(archive, into)
     assert str(archive) in error_line(caught)
-    assert list(into.iterdir()) == []
+    assert not into.exists() or list(into.iterdir()) == []
 
 
 def test_file_that_is_no_zip_is_refused(tmp_path: Path) -> None:
@@ -271,3 +274,156 @@ def test_broken_answers_are_user_errors(tmp_path: Path, raw: bytes) -> None:
             fetch_archive(server.archive, tmp_path)
         assert server.url in error_line(caught)
         assert not (tmp_path / "images.zip").exists()
+
+
+# What is no zip as it should be
+
+
+def write_zip(path: Path, members: dict[str, bytes], *, system: int = 3, mode: int = 0) -> Path:
+    """Write a zip whose members carry the names as they are, and a system and mode."""
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            entry = zipfile.ZipInfo("placeholder")
+            entry.filename = name
+            entry.create_system = system
+            entry.external_attr = mode << 16
+            file.writestr(entry, content)
+    return path
+
+
+@pytest.mark.parametrize("system", [0, 3], ids=["windows", "says_unix"])
+def test_backslashes_of_a_windows_zip_are_folders(tmp_path: Path, system: int) -> None:
+    members = {f"photos\\{name}\\1.png": image_bytes(i) for i, name in enumerate("ab")}
+    archive = write_zip(tmp_path / "images.zip", members, system=system)
+    # What a version before unpacked, with backslashes in the names, must not be taken for it.
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()[:12]
+    (tmp_path / "work" / "unpacked" / f"images-{digest}").mkdir(parents=True)
+    index = load_index(DataSource("folder", archive, tmp_path / "work"))
+    assert index.class_names == ("a", "b")
+    assert (index.root / "b/1.png").read_bytes() == image_bytes(1)
+
+
+def test_backslash_in_a_name_of_a_unix_zip_stays(tmp_path: Path) -> None:
+    archive = write_zip(tmp_path / "images.zip", {"a/x\\1.png": image_bytes()})
+    assert [p.name for p in (unpack_zip(archive, tmp_path / "u") / "a").iterdir()] == ["x\\1.png"]
+
+
+def test_windows_zip_that_would_write_outside_is_refused(tmp_path: Path) -> None:
+    archive = write_zip(tmp_path / "images.zip", {"..\\..\\evil.png": image_bytes()}, system=0)
+    with pytest.raises(UserError, match="outside the folder"):
+        unpack_zip(archive, tmp_path / "work" / "unpacked")
+    assert not list(tmp_path.rglob("*evil.png"))
+
+
+def refusal(archive: Path, tmp_path: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load_index(DataSource("folder", archive, tmp_path / "work"))
+    unpacked = tmp_path / "work" / "unpacked"
+    assert not unpacked.exists() or list(unpacked.iterdir()) == []
+    line = error_line(caught)
+    assert str(archive) in line
+    return line
+
+
+def test_encrypted_zip_is_refused_as_such(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "images.zip", "a/1.png", "b/1.png")
+    data = bytearray(archive.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.rindex(signature) + offset] |= 1
+    archive.write_bytes(data)
+    line = refusal(archive, tmp_path)
+    assert "is encrypted, and so 1 of 2 members such as 'b/1.png' cannot be read" in line
+    assert "download" not in line
+
+
+def test_link_in_a_zip_is_refused_by_name(tmp_path: Path) -> None:
+    archive = write_zip(tmp_path / "images.zip", {"a/1.png": b"../b/1.png"}, mode=0o120777)
+    line = refusal(archive, tmp_path)
+    assert "1 of 1 members are symbolic links, such as 'a/1.png', which are not followed" in line
+
+
+def test_unknown_compression_is_no_reason_to_download_again(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "images.zip", "a/1.png")
+    data = bytearray(archive.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        data[data.index(signature) + offset] = 9  # Deflate64, which Windows uses for large files
+    archive.write_bytes(data)
+    line = refusal(archive, tmp_path)
+    assert "member 'a/1.png' cannot be read" in line
+    assert "unpack it with another program and give --data-root the folder" in line
+    assert "download" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "says"),
+    [
+        ("images.7z", b"7z\xbc\xaf\x27\x1c\0\4", "is a 7z archive"),
+        ("images.rar", b"Rar!\x1a\x07\x01\0", "is a RAR archive"),
+        ("images.tar.zst", b"\x28\xb5\x2f\xfd\0", "is compressed with Zstandard"),
+        ("images.zip", b"<!DOCTYPE html><p>not found", "is a web page"),
+        ("images.tar.gz", b"\x1f\x8b\x08\0\0", "is a single compressed file or a damaged archive"),
+        ("images.png", image_bytes(), "is a single image"),
+        ("images.txt", b"text", "is neither a folder, a zip nor a tar"),
+        ("images.tgz", b"", "is empty"),
+    ],
+)
+def test_other_files_are_refused_by_what_they_are(
+    tmp_path: Path, name: str, start: bytes, says: str
+) -> None:
+    (tmp_path / name).write_bytes(start)
+    line = refusal(tmp_path / name, tmp_path)
+    assert says in line
+    assert ("download it again" in line) is ("web page" in says)
+
+
+@pytest.mark.parametrize("ending", ["tar", "tgz", "tar.gz", "tar.bz2", "tar.xz"])
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_tar_is_unpacked_as_a_zip_is(tmp_path: Path, ending: str, place: str) -> None:
+    tree = make_tree(tmp_path / "photos", "a/1.png", "b/1.png")
+    archive = tmp_path / "download" / f"images.{ending}"
+    archive.parent.mkdir()
+    mode = {"tgz": "gz", "tar": ""}.get(ending, ending.rpartition(".")[2])
+    with tarfile.open(archive, f"w:{mode}") as tar:  # type: ignore[call-overload]
+        tar.add(tree, "photos")
+    given = archive if place == "file" else archive.parent
+    index = load_index(DataSource("folder", given, tmp_path / "work"))
+    assert index.paths == ("a/1.png", "b/1.png")
+    assert index.root.parent.name.startswith("images-")
+    assert load_index(DataSource("folder", given, tmp_path / "work")).root == index.root
+
+
+def test_tar_with_names_of_latin1_is_refused_by_name(tmp_path: Path) -> None:
+    archive = tmp_path / "images.tar"
+    with tarfile.open(archive, "w", encoding="latin-1", format=tarfile.GNU_FORMAT) as tar:
+        for name in ("caf\xe9/1.png", "b/1.png"):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(image_bytes())
+            tar.addfile(entry, io.BytesIO(image_bytes()))
+    with pytest.raises(UserError, match=r"1 images have names that are not UTF-8 \(caf"):
+        load_index(DataSource("folder", archive, tmp_path / "work"))
+
+
+@pytest.mark.parametrize("stem", ["x" * 250, "\u00e9" * 120], ids=["ascii", "two_bytes_each"])
+def test_zip_with_a_long_name_is_unpacked(tmp_path: Path, stem: str) -> None:
+    archive = make_zip(tmp_path / f"{stem}.zip", "a/1.png", "b/1.png")
+    index = load_index(DataSource("folder", archive, tmp_path / "work"))
+    assert index.class_names == ("a", "b")
+    assert load_index(DataSource("folder", archive, tmp_path / "work")).root == index.root
+
+
+@pytest.mark.parametrize("extra", ["README.txt", "runs/folder/study.json", "empty/"])
+def test_zip_in_the_work_folder_stays_what_is_read(tmp_path: Path, extra: str) -> None:
+    """The first launch makes folders beside the zip, which must not change the second."""
+    data = tmp_path / "data"
+    make_zip(data / "photos.zip", "a/1.png", "b/1.png")
+    source = DataSource("folder", data, data)
+    first = load_index(source)
+    (data / "pixels").mkdir()
+    (data / extra).parent.mkdir(parents=True, exist_ok=True)
+    if extra.endswith("/"):
+        (data / extra).mkdir()
+    else:
+        (data / extra).touch()
+    second = load_index(source)
+    assert (second.root, second.paths) == (first.root, first.paths)
+    assert second.class_names == ("a", "b")

@@ -18,9 +18,9 @@ from tests.support.image_trees import ImageTree
 from tests.support.pillow import resize_by_pillow
 from wpm.data import crop_boxes
 from wpm.data.batches import BatchMaker, ClassBalancedSampler
+from wpm.data.class_folders import index_class_folders
 from wpm.data.crop_boxes import centre_crop_boxes, sample_crop_boxes
 from wpm.data.crops import InputSpec
-from wpm.data.index import index_class_folders
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.errors import UserError

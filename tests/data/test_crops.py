@@ -10,6 +10,7 @@ from torch import Tensor
 from tests.support.image_trees import ImageTree
 from tests.support.pillow import resize_by_pillow
 from wpm.data import pixels as pixels_module
+from wpm.data.class_folders import index_class_folders
 from wpm.data.crops import (
     InputSpec,
     crop_at_once,
@@ -18,7 +19,6 @@ from wpm.data.crops import (
     resize_crop,
     resize_crops,
 )
-from wpm.data.index import index_class_folders
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 

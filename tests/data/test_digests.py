@@ -9,9 +9,10 @@ import pytest
 
 from tests.support.image_trees import ImageTree
 from wpm.data import pixel_cache
+from wpm.data.class_folders import index_class_folders
 from wpm.data.decoding import DecodedPart, DecodingTask, decode_parts
 from wpm.data.digests import UnreadableImagesError
-from wpm.data.index import ImageIndex, index_class_folders
+from wpm.data.index import ImageIndex
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels, read_left_out
 from wpm.errors import UserError

@@ -24,9 +24,10 @@ from PIL import Image
 
 from tests.support.image_trees import ImageTree
 from wpm.data import pixel_cache, pixels
+from wpm.data.class_folders import index_class_folders
 from wpm.data.decoding import DecodedPart, DecodingTask, decode_parts
 from wpm.data.image_file import decode_image
-from wpm.data.index import ImageIndex, index_class_folders
+from wpm.data.index import ImageIndex
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.errors import DamagedFileError, StorageError, UserError
@@ -334,7 +335,7 @@ import logging, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored below a shell's background job
 from pathlib import Path
 from wpm.data import decoding, pixel_cache, pixels
-from wpm.data.index import index_class_folders
+from wpm.data.class_folders import index_class_folders
 logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
 decoding.PROCESS_IMAGES, decoding.PROCESS_CORES = int(sys.argv[3]), 1
 pixels.PART_IMAGES = pixel_cache.PART_IMAGES = 8

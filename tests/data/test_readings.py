@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from wpm.data.class_folders import index_class_folders
 from wpm.data.digests import settle_readable
-from wpm.data.index import ImageIndex, index_class_folders
+from wpm.data.index import ImageIndex
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import FORMAT, Pixels, read_findings
 from wpm.data.readings import find_readings, read_former

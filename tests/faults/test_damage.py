@@ -193,7 +193,7 @@ def test_damaged_export_is_refused_by_name(world: Path, tmp_path: Path, suffix: 
 @pytest.mark.parametrize("memory", ["digests", "unreadable"])
 def test_damaged_memory_is_rebuilt(tmp_path: Path, memory: str) -> None:
     """What these files remember can be found out again, so the cache keeps its name."""
-    from wpm.data.index import index_class_folders
+    from wpm.data.class_folders import index_class_folders
 
     images = make_image_folder(tmp_path / "images", classes=3)
     (images / "class_01" / "1.png").write_bytes(b"")
@@ -211,7 +211,7 @@ def test_damaged_list_of_parts_does_no_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Decoded parts are kept only if their checksums match."""
-    from wpm.data.index import index_class_folders
+    from wpm.data.class_folders import index_class_folders
 
     for module in (pixels, pixel_cache):
         monkeypatch.setattr(module, "PART_IMAGES", 8)

@@ -4,7 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from analysis.studies.fairness import describe_split
+from analysis.studies.row_results import read_row
 from tests.support.commands import Launcher
+from wpm.data.pixels import Pixels
+from wpm.records import find_studies, read_finals
 
 DOOR = {
     "wpm.jobs.held_out", "wpm.jobs.scoring_job", "wpm.jobs.held_out_embeddings",
@@ -63,3 +67,33 @@ def test_only_the_workers_of_final_runs_load_what_opens_test_images(
         driver, workers = launch(launcher, recorded, "--best-only", "--runs", "1")
         assert not DOOR & driver, "the driver only hands out the tests"
         assert any({"wpm.jobs.held_out", "wpm.jobs.scoring_job"} <= worker for worker in workers)
+
+
+@pytest.mark.slow
+def test_split_of_the_user_keeps_test_images_away_from_a_search_too(
+    tmp_path: Path, recorded: Path
+) -> None:
+    """Same classes, other images: the cache of the search holds none of the test, by its labels."""
+    with Launcher(tmp_path) as launcher:
+        paths = sorted(launcher.images.glob("*/*.png"))
+        rows = [
+            f"{path.relative_to(launcher.images)},{'test' if path.stem in '23' else 'trainval'}"
+            for path in paths
+        ]
+        split = tmp_path / "split.csv"
+        split.write_text("\n".join(["image,part", *rows]))
+        same = ("--split", str(split), "--same-classes")
+        driver, workers = launch(launcher, recorded, "--trials", "1", *same)
+        assert not any(DOOR & modules for modules in (driver, *workers))
+        (cache,) = (launcher.work_root / "pixels").glob("folder-*/")
+        assert len(Pixels(cache)) == len(paths) // 2
+        driver, workers = launch(launcher, recorded, "--best-only", "--runs", "1", *same)
+        assert not DOOR & driver
+        refused = launcher.run("--rows", "contrastive", "--trials", "2", code=2)
+        assert "was started with split.file = " in refused or "split = {" in refused
+        (place,) = find_studies(launcher.run_root)
+        (final,), _ = read_finals(place)
+        (run,) = final.tested
+        assert (run.test_images, run.test_classes) == (32, 16)
+        row, _ = read_row(place)
+        assert any("classes that were trained on (16 classes" in n for n in describe_split(row))

@@ -10,7 +10,7 @@ from torch.nn.functional import normalize
 
 from tests.support.image_trees import ImageTree
 from wpm.data.batches import BatchMaker
-from wpm.data.index import index_class_folders
+from wpm.data.class_folders import index_class_folders
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.model import embedding

@@ -5,12 +5,16 @@ import os
 from tests.wrong_inputs.stage import (
     all_failed,
     flip_a_pixel,
+    halves,
     images,
+    images_below_a_class,
     in_use,
     leave_without_checkpoint,
+    name_of_latin1,
     no_write_permission,
     of_another_format,
     remove,
+    seven_zip,
     space,
     torn_zip,
     truncate,
@@ -25,6 +29,10 @@ from tests.wrong_inputs.wrong_input import WrongInput
 
 # The arguments with which the stage's study was searched.
 SAME_STUDY = "--dataset folder --data-root {images} --protocol smoke --rows contrastive"
+# A split of the stage's images.
+EVERY_SECOND_CLASS = "class,part\n" + "".join(
+    f"class_{i:02d},{'test' if i % 2 else 'trainval'}\n" for i in range(16)
+)
 
 FLAGS = [
     WrongInput("--trial 3", "unrecognized arguments: --trial 3"),
@@ -163,6 +171,53 @@ IMAGES = [
         "evil.png",
         prepare=zip_that_escapes,
         situation="a zip with ../../evil.png",
+    ),
+    WrongInput(
+        "--dataset folder --data-root {tmp}/halves",
+        "say what is meant: --data-root ",
+        prepare=halves,
+        situation="the same classes in train/ and val/",
+    ),
+    WrongInput(
+        "--dataset folder --data-root {tmp}/halves --split folders",
+        "16 classes have images in both halves",
+        prepare=halves,
+        situation="the same classes in train/ and val/",
+    ),
+    WrongInput(
+        SAME_STUDY,
+        "class folder class_00 holds images itself",
+        prepare=images_below_a_class,
+        situation="images in and below a class folder",
+    ),
+    WrongInput(
+        SAME_STUDY,
+        "have names that are not UTF-8",
+        prepare=name_of_latin1,
+        situation="a name in Latin-1",
+    ),
+    WrongInput(
+        "--dataset folder --data-root {tmp}/images.7z",
+        "is a 7z archive, which is not unpacked here",
+        prepare=seven_zip,
+        situation="a 7z archive",
+    ),
+    WrongInput("--classes-by folder", "argument --classes-by: invalid choice: 'folder'"),
+    WrongInput("--classes-by name", "--classes-by has no meaning for glyphs"),
+    WrongInput("--same-classes", "--same-classes needs --split"),
+    WrongInput("--split folders", "--split folders has no meaning for glyphs"),
+    WrongInput(SAME_STUDY + " --split {tmp}/s.csv", "s.csv: cannot be read (No such file"),
+    WrongInput(
+        SAME_STUDY + " --split {tmp}/s.csv",
+        "s.csv, line 2: part is 'train', must be trainval or test",
+        prepare=write("s.csv", "class,part\nclass_00,train\n"),
+        situation="another word for a half",
+    ),
+    WrongInput(
+        SAME_STUDY + " --split {tmp}/s.csv",
+        "study folder/smoke/contrastive was started with split = None, now {'file': 's.csv'",
+        prepare=write("s.csv", EVERY_SECOND_CLASS),
+        situation="another split than before",
     ),
     WrongInput("--dataset omniglot", "omniglot is not at"),
     WrongInput("--dataset cub200 --weights random", "cub200 is not at"),

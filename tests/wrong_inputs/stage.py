@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -169,6 +170,24 @@ def zip_that_escapes(stage: Stage) -> None:
         for path in stage.images.glob("*/*.png"):
             archive.write(path, path.relative_to(stage.images))
         archive.writestr("../../evil.png", b"x")
+
+
+def halves(stage: Stage) -> None:
+    for half in ("train", "val"):
+        shutil.copytree(stage.images, stage.tmp / "halves" / half)
+
+
+def images_below_a_class(stage: Stage) -> None:
+    shutil.copytree(stage.images / "class_01", stage.images / "class_00" / "crops")
+
+
+def name_of_latin1(stage: Stage) -> None:
+    path = stage.images / "class_00" / "0.png"
+    path.rename(path.with_name(os.fsdecode(b"caf\xe9.png")))
+
+
+def seven_zip(stage: Stage) -> None:
+    (stage.tmp / "images.7z").write_bytes(b"7z\xbc\xaf\x27\x1c\0\4")
 
 
 def torn_zip(stage: Stage) -> None:

@@ -1,10 +1,17 @@
 """The flags of launch.py, one function for each group that `--help` shows."""
 
 import argparse
-from pathlib import Path
 
 from wpm import __version__
-from wpm.cli.parser import CommandParser, at_least, not_negative, positive
+from wpm.cli.parser import (
+    CommandParser,
+    any_path,
+    at_least,
+    not_negative,
+    path_or_name,
+    positive,
+)
+from wpm.data.parts import CLASSES_BY_NAME, CLASSES_BY_PATH
 from wpm.errors import UserError
 from wpm.protocol_fields import Value
 from wpm.protocol_files import protocol_names
@@ -96,8 +103,23 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         help="glyphs, omniglot, folder, cub200, cars196 or sop [glyphs]",
     )
     group.add_argument(
-        "--data-root", type=Path, metavar="DIR", help="the images: a folder or a zip file"
-    )
+        "--data-root", type=any_path, metavar="DIR",
+        help="the images: a folder, or a zip or tar of it",
+    )  # fmt: skip
+    group.add_argument(
+        "--classes-by", choices=[CLASSES_BY_PATH, CLASSES_BY_NAME],
+        help="path: every folder with images is a class; name: folders of one name are one class "
+        "[refuse a folder where that matters]",
+    )  # fmt: skip
+    group.add_argument(
+        "--split", type=path_or_name, metavar="FILE.csv|folders",
+        help="your own test images and folds, or the folders train and test: docs/datasets.md "
+        "[the second half of the classes is the test]",
+    )  # fmt: skip
+    group.add_argument(
+        "--same-classes", action="store_true",
+        help="with --split: test on other images of the classes that are trained on",
+    )  # fmt: skip
     group.add_argument(
         "--fetch", action="store_true",
         help="download images and weights where possible; without --rows, do nothing else",
@@ -111,7 +133,7 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         help=f"LOSS or LOSS+wpm, or: all (the published table) [{' '.join(DEFAULT_ROWS)}]",
     )  # fmt: skip
     group.add_argument(
-        "--protocol", metavar="NAME|FILE.toml",
+        "--protocol", type=path_or_name, metavar="NAME|FILE.toml",
         help=f"{', '.join(protocol_names())}, or a file: docs/protocol.md [mlrc for cub200, "
         "cars196 and sop; for folder, what suits the images; else small]",
     )  # fmt: skip
@@ -128,10 +150,13 @@ def _add_selection(group: argparse._ArgumentGroup) -> None:
         help="precision of trunk and embedder [float32, as published]",
     )
     group.add_argument(
-        "--search-spaces", type=Path, default=SPACES_FOLDER, metavar="DIR",
+        "--search-spaces", type=any_path, default=SPACES_FOLDER, metavar="DIR",
         help="folder of the rows' TOML files; its protocols/ is searched too [search_spaces]",
     )  # fmt: skip
-    group.add_argument("--weights", metavar="FILE", help="the trunk's ImageNet weights, or: random")
+    group.add_argument(
+        "--weights", type=path_or_name, metavar="FILE",
+        help="the trunk's ImageNet weights, or: random",
+    )  # fmt: skip
     group.add_argument(
         "--seed", type=at_least(0), default=0, help="seed of the sampler and of trainings [0]"
     )
@@ -201,10 +226,10 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
 
 def _add_places(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--run-root", type=Path, default=Path("runs"), help="folder of the records [runs]"
+        "--run-root", type=any_path, default="runs", help="folder of the records [runs]"
     )
     group.add_argument(
-        "--work-root", type=Path, default=Path("data"),
+        "--work-root", type=any_path, default="data",
         help="folder of decoded and unpacked images [data]",
     )  # fmt: skip
     group.add_argument(

@@ -9,7 +9,7 @@ from pathlib import Path
 from wpm.cli.console import Console
 from wpm.cli.launch_plan import LaunchPlan
 from wpm.cli.pipeline_verdict import VIEWS, PublishedFigures, compare, judge
-from wpm.cli.prepare import prepare_pixel_cache
+from wpm.cli.prepare import prepare_images
 from wpm.formatting import format_duration, format_table
 from wpm.jobs.job import choose_device
 from wpm.jobs.pipeline_check import PipelineCheck, PipelineScores
@@ -41,7 +41,7 @@ def check_pipeline(plan: LaunchPlan, console: Console) -> bool:
         UserError: images or weights cannot be read.
     """
     published = read_figures(plan.options.dataset)
-    trainval = prepare_pixel_cache(plan, console)
+    trainval = prepare_images(plan, console).pixel_cache
     protocol = plan.protocol
     place = StudyPlace(plan.run_root, plan.options.dataset, protocol.name, Row(PRETRAINED))
     device = choose_device(0.0 if plan.options.gpus == 0 else 1.0)

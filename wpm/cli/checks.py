@@ -7,6 +7,7 @@ from pathlib import Path
 
 from wpm.cli.options import LaunchOptions
 from wpm.cluster.ray_files import find_ray_folder
+from wpm.data.parts import SPLIT_FOLDERS
 from wpm.errors import UserError
 from wpm.loss_description import suggest
 from wpm.protocol_files import default_protocol, read_protocol
@@ -86,6 +87,13 @@ def check_combinations(options: LaunchOptions) -> None:
         raise UserError("--watch needs --status: it prints the status again and again")
     if options.status:
         return  # it reads neither the flags of searches nor those of final runs
+    if options.same_classes and options.split is None:
+        raise UserError("--same-classes needs --split: the protocol's halves share no class")
+    if options.split == SPLIT_FOLDERS and options.classes_by is not None:
+        raise UserError(
+            "--classes-by has no meaning with --split folders: a class is named by its path below "
+            "the folder of its half"
+        )
     if options.published and not options.best_only:
         raise UserError("--published needs --best-only: it trains without a search")
     if options.address.startswith("http"):
@@ -117,6 +125,7 @@ def check_published_figures(options: LaunchOptions) -> None:
         "--precision": options.precision,
         "--search-spaces": options.search_spaces != SPACES_FOLDER,
         "--weights random": options.weights == "random",
+        "--split": options.split,
         "--dry-run": options.dry_run,
     }
     for flag in (flag for flag, is_given in given.items() if is_given):

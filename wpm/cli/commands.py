@@ -14,7 +14,7 @@ from wpm.cli.options import LaunchOptions
 from wpm.cli.prepare import (
     OnStudyEnd,
     Prepared,
-    prepare_pixel_cache,
+    prepare_images,
     prepare_retraining,
     prepare_search,
 )
@@ -43,7 +43,7 @@ def launch(
         if options.doctor or options.dry_run:
             return _look_ahead(plan)
         if options.only_fetches:
-            prepare_pixel_cache(plan, console)
+            prepare_images(plan, console)
             console.line("fetched; next: the same command with --rows instead of --fetch")
             return LaunchEnd.FINISHED
         prepare = prepare_retraining if options.best_only else prepare_search

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from wpm.cli.options import LaunchOptions
 from wpm.data.index import DataSource
+from wpm.data.parts import SPLIT_FOLDERS
 from wpm.protocols import HALVING, Protocol
 from wpm.records import StudyPlace
 from wpm.spaces import SearchSpace
@@ -64,7 +65,15 @@ def locate_images(options: LaunchOptions) -> DataSource:
         None if options.data_root is None else options.data_root.resolve(),
         options.work_root.resolve(),
         options.skip_unreadable,
+        options.classes_by,
+        _locate_split(options.split),
+        options.same_classes,
     )
+
+
+def _locate_split(split: str | None) -> str | None:
+    """Make the path of a split absolute, since workers run in other folders."""
+    return split if split in (None, SPLIT_FOLDERS) else str(Path(split).resolve())
 
 
 def make_plan(

@@ -33,6 +33,9 @@ class LaunchOptions:
     # which studies
     dataset: str
     data_root: Path | None
+    classes_by: str | None
+    split: str | None
+    same_classes: bool
     fetch: bool
     skip_unreadable: bool
     rows: tuple[str, ...] | None

@@ -2,9 +2,12 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from wpm.cli.entry import EXIT_BAD_INPUT, complain
+
+_NAME_BYTES = 255  # the longest name of a file that disks take
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -58,3 +61,33 @@ def positive(text: str) -> float:
     if value == 0:
         raise argparse.ArgumentTypeError("0 must be above 0")
     return value
+
+
+def any_path(text: str) -> Path:
+    """Read a path, for `add_argument(type=...)`.
+
+    `~` is the home folder here too: a shell does not replace it in `--run-root=~/runs`.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("is empty; give a path, or . for the current folder")
+    try:
+        path = Path(text).expanduser()
+        complete = path.absolute()
+    except (RuntimeError, OSError) as error:  # no such user, or the current folder is gone
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be found ({error})") from None
+    try:
+        longest = max(len(name.encode()) for name in complete.parts)
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(
+            f"{str(complete)!r} has a name that is not UTF-8, which records cannot hold; rename it"
+        ) from None
+    if longest > _NAME_BYTES:
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r}... has a name of {longest} bytes; disks take {_NAME_BYTES}"
+        )
+    return path
+
+
+def path_or_name(text: str) -> str:
+    """Read a path or a name that is no path, for `add_argument(type=...)`."""
+    return str(any_path(text)) if text.startswith("~") else text

@@ -11,7 +11,9 @@ from typing import Any
 from wpm.cli.console import Console
 from wpm.cli.launch_plan import LaunchPlan
 from wpm.data.datasets import load_index
-from wpm.data.digests import name_first
+from wpm.data.digests import digest_images, name_first
+from wpm.data.duplicates import FILES, find_duplicates
+from wpm.data.halves import describe_halves, divide_images
 from wpm.data.image_file import describe_findings
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import read_findings, read_left_out
@@ -21,7 +23,6 @@ from wpm.jobs.work import WorkSource
 from wpm.records import Chosen, StudyPlace, TrainingRecord, read_study, remove_empty_study
 from wpm.rows import Row
 from wpm.spaces import SearchSpace
-from wpm.splits import check_splits, class_disjoint_splits
 from wpm.studies.best_trials import check_same_loss, check_same_study, choose_best_trials
 from wpm.studies.final_plan import FinalPlan
 from wpm.studies.final_runs import FinalRunsWork
@@ -54,26 +55,46 @@ class Prepared:
     probe: Mapping[str, Any] | None
 
 
-def prepare_pixel_cache(plan: LaunchPlan, console: Console) -> Path:
-    """Decode the images of the trainval classes, and return the folder of their pixels.
+@dataclass(frozen=True)
+class PreparedImages:
+    """The images of a launch, ready to train on.
+
+    Attributes:
+        pixel_cache: folder of the decoded images to train and validate on.
+        identity: what a study records of them, and refuses to change.
+        split: the same of a split that the user gives; None for the protocol's halves.
+        notes: for the record: what lies beside the images, and which pictures are there twice.
+    """
+
+    pixel_cache: Path
+    identity: Mapping[str, Any]
+    split: Mapping[str, Any] | None
+    notes: Mapping[str, Any]
+
+
+def prepare_images(plan: LaunchPlan, console: Console) -> PreparedImages:
+    """Decode the images to train and validate on, and say what is strange about the data set.
+
+    The files of test images are compared byte for byte with all others. None of them is decoded.
 
     Raises:
-        UserError: the images cannot be read, or their classes cannot be split.
+        UserError: the images cannot be read, or cannot be divided.
     """
     source, protocol = plan.source, plan.protocol
     index = load_index(source, fetch=plan.options.fetch)
-    splits = class_disjoint_splits(index.labels, protocol.folds)
-    check_splits(splits, index.labels)
-    console.line(
-        f"{index.dataset}: {len(index.paths)} images, {len(index.class_names)} classes, "
-        f"{len(splits.trainval_classes)} of them to train and validate on, "
-        f"{len(splits.test_classes)} kept for the test"
-    )
+    halves = divide_images(index, source, protocol.folds)
+    console.line(describe_halves(index, halves))
+    for line in index.left_aside.describe():
+        console.line(line)
+    console.live(lambda: f"comparing {len(index.paths)} files")
+    duplicates = find_duplicates(index, halves, digest_images(index, source.work_root), FILES)
+    for line in duplicates.describe():
+        console.line(line)
 
     def show(done: int, total: int) -> None:
         console.live(lambda: f"decoding: {done} of {total} images")
 
-    trainval = index.subset(splits.trainval_classes)
+    trainval = halves.trainval
     pixel_cache = build_pixel_cache(
         trainval, protocol.resize, source.work_root, show, skip_unreadable=source.skip_unreadable
     )
@@ -90,7 +111,13 @@ def prepare_pixel_cache(plan: LaunchPlan, console: Console) -> Path:
             f"train and validate on: {describe_findings(findings)} "
             f"(all in {pixel_cache / 'meta.json'})"
         )
-    return pixel_cache
+    by = {} if source.classes_by is None else {"classes_by": source.classes_by}
+    return PreparedImages(
+        pixel_cache,
+        identity={"pixels": pixel_cache.name, **by},
+        split=halves.split,
+        notes={"left_aside": index.left_aside.to_json(), "duplicates": duplicates.to_json()},
+    )
 
 
 def prepare_search(
@@ -110,29 +137,29 @@ def prepare_search(
     Raises:
         UserError: the images cannot be read, or a study is in use, damaged or of another plan.
     """
-    pixel_cache = prepare_pixel_cache(plan, console)
+    images = prepare_images(plan, console)
     searched = [place for place in plan.places if place.row.is_trained]
     for place in plan.places:
         if place not in searched:
             console.line(f"{place.name}: nothing to search; --best-only tests it")
-    study_plans = [_plan_study(plan, place, pixel_cache) for place in searched]
+    study_plans = [_plan_study(plan, place, images) for place in searched]
     studies = [stack.enter_context(Study(study_plan)) for study_plan in study_plans]
     work = SearchWork(studies, console.line, on_study_end)
     if work.exhausted:
         return None
     parameters = {study_plan.place.row: study_plan.space.lowest() for study_plan in study_plans}
     folds = tuple(range(plan.protocol.folds))
-    return Prepared(work, plan.places, _describe_probe(plan, parameters, folds, pixel_cache))
+    return Prepared(work, plan.places, _describe_probe(plan, parameters, folds, images.pixel_cache))
 
 
-def _plan_study(plan: LaunchPlan, place: StudyPlace, pixel_cache: Path) -> StudyPlan:
+def _plan_study(plan: LaunchPlan, place: StudyPlace, images: PreparedImages) -> StudyPlan:
     space = plan.spaces[place]
     return StudyPlan(
         place=place,
         space=space,
         protocol=plan.protocol,
-        images={"pixels": pixel_cache.name},
-        pixel_cache=pixel_cache,
+        images=images.identity,
+        pixel_cache=images.pixel_cache,
         trials=plan.trials,
         seed=plan.options.seed,
         first_points=_first_points(plan, space),
@@ -140,8 +167,10 @@ def _plan_study(plan: LaunchPlan, place: StudyPlace, pixel_cache: Path) -> Study
         weights=plan.weights,
         sampler=plan.options.sampler or DEFAULT_SAMPLER,
         new_trial_seeds=plan.options.trial_seeds == "new",
-        left_out=read_left_out(pixel_cache),
-        findings=Counter(finding for _, finding in read_findings(pixel_cache)),
+        left_out=read_left_out(images.pixel_cache),
+        findings=Counter(finding for _, finding in read_findings(images.pixel_cache)),
+        split=images.split,
+        notes=images.notes,
     )
 
 
@@ -177,18 +206,18 @@ def prepare_retraining(
         for place in plan.places
         if place.row.is_trained and not options.published
     }
-    pixel_cache = prepare_pixel_cache(plan, console)
+    images = prepare_images(plan, console)
     final_plans = []
     for place in plan.places:
         if place in best:
-            check_same_study(place, plan.protocol, pixel_cache, plan.weights)
+            check_same_study(place, plan.protocol, images.pixel_cache, plan.weights, images.split)
             check_same_loss(place, plan.spaces[place].loss)
             configurations = [_describe_choice(record) for record in best[place]]
         else:
             configurations = [_configure_unsearched(plan, plan.spaces[place])]
             if read_study(place) is None:
                 stack.push(partial(_remove_unused, place))
-            record_plan(_plan_study(plan, place, pixel_cache), trials=0)
+            record_plan(_plan_study(plan, place, images), trials=0)
         for parameters, chosen in configurations:
             console.line(f"{place.name}: {chosen}")
             final_plans.append(
@@ -198,7 +227,7 @@ def prepare_retraining(
                     parameters=parameters,
                     chosen=chosen,
                     source=plan.source,
-                    pixel_cache=pixel_cache,
+                    pixel_cache=images.pixel_cache,
                     # Without training nothing is random: one run says everything.
                     runs=plan.runs if place.row.is_trained else 1,
                     weights=plan.weights,
@@ -209,7 +238,7 @@ def prepare_retraining(
     if work.exhausted:
         return None
     by_row = {final_plan.place.row: final_plan.parameters for final_plan in final_plans}
-    return Prepared(work, plan.places, _describe_probe(plan, by_row, (0,), pixel_cache))
+    return Prepared(work, plan.places, _describe_probe(plan, by_row, (0,), images.pixel_cache))
 
 
 def _remove_unused(place: StudyPlace, kind: type[BaseException] | None, *_: object) -> None:

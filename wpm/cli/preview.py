@@ -6,12 +6,14 @@ from pathlib import Path
 
 from wpm.cli.entry import complain
 from wpm.cli.forecast import forecast_finals, forecast_search, format_forecasts
+from wpm.cli.image_findings import examine_images
 from wpm.cli.launch_plan import LaunchPlan
 from wpm.cluster.connection import Resources, connect, count_gpus
 from wpm.cluster.disk_needs import PlannedRun, estimate_disk
 from wpm.cluster.doctor import examine
 from wpm.cluster.nodes import ask_nodes, count_slots, list_nodes
 from wpm.data.datasets import load_index
+from wpm.data.halves import divide_images
 from wpm.studies.disk_cap import GIB, FolderSize
 
 
@@ -19,6 +21,7 @@ def examine_cluster(plan: LaunchPlan) -> bool:
     """Print what is wrong with the cluster; return whether a search can start."""
     with _connected(plan) as planned_run:
         findings = list(examine(planned_run, ask_nodes))
+    findings += examine_images(planned_run.index, plan.source, plan.protocol)
     for finding in findings:
         print(finding)
     blocking = sum(finding.blocking for finding in findings)
@@ -55,6 +58,7 @@ def _connected(plan: LaunchPlan) -> Iterator[PlannedRun]:
     """Connect to Ray, and describe to it what the launch would run."""
     options, weights = plan.options, Path(plan.weights)
     index = load_index(plan.source, fetch=options.fetch)
+    divide_images(index, plan.source, plan.protocol.folds)  # refuses what a launch would refuse
     for folder in (plan.run_root, plan.source.work_root):
         folder.mkdir(parents=True, exist_ok=True)
     resources = Resources(options.address, options.cpus_per_trial, options.gpus)

@@ -8,12 +8,12 @@ from wpm.cli.console import Console
 from wpm.cli.options import LaunchOptions
 from wpm.data.appearance import Appearance, sample_appearance
 from wpm.data.datasets import load_index
+from wpm.data.halves import divide_images
 from wpm.data.index import DataSource
 from wpm.errors import UserError
 from wpm.protocols import Protocol
 from wpm.records import StudyPlace
 from wpm.rows import Row
-from wpm.splits import class_disjoint_splits
 
 FROM_SCRATCH, PHOTOGRAPHS, PHOTOGRAPHS_ON_GPU = "small", "photos", "photos_gpu"
 # Pretrained trunks were trained on images of 96 px and more; enlarging images of less than half of
@@ -44,7 +44,7 @@ def choose_protocol(options: LaunchOptions, source: DataSource, console: Console
     index = load_index(source, fetch=options.fetch)
     folds = options.find_folds(PHOTOGRAPHS)
     # No image of a test class may be opened before the final runs.
-    trainval = index.subset(class_disjoint_splits(index.labels, folds).trainval_classes)
+    trainval = divide_images(index, source, folds).trainval
     choice = choose_for(sample_appearance(trainval), on_gpu=_has_gpu(options))
     protocol = options.find_protocol(choice.name)
     console.line(f"protocol {protocol.name}, because {choice.reason}; --protocol sets another")

@@ -133,12 +133,32 @@ def _leave_out(index: ImageIndex, images: Sequence[Sequence[str]]) -> ImageIndex
     return rest
 
 
+def digest_images(index: ImageIndex, work_root: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file that can be read, by path; no image is decoded.
+
+    Args:
+        index: the images; only files whose size or times changed are read.
+        work_root: folder of what earlier calls remembered.
+    """
+    return _try_digests(index, work_root)[0]
+
+
 def _digest_files(index: ImageIndex, work_root: Path) -> dict[str, str]:
     """Return the SHA-256 of every file, by path; read only files whose size or times changed.
 
     Raises:
         UnreadableImagesError: some files cannot be read, or are missing.
     """
+    digests, unreadable = _try_digests(index, work_root)
+    if unreadable:
+        raise UnreadableImagesError(index, unreadable)
+    return digests
+
+
+def _try_digests(
+    index: ImageIndex, work_root: Path
+) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Return the SHA-256 of every readable file, and path and reason of all others."""
     memory = memory_path(index, work_root, "digests")
     known = recall(memory)
     stale: dict[str, list[int]] = {}
@@ -161,9 +181,9 @@ def _digest_files(index: ImageIndex, work_root: Path) -> dict[str, str]:
                 known[path] = [stale[path], answer]
     if stale:
         write_json(memory, known)
-    if unreadable:
-        raise UnreadableImagesError(index, unreadable)
-    return {path: str(known[path][1]) for path in index.paths}
+    failed = {path for path, _ in unreadable}
+    digests = {path: str(known[path][1]) for path in index.paths if path not in failed}
+    return digests, unreadable
 
 
 def _recall_undecodable(

@@ -1,16 +1,78 @@
 """The list of a data set's images and classes, and where it was read from."""
 
-import os
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wpm.errors import UserError
+from wpm.data.parts import Part
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+_SHOWN = 5  # folders that a line names
+
+
+@dataclass(frozen=True)
+class LeftAside:
+    """What lies in a data folder and is not in the index.
+
+    Attributes:
+        endings: by folder: files that are not read for their ending, images that are read, and
+            how many files there are of each ending.
+        folders: those that are never classes, such as thumbnails.
+    """
+
+    endings: Mapping[str, tuple[int, int, str]] = field(default_factory=dict)
+    folders: tuple[str, ...] = ()
+
+    def describe(self) -> list[str]:
+        """Return a line for each kind of what is left aside."""
+        lines = []
+        if self.endings:
+            files = sum(left for left, _, _ in self.endings.values())
+            # The folders that lose most come first.
+            order = sorted(self.endings, key=lambda name: (-self._share_left(name), name))
+            named = [
+                f"{name} {self.endings[name][0]} of {sum(self.endings[name][:2])} "
+                f"({self.endings[name][2]})"
+                for name in order
+            ]
+            lines.append(
+                f"left out for their ending: {files} files in {len(named)} folders: "
+                f"{_name_first(named)}; convert those that are images to PNG or JPEG"
+            )
+        if self.folders:
+            lines.append(
+                f"left out as no classes: {len(self.folders)} folders: "
+                f"{_name_first(self.folders)}; rename those that are classes"
+            )
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what records keep."""
+        return {
+            "endings": {name: list(counts) for name, counts in self.endings.items()},
+            "folders": list(self.folders),
+        }
+
+    def _share_left(self, folder: str) -> float:
+        left, read, _ = self.endings[folder]
+        return left / (left + read)
+
+
+@dataclass(frozen=True)
+class OwnSplit:
+    """What a cache must know of a split that the user gives.
+
+    Attributes:
+        part: which half the images are.
+        folds: the fold that validates on each image, -1 for none; None where the folds are made
+            of the classes.
+    """
+
+    part: Part
+    folds: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -24,6 +86,8 @@ class ImageIndex:
         labels: (N,) int64, position of each file's class in `class_names`.
         class_names: all classes of the set, sorted; a subset of the images keeps the full list.
         channels: 1 for greyscale sets, 3 for colour.
+        left_aside: what was found beside the images.
+        split: of the images of one half of a split that the user gives, else None.
     """
 
     dataset: str
@@ -32,23 +96,27 @@ class ImageIndex:
     labels: NDArray[np.int64]
     class_names: tuple[str, ...]
     channels: int
+    left_aside: LeftAside = field(default_factory=LeftAside)
+    split: OwnSplit | None = None
 
     def subset(self, classes: Iterable[int]) -> "ImageIndex":
         """Return the images of some classes, in order, with their labels unchanged."""
-        return self._keep(np.flatnonzero(np.isin(self.labels, list(classes))))
+        return self.keep(np.flatnonzero(np.isin(self.labels, list(classes))))
 
     def without(self, paths: Collection[str]) -> "ImageIndex":
         """Return all images but some."""
-        return self._keep(np.flatnonzero([path not in paths for path in self.paths]))
+        return self.keep(np.flatnonzero([path not in paths for path in self.paths]))
 
-    def _keep(self, keep: NDArray[np.int64]) -> "ImageIndex":
-        return ImageIndex(
-            self.dataset,
-            self.root,
-            tuple(self.paths[i] for i in keep),
-            self.labels[keep],
-            self.class_names,
-            self.channels,
+    def keep(self, positions: NDArray[np.int64]) -> "ImageIndex":
+        """Return the images at some positions, in order."""
+        split = self.split
+        if split is not None and split.folds is not None:
+            split = replace(split, folds=tuple(split.folds[i] for i in positions))
+        return replace(
+            self,
+            paths=tuple(self.paths[i] for i in positions),
+            labels=self.labels[positions],
+            split=split,
         )
 
 
@@ -62,95 +130,20 @@ class DataSource:
         work_root: folder for rendered, unpacked and cached files.
         skip_unreadable: whether images that cannot be read are left out and recorded, instead of
             ending the launch.
+        classes_by: what makes a class of a tree of folders, `CLASSES_BY_PATH` or
+            `CLASSES_BY_NAME`; None to refuse a tree in which that is not clear.
+        split: file of the user's own split, or `SPLIT_FOLDERS`; None for the protocol's halves.
+        same_classes: whether that split may have classes in both halves.
     """
 
     dataset: str
     data_root: Path | None
     work_root: Path
     skip_unreadable: bool = False
+    classes_by: str | None = None
+    split: str | None = None
+    same_classes: bool = False
 
 
-def index_class_folders(dataset: str, root: Path, channels: int) -> ImageIndex:
-    """List a tree in which every folder that holds images is a class, named by its path.
-
-    Args:
-        dataset: name to give the index.
-        root: top of the tree; links to folders are followed, each folder once.
-        channels: 1 to read images as greyscale, 3 as colour.
-
-    Returns:
-        The index, classes sorted by path.
-
-    Raises:
-        UserError: no such folder, it cannot be read, or there are no images in class folders.
-    """
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder; give --data-root a tree with one folder a class")
-    root = _skip_wrappers(root)
-    by_class = list_images(root)
-    if "." in by_class:
-        raise UserError(
-            f"{root} holds images itself ({by_class['.'][0]}); give each class its own folder"
-        )
-    if not by_class:
-        raise UserError(
-            f"no images under {root}; expected one folder a class with "
-            f"{', '.join(IMAGE_SUFFIXES[:3])}, ... files"
-        )
-    names = sorted(by_class)
-    paths = tuple(f"{name}/{image}" for name in names for image in by_class[name])
-    labels = np.repeat(np.arange(len(names)), [len(by_class[name]) for name in names])
-    return ImageIndex(dataset, root, paths, labels.astype(np.int64), tuple(names), channels)
-
-
-def list_images(root: Path) -> dict[str, list[str]]:
-    """List the images of a tree.
-
-    Args:
-        root: top of the tree; links to folders are followed, each folder once.
-
-    Returns:
-        The sorted names of images by folder, which is relative to `root` and "." for `root` itself.
-
-    Raises:
-        UserError: a folder cannot be read.
-    """
-    by_folder: dict[str, list[str]] = {}
-    seen: set[str] = set()
-
-    def complain(error: OSError) -> None:
-        raise UserError(f"{error.filename}: cannot be listed ({error.strerror})")
-
-    for folder, children, files in os.walk(root, followlinks=True, onerror=complain):
-        real = os.path.realpath(folder)
-        if real in seen:  # by way of a link
-            children.clear()
-            continue
-        seen.add(real)
-        # Sorted, so that where links give a folder two names, the same one is used on every disk.
-        children[:] = [name for name in sorted(children) if not name.startswith((".", "__MACOSX"))]
-        images = [
-            name
-            for name in files
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-        ]
-        if images:
-            by_folder[Path(folder).relative_to(root).as_posix()] = sorted(images)
-    return by_folder
-
-
-def _skip_wrappers(root: Path) -> Path:
-    """Descend through folders that hold nothing but one folder of folders.
-
-    Archives wrap their tree in such a folder, on which class names must not depend.
-    """
-    while True:
-        try:
-            entries = [e for e in root.iterdir() if not e.name.startswith((".", "__MACOSX"))]
-            if len(entries) != 1 or not entries[0].is_dir():
-                return root
-            if not any(entry.is_dir() for entry in entries[0].iterdir()):
-                return root
-        except OSError as error:
-            raise UserError(f"{error.filename}: cannot be listed ({error.strerror})") from error
-        root = entries[0]
+def _name_first(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"

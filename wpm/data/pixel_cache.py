@@ -11,6 +11,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,8 @@ def _decode_into(
                 "name": _name_of(readable, resize, {}),
                 "reason": describe_readings(readings),
             }
+        if index.split is not None:
+            meta["split"] = asdict(index.split)
         write_json(partial / "meta.json", meta)
         (partial / "parts.jsonl").unlink()
         shutil.rmtree(folder, ignore_errors=True)  # it has no meta.json, so it was never finished
@@ -271,6 +274,8 @@ def _name_of(readable: ReadableImages, resize: int, readings: Mapping[str, str])
         digest.update(f"{path}\0{label}\0{readable.digests[path]}\n".encode())
     for path, _ in readable.left_out:
         digest.update(f"without {path}\n".encode())
+    if index.split is not None:
+        digest.update(f"split {index.split.part} {index.split.folds}\n".encode())
     for path, reading in sorted(readings.items()):
         digest.update(f"{path} read {reading}\n".encode())
     return f"{index.dataset}-{resize}px-{digest.hexdigest()[:16]}"

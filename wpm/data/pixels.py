@@ -20,6 +20,8 @@ from torch import Tensor
 
 from wpm.cpus import count_cpus
 from wpm.data.image_file import ImageFinding
+from wpm.data.index import OwnSplit
+from wpm.data.parts import Part
 from wpm.errors import DamagedFileError, FormatError
 from wpm.files import read_json
 
@@ -49,6 +51,7 @@ class Pixels:
         starts: (N + 1,) int64, position of every image's first byte in `bytes`, and the end.
         bytes: uint8 of all images: image after image, row after row, channels last.
         left_out: as `read_left_out` returns it.
+        split: which half the images are of a split that the user gives; None for the protocol's.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,6 +72,7 @@ class Pixels:
         self.class_names: tuple[str, ...] = tuple(meta["class_names"])
         self.channels: int = meta["channels"]
         self.left_out = _left_out(meta)
+        self.split = _read_split(meta.get("split"))
         self.labels = torch.tensor(meta["labels"], dtype=torch.int64)
         self.sizes = torch.tensor(meta["sizes"], dtype=torch.int64).view(-1, 2)
         self.starts = torch.from_numpy(starts_of(self.sizes.numpy(), self.channels))
@@ -123,6 +127,13 @@ def read_findings(folder: Path) -> list[tuple[str, ImageFinding]]:
     # Caches built before images were looked at have no such entry.
     findings = read_json(folder / "meta.json").get("findings", [])
     return [(path, ImageFinding(finding)) for path, finding in findings]
+
+
+def _read_split(content: Mapping[str, Any] | None) -> OwnSplit | None:
+    if content is None:
+        return None
+    folds = content["folds"]
+    return OwnSplit(Part(content["part"]), None if folds is None else tuple(folds))
 
 
 def _left_out(meta: Mapping[str, Any]) -> list[tuple[str, str]]:

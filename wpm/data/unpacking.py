@@ -2,45 +2,67 @@
 
 import errno
 import gzip
+import lzma
 import os
 import shutil
+import stat
 import tarfile
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
+from wpm.data.archive_kinds import ArchiveKind, find_kind
 from wpm.data.archives import digest_file
 from wpm.errors import UserError, storage_error
 
 # Errors that are about the disk; all others are about the name of a member.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES)
+_NAME_BYTES = 200  # of an unpacked folder's name; most disks allow 255 with the digest
+_BY_HAND = "unpack it with another program and give --data-root the folder"
+_AGAIN = f"download it again, or if other programs can open it, {_BY_HAND}"
+_ENCRYPTED = 0x1  # a flag of a zip's member
+_UNCLEAR = (ArchiveKind.OTHER, ArchiveKind.EMPTY, ArchiveKind.COMPRESSED)
+# Systems that write names with backslashes, as the zip names the system that made a member.
+_WINDOWS = (0, 10, 11)
+_ENDINGS = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tbz2", ".txz")
 
 
-def unpack_zip(archive: Path, into: Path) -> Path:
-    """Unpack a zip into a folder named by its content, unless that folder exists.
+def is_archive(file: Path) -> bool:
+    """Whether the name of a file is that of an archive that `unpack_archive` can unpack."""
+    return file.name.lower().endswith(_ENDINGS)
+
+
+def unpack_archive(archive: Path, into: Path) -> Path:
+    """Unpack a zip or a tar into a folder named by its content, unless that folder exists.
 
     Args:
-        archive: the zip.
+        archive: the file. What it is, is found by its content.
         into: parent of the folder; created as needed.
 
     Returns:
         The unpacked folder. An unpacking that fails leaves none.
 
     Raises:
-        UserError: not a zip, damaged, or a member would be written outside the folder.
+        UserError: another kind of file, damaged, encrypted, or a member would be written outside
+            the folder.
         StorageError: the folder cannot be written.
     """
-    target = into / f"{archive.stem}-{digest_file(archive, 'sha256')[:12]}"
-    if target.is_dir():
-        return target
-    partial = _make_partial(into)
-    try:
-        _extract_zip(archive, partial)
-        _move_into_place(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return target
+    kind = find_kind(archive)
+    if kind is ArchiveKind.TAR:
+        return _unpack(archive, into, _extract_tar, suffix="")
+    # A zip may have anything before its content, such as the program that unpacks it.
+    if kind is ArchiveKind.ZIP or (kind in _UNCLEAR and archive.suffix.lower() == ".zip"):
+        return unpack_zip(archive, into)
+    raise UserError(f"{archive}: is {kind}; {kind.fix}")
+
+
+def unpack_zip(archive: Path, into: Path) -> Path:
+    """Unpack a zip into a folder named by its content; see `unpack_archive`."""
+    # A version before read the folders of such a zip as parts of file names.
+    suffix = "-folders" if _read_members(archive)[1] else ""
+    return _unpack(archive, into, _extract_zip, suffix)
 
 
 def unpack_folder(archive: Path, name: str, into: Path) -> Path:
@@ -71,6 +93,31 @@ def unpack_folder(archive: Path, name: str, into: Path) -> Path:
     return into / name
 
 
+def _unpack(archive: Path, into: Path, extract: Callable[[Path, Path], None], suffix: str) -> Path:
+    target = into / f"{_stem(archive)}-{digest_file(archive, 'sha256')[:12]}{suffix}"
+    if target.is_dir():
+        return target
+    partial = _make_partial(into)
+    try:
+        extract(archive, partial)
+        _move_into_place(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _stem(archive: Path) -> str:
+    """Return the name of an archive without its ending, cut where a disk may not take it."""
+    name = archive.name
+    for ending in _ENDINGS:
+        if ending.startswith(".t") and name.lower().endswith(ending):
+            name = name[: -len(ending)]
+            break
+    else:
+        name = archive.stem
+    return name.encode()[:_NAME_BYTES].decode(errors="ignore")
+
+
 def _make_partial(into: Path) -> Path:
     try:
         into.mkdir(parents=True, exist_ok=True)
@@ -79,17 +126,60 @@ def _make_partial(into: Path) -> Path:
         raise storage_error(into, error) from error
 
 
-def _extract_zip(archive: Path, folder: Path) -> None:
-    member = ""
+def _read_members(archive: Path) -> tuple[list[zipfile.ZipInfo], bool]:
+    """List a zip; return its members, and whether their names have backslashes for folders.
+
+    Raises:
+        UserError: not a zip, or one with members that cannot be unpacked as they are meant.
+    """
     try:
         with zipfile.ZipFile(archive) as zipped:
-            for name in zipped.namelist():
-                _refuse_outside(archive, name, folder)
-            for entry in zipped.infolist():
+            members = zipped.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        raise UserError(f"{archive}: damaged or not a zip ({error}); {_AGAIN}") from error
+    except OSError as error:
+        raise UserError(f"{archive}: cannot be read ({error.strerror or error})") from error
+    encrypted = [member.filename for member in members if member.flag_bits & _ENCRYPTED]
+    if encrypted:
+        raise UserError(
+            f"{archive}: is encrypted, and so {len(encrypted)} of {len(members)} members such as "
+            f"{encrypted[0]!r} cannot be read; unpack it with its password and give --data-root "
+            "the folder"
+        )
+    links = [member.filename for member in members if stat.S_ISLNK(member.external_attr >> 16)]
+    if links:
+        raise UserError(
+            f"{archive}: {len(links)} of {len(members)} members are symbolic links, such as "
+            f"{links[0]!r}, which are not followed; pack the files that they point to (zip does "
+            f"so without -y), or {_BY_HAND}"
+        )
+    with_backslash = [member for member in members if "\\" in member.filename]
+    is_windows = bool(with_backslash) and (
+        all(member.create_system in _WINDOWS for member in with_backslash)
+        or not any("/" in member.filename for member in members)
+    )
+    if is_windows:
+        for member in members:
+            member.filename = member.filename.replace("\\", "/")
+    return members, is_windows
+
+
+def _extract_zip(archive: Path, folder: Path) -> None:
+    member = ""
+    entries, _ = _read_members(archive)
+    try:
+        with zipfile.ZipFile(archive) as zipped:
+            for entry in entries:
+                _refuse_outside(archive, entry.filename, folder)
+            for entry in entries:
                 member = entry.filename
                 zipped.extract(entry, folder)  # compares its checksum
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-        raise UserError(f"{archive}: damaged or not a zip ({error}); download it again") from error
+    except NotImplementedError as error:
+        raise UserError(
+            f"{archive}: member {member!r} cannot be read ({error}); {_BY_HAND}"
+        ) from error
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
+        raise UserError(f"{archive}: damaged or not a zip ({error}); {_AGAIN}") from error
     except OSError as error:
         raise _refused_member(archive, member, folder, error) from error
 
@@ -103,14 +193,14 @@ def _extract_tar(archive: Path, folder: Path) -> None:
         return tarfile.data_filter(member, path)  # refuses unsafe links, devices and modes
 
     try:
-        with tarfile.open(archive, "r:gz") as tar:
+        with tarfile.open(archive, "r:*") as tar:
             tar.extractall(folder, filter=check)
     except tarfile.FilterError as error:
         raise UserError(
             f"{archive}: member {error.tarinfo.name!r} is refused ({error}); get the archive from "
             "its own site"
         ) from error
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError) as error:
         raise UserError(f"{archive}: damaged or not a tgz ({error}); download it again") from error
     except OSError as error:
         raise _refused_member(archive, members[-1], folder, error) from error

@@ -10,7 +10,7 @@ import torch
 from wpm.data.batches import BatchMaker
 from wpm.data.index import DataSource
 from wpm.data.pixels import Pixels
-from wpm.jobs.held_out import load_models, open_test_images
+from wpm.jobs.held_out import compare_halves, load_models, open_test_images
 from wpm.jobs.job import InterruptedJobError, StepResult, choose_device
 from wpm.jobs.pretrained import SizedScores, score_pretrained
 from wpm.precision import float32_products
@@ -42,12 +42,16 @@ class ScoringJob:
             None if data_root is None else Path(data_root),
             Path(payload["work_root"]),
             payload["skip_unreadable"],
+            payload["classes_by"],
+            payload["split"],
+            payload["same_classes"],
         )
         dataset, protocol_name, row = payload["study"]
         place = StudyPlace(Path(payload["run_root"]), dataset, protocol_name, Row.parse(row))
         pixels = open_test_images(source, protocol, place, reason=f"test of {folder}")
+        trainval = Pixels(Path(payload["pixels"]))
         with float32_products(protocol.precision):
-            (separated, concatenated), others = self._score(place, protocol, pixels)
+            (separated, concatenated), others = self._score(place, protocol, trainval, pixels)
         result = ScoredRun(
             seed=payload["seed"],
             separated=asdict(separated),
@@ -60,6 +64,7 @@ class ScoringJob:
                 reduction.value: {"separated": asdict(scores[0]), "concatenated": asdict(scores[1])}
                 for reduction, scores in others.items()
             },
+            duplicates=compare_halves(source, protocol, trainval, pixels).to_json(),
             provenance=provenance(),
             ended=timestamp(),
         )
@@ -71,12 +76,11 @@ class ScoringJob:
         raise InterruptedJobError
 
     def _score(
-        self, place: StudyPlace, protocol: Protocol, pixels: Pixels
+        self, place: StudyPlace, protocol: Protocol, trainval: Pixels, pixels: Pixels
     ) -> tuple[SizedScores, Mapping[Reduction, SizedScores]]:
         """Return the scores, and those of the row without training under other reductions."""
         payload, device = self._payload, choose_device(self._payload.get("gpus", 0.0))
         if not place.row.is_trained:
-            trainval = Pixels(Path(payload["pixels"]))
             scores = score_pretrained(protocol, payload["weights"], trainval, pixels, device)
             others = dict(scores)
             return others.pop(Reduction.TRAINVAL), others

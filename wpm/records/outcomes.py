@@ -125,6 +125,8 @@ class ScoredRun:
         left_out: path and reason of test images that could not be read.
         reductions: of the row without training, scores by view and metric under the other
             reductions, by the value of `wpm.rows.Reduction`.
+        duplicates: what `wpm.data.duplicates` found in both halves, once decoded; empty in records
+            of earlier versions.
         provenance: of the test.
         ended: time in UTC.
     """
@@ -137,6 +139,7 @@ class ScoredRun:
     test_classes: int
     left_out: Sequence[Sequence[str]] = ()
     reductions: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    duplicates: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     ended: str | None = None
 
@@ -160,6 +163,7 @@ class ScoredRun:
             test_classes=content["test_classes"],
             left_out=content.get("left_out", ()),
             reductions=content.get("reductions", {}),
+            duplicates=content.get("duplicates", {}),
             provenance=content.get("provenance", {}),
             ended=content.get("ended"),
         )

@@ -1,8 +1,10 @@
 """Choose the best complete trials of a study for its final runs."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from wpm.errors import UserError
 from wpm.loss_description import LossDescription
@@ -17,6 +19,7 @@ from wpm.records import (
     validation_order,
 )
 from wpm.studies.plan import (
+    PUT_SPLIT_BACK,
     RENAME_PROTOCOL,
     check_same_decoding,
     describe_loss,
@@ -67,9 +70,13 @@ def choose_best_trials(
 
 
 def check_same_study(
-    place: StudyPlace, protocol: Protocol, pixel_cache: Path, weights: str
+    place: StudyPlace,
+    protocol: Protocol,
+    pixel_cache: Path,
+    weights: str,
+    split: Mapping[str, Any] | None = None,
 ) -> None:
-    """Refuse final runs under another protocol, or on other images or weights, than the search.
+    """Refuse final runs under another protocol or split, on other images or weights.
 
     Raises:
         UserError: they differ.
@@ -83,6 +90,12 @@ def check_same_study(
         raise UserError(
             f"study {place.name} was searched with {difference}; {RENAME_PROTOCOL}"
             "search again with another --run-root"
+        )
+    if identity.get("split") != split:
+        difference = first_difference({"split": identity.get("split")}, {"split": split})
+        raise UserError(
+            f"study {place.name} was searched with {difference}; {PUT_SPLIT_BACK}search again with "
+            "another --run-root"
         )
     if identity["images"]["pixels"] != pixel_cache.name:
         check_same_decoding(place, identity["images"], pixel_cache)

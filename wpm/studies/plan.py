@@ -18,6 +18,7 @@ from wpm.studies.samplers import DEFAULT_SAMPLER
 
 RENAME_PROTOCOL = "put it back, or save the protocol under another name; or "
 _SEEDS_PER_STUDY = 1_000_000
+PUT_SPLIT_BACK = "give --split as before (or leave it out, if there was none); or "
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class StudyPlan:
         new_trial_seeds: whether every trial's training has a seed of its own.
         left_out: path and reason of every image that could not be read, for the record.
         findings: number of images in which little can be seen, by finding, for the record.
+        split: identifies a split that the user gives; None for the protocol's halves.
+        notes: more about the images, for the record.
     """
 
     place: StudyPlace
@@ -55,6 +58,8 @@ class StudyPlan:
     new_trial_seeds: bool = False
     left_out: Sequence[tuple[str, str]] = ()
     findings: Mapping[str, int] = field(default_factory=dict)
+    split: Mapping[str, Any] | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     def trial_seed(self, number: int) -> int:
         """Return the seed of a trial's training; the same again where an orphan is adopted.
@@ -66,6 +71,8 @@ class StudyPlan:
 
     def identity(self) -> dict[str, Any]:
         """Return everything that must stay the same while a study exists, in JSON types."""
+        # Not in studies under the protocol's halves, so that older ones can be continued.
+        split = {} if self.split is None else {"split": dict(self.split)}
         return json.loads(  # type: ignore[no-any-return]
             json.dumps(
                 {
@@ -83,6 +90,7 @@ class StudyPlan:
                     "trial_seeds": "new" if self.new_trial_seeds else "common",
                     # Nothing of it concerns the row without training.
                     "procedure": PROCEDURE if self.space.row.is_trained else FIRST,
+                    **split,
                 }
             )
         )
@@ -115,6 +123,7 @@ def record_plan(plan: StudyPlan, trials: int) -> None:
             "left_out": list(plan.left_out),
             "findings": dict(plan.findings),
             "own_modules": _list_sources(plan.space.loss),
+            **plan.notes,
         }
         first = before["provenance"] if before else now
         write_study(place, {"identity": identity, "trials": trials, "provenance": first})
@@ -199,6 +208,7 @@ def _refuse_difference(
     if difference.startswith("images."):
         check_same_decoding(place, study["identity"]["images"], plan.pixel_cache)
     rename = RENAME_PROTOCOL if difference.startswith("protocol.") else ""
+    rename = PUT_SPLIT_BACK if difference.startswith("split") else rename
     raise UserError(
         f"study {place.name} was started with {difference}; {rename}start a new one with "
         f"another --run-root, or move {place.folder} away"
@@ -207,8 +217,8 @@ def _refuse_difference(
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
     """Name the first value that differs, old and new."""
-    # The protocol first, because another `resize` makes another pixel cache too.
-    for key in sorted({*before, *now}, key=lambda key: (key != "protocol", key)):
+    # Protocol and split first, because another `resize` or split makes another pixel cache too.
+    for key in sorted({*before, *now}, key=lambda key: (key not in ("protocol", "split"), key)):
         old, new = before.get(key), now.get(key)
         if old != new:
             if isinstance(old, dict) and isinstance(new, dict):

@@ -32,6 +32,7 @@ from wpm.training.fold_parts import (
     batch_shape,
     build_step,
     build_steps,
+    choose_images,
     derive_seeds,
     number_classes,
     place_loss,
@@ -106,9 +107,9 @@ class FoldTraining:
         )
         self._class_numbers = number_classes(fold, len(pixels.class_names)).to(device)
         self._labels = pixels.labels
-        self._sampler = self._build_sampler(config, pixels, fold)
+        train_indices, self._val_indices = choose_images(fold, pixels)
+        self._sampler = self._build_sampler(config, pixels, train_indices)
         self._batches = BatchMaker(pixels, config.protocol, self.model.trunk.input_spec, device)
-        self._val_indices = pixels.indices_of(fold.val_classes)
         self._val_labels = pixels.labels[self._val_indices].to(device)
         # From here on: what training changes.
         self.best_model: dict[str, Tensor] = {}
@@ -126,13 +127,13 @@ class FoldTraining:
         self._untrained_map_at_r: float | None = None
 
     def _build_sampler(
-        self, config: TrainingConfig, pixels: Pixels, fold: Fold
+        self, config: TrainingConfig, pixels: Pixels, candidates: Tensor
     ) -> ClassBalancedSampler:
         """Sample batches of the row's shape where it sets one, else of the protocol's."""
         shape = batch_shape(config)
         return ClassBalancedSampler(
             pixels.labels,
-            pixels.indices_of(fold.train_classes),
+            candidates,
             classes_per_batch=shape.classes,
             images_per_class=shape.images_per_class,
             generator=self._batch_generator,

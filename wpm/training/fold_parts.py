@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from wpm.data.pixels import Pixels
 from wpm.losses import build_loss
 from wpm.miners import find_miner
 from wpm.model.embedding import EmbeddingModel, build_model
@@ -146,6 +147,18 @@ def batch_shape(config: TrainingConfig) -> BatchShape:
         classes=int(parameters.get("classes_per_batch", protocol.classes_per_batch)),
         images_per_class=int(parameters.get("images_per_class", protocol.images_per_class)),
     )
+
+
+def choose_images(fold: Fold, pixels: Pixels) -> tuple[Tensor, Tensor]:
+    """Return the positions of the images to train on, and of those to validate on.
+
+    Where a fold names its validation images, it trains on all others.
+    """
+    if not fold.val_images:
+        return pixels.indices_of(fold.train_classes), pixels.indices_of(fold.val_classes)
+    validates = torch.zeros(len(pixels), dtype=torch.bool)
+    validates[torch.tensor(fold.val_images)] = True
+    return torch.nonzero(~validates).flatten(), torch.nonzero(validates).flatten()
 
 
 def number_classes(fold: Fold, total: int) -> Tensor:

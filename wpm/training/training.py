@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from wpm.data.halves import folds_of_split
+from wpm.data.parts import Part
 from wpm.data.pixels import Pixels
 from wpm.errors import UserError
 from wpm.precision import float32_products
@@ -133,11 +135,22 @@ _EARLIER: Mapping[str, Any] = {
 
 
 def _folds_of(pixels: Pixels, folds: int) -> tuple[Fold, ...]:
-    """Split all classes of the data set, although the cache holds only those for trainval."""
+    """Split all classes of the data set, although the cache holds only those for trainval.
+
+    A cache of a split that the user gives holds the folds itself, or they are made of its classes.
+    """
+    if pixels.split is not None:
+        if pixels.split.part is not Part.TRAINVAL:
+            raise _of_test(pixels)
+        return folds_of_split(pixels.labels.tolist(), pixels.split.folds, folds)
     splits = class_disjoint_splits(range(len(pixels.class_names)), folds)
     if set(pixels.labels.tolist()) & set(splits.test_classes):
-        raise UserError(
-            f"{pixels.folder} holds images of test classes; training must not see them: "
-            "build the cache from trainval images"
-        )
+        raise _of_test(pixels)
     return splits.folds
+
+
+def _of_test(pixels: Pixels) -> UserError:
+    return UserError(
+        f"{pixels.folder} holds images of test classes; training must not see them: "
+        "build the cache from trainval images"
+    )
