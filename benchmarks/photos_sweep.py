@@ -46,7 +46,7 @@ CHANGES: Sequence[Mapping[str, Value]] = (
     {"learning_rate": 2e-4},
     {"learning_rate": 3e-4},
     {"crop_scale": (0.16, 1.0)},
-    {"crop_scale": (0.4, 1.0)},
+    {"crop_scale": (0.25, 1.0)},
     {"crop_scale": (0.6, 1.0)},
 )
 EPOCHS = (5, 10, 15)

@@ -47,7 +47,7 @@ def test_demo_completes_ten_trials_a_row_and_more(launches: list[Namespace]) -> 
     protocol = find_protocol(launches[0].protocol, "glyphs")
     assert protocol.trials >= 10
     assert protocol.runs >= 2
-    assert not launches[0].early_stopping
+    assert launches[0].stopping == "none"
 
 
 def test_ranges_of_the_demo_are_narrower_than_those_that_ship(launches: list[Namespace]) -> None:

@@ -122,6 +122,8 @@ def _compare_identity(row: RowRecord) -> Iterator[Deviation]:
     identity, protocol = row.identity, row.identity.get("protocol", {})
     if identity.get("weights") == "random":
         yield Deviation("weights of the trunk", "random", "ImageNet", MLRC)
+    if identity.get("split"):
+        yield Deviation("split of classes", "the user's own", "halves of the classes", MLRC)
     if row.place.row.is_trained and row.procedure != PROCEDURE:
         yield Deviation("training procedure", str(row.procedure), str(PROCEDURE), "protocol.md")
     if not _is_searched(row):

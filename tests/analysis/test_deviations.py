@@ -84,6 +84,10 @@ def test_nothing_deviates_in_a_study_as_published(
         ({"trial_seeds": "common"}, ("training seeds of trials", "common", "new for each trial")),
         ({"procedure": 1}, ("training procedure", "1", "2")),
         ({"weights": "random"}, ("weights of the trunk", "random", "ImageNet")),
+        (
+            {"split": {"file": "mine.csv", "sha256": "0"}},
+            ("split of classes", "the user's own", "halves of the classes"),
+        ),
         ({"trials": 12}, ("trials", "12", "50")),
         ({"runs": 3}, ("final runs", "3", "10")),
         ({"settings": {"trunk": "convnet"}}, ("trunk", "convnet", "bninception")),

@@ -18,7 +18,7 @@ PROTOCOL = find_protocol("small", "omniglot")
 
 def write_reports(folder: Path, seconds: float) -> None:
     fold = fold_report(training_seconds=seconds * 0.9, validation_seconds=seconds * 0.1)
-    TrainingFolder(folder).write_progress([Report(1, 0.5, (fold,))], {"epoch": 1})
+    TrainingFolder(folder).progress.write_reports([Report(1, 0.5, (fold,))])
 
 
 def test_ended_trials_are_taken_off_and_timed(tmp_path: Path) -> None:
