@@ -77,6 +77,12 @@ def test_json_brings_back_the_protocol(name: str, dataset: str) -> None:
     assert isinstance(protocol_from_json(data).crop_scale, tuple)
 
 
+def test_protocol_of_a_newer_version_is_refused_by_its_fields() -> None:
+    data = dataclasses.asdict(find_protocol("small", "omniglot")) | {"warmup": 3}
+    with pytest.raises(UserError, match="newer version of wpm: this one does not know warmup"):
+        protocol_from_json(data)
+
+
 def test_published_protocol_has_the_published_values() -> None:
     protocol = find_protocol("mlrc", "cub200")
     assert (protocol.trunk, protocol.embedding_dim) == ("bninception", 128)

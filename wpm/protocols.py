@@ -162,7 +162,17 @@ def parse_setting(text: str) -> tuple[str, Value]:
 
 
 def protocol_from_json(data: Mapping[str, Any]) -> Protocol:
-    """Read a protocol from JSON types, where tuples have become lists."""
+    """Read a protocol from JSON types, where tuples have become lists.
+
+    Raises:
+        UserError: a newer version wrote it, with fields that this one does not know.
+    """
+    unknown = sorted(data.keys() - {field.name for field in dataclasses.fields(Protocol)})
+    if unknown:
+        raise UserError(
+            f"protocol {data.get('name')} was recorded by a newer version of wpm: this one does "
+            f"not know {', '.join(unknown)}; use the version that the record names"
+        )
     values: dict[str, Any] = {
         key: tuple(v) if isinstance(v, list) else v for key, v in data.items()
     }
