@@ -1,6 +1,6 @@
 """Which share of a training's time saving takes, before and now, on a slow disk.
 
-python -m benchmarks.checkpoints            # BN-Inception, 100 MB/s; 7 minutes
+python -m benchmarks.checkpoints            # BN-Inception, 100 MB/s; 7 to 14 minutes
 python -m benchmarks.checkpoints --quick    # small network, half a minute
 
 Before, the training waited after every epoch until its complete state, best models included, was
