@@ -156,7 +156,8 @@ class GraphedSteps:
         self._backend = backend
         self._shape = shape
         self._warm_steps = 0
-        self._seconds: dict[str, list[float]] = {"eager": [], "graph": []}
+        self._eager_s: list[float] = []
+        self._graph_s: list[float] = []
         self._replay: Callable[[], None] | None = None
         self._inputs: tuple[Tensor, ...] = ()
         self._decided = False
@@ -182,12 +183,12 @@ class GraphedSteps:
         elif self._warm_steps < _WARM_UP:
             self._warm_steps += 1
             self._backend.warm_up(lambda: self._eager.take(*batch))
-        elif len(self._seconds["eager"]) < _TIMED:
-            self._time("eager", lambda: self._eager.take(*batch))
+        elif len(self._eager_s) < _TIMED:
+            self._eager_s.append(self._time(lambda: self._eager.take(*batch)))
         elif self._replay is None and not self._capture(*batch):
             self._take_eagerly(*batch)
         else:
-            self._time("graph", lambda: self._take_replayed(*batch))
+            self._graph_s.append(self._time(lambda: self._take_replayed(*batch)))
             self._decide()
 
     def _is_usual(self, labels: Tensor) -> bool:
@@ -197,16 +198,16 @@ class GraphedSteps:
         repeats = classes.shape[0] > len(classes[:, 0].unique())
         return not repeats and bool((classes == classes[:, :1]).all())
 
-    def _time(self, kind: str, step: Callable[[], None]) -> None:
+    def _time(self, step: Callable[[], None]) -> float:
         start = self._backend.clock()
         step()
-        self._seconds[kind].append(self._backend.clock() - start)
+        return self._backend.clock() - start
 
     def _decide(self) -> None:
         """Keep the faster kind, once both have been timed often enough."""
-        if len(self._seconds["graph"]) < _TIMED:
+        if len(self._graph_s) < _TIMED:
             return
-        eager, graph = (statistics.median(self._seconds[kind]) for kind in ("eager", "graph"))
+        eager, graph = statistics.median(self._eager_s), statistics.median(self._graph_s)
         self._decided = True
         kept = graph <= _WORTH_IT * eager
         if not kept:
