@@ -1,3 +1,3 @@
 """Within-pair mining: training, evaluation and search for deep metric learning."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
