@@ -104,23 +104,6 @@ def test_pause_of_an_epoch_changes_nothing(pixels: Pixels) -> None:
     assert numbers(reports) == numbers(whole)
 
 
-def test_checkpoint_of_an_earlier_version_is_resumed(pixels: Pixels) -> None:
-    whole = run(Training(make_config(), pixels, CPU))
-    begun = Training(make_config(), pixels, CPU)
-    begun.run_epoch()
-    state = begun.state_dict()
-    del state["iteration"]
-    models = state.pop("models")
-    for position, fold in enumerate(state["folds"]):
-        fold["best_model"] = models[f"{position}-1"]
-        for added in ("epoch", "iteration", "loss_sum"):
-            del fold[added]
-    resumed = Training(make_config(), pixels, CPU)
-    resumed.load_state_dict(state)
-    assert all(fold.best_model for fold in resumed.folds)
-    assert numbers(run(resumed)) == numbers(whole)[1:]
-
-
 def test_fold_alone_equals_fold_in_lockstep(pixels: Pixels) -> None:
     together = run(Training(make_config(), pixels, CPU))[-1]
     for k in range(4):

@@ -299,7 +299,7 @@ class FoldTraining:
         else:  # the state means nothing to another kind of device, so begin a stream of its own
             mixed = np.random.SeedSequence((self._mask_seed, state["epoch"], state["iteration"]))
             self._mask_generator.manual_seed(int(mixed.generate_state(1)[0]))
-        self.best_model = state.get("best_model", {}) if self._keep_model else {}
+        self.best_model = {}  # `Training` puts back what the checkpoint has
         self.report = None if state["report"] is None else FoldReport(**state["report"])
         self.epoch = state["epoch"]
         self.iteration = state["iteration"]
@@ -309,4 +309,4 @@ class FoldTraining:
         self._validation_seconds = state["validation_seconds"]
         self._images = state["images"]
         self._untrained_map_at_r = state["untrained_map_at_r"]
-        self._step.mode = state.get("step_mode", self._step.mode)  # not in earlier checkpoints
+        self._step.mode = state["step_mode"]

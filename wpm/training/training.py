@@ -119,19 +119,11 @@ class Training:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume where `state_dict` was taken."""
         self.epoch = state["epoch"]
-        models = state.get("models", {})  # earlier versions had a model in its fold's state
+        models = state["models"]
         for fold, saved in zip(self.folds, state["folds"], strict=True):
-            fold.load_state_dict({**_EARLIER, "epoch": self.epoch, **saved})
+            fold.load_state_dict(saved)
             if fold.best_model_name in models:
                 fold.best_model = dict(models[fold.best_model_name])
-
-
-# Checkpoints of earlier versions lack these.
-_EARLIER: Mapping[str, Any] = {
-    "iteration": 0,
-    "loss_sum": torch.zeros(()),
-    "mask_device": "cpu",
-}
 
 
 def _folds_of(pixels: Pixels, folds: int) -> tuple[Fold, ...]:
