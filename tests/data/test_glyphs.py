@@ -5,6 +5,8 @@ import inspect
 import os
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
@@ -223,6 +225,25 @@ def test_renderings_at_once_leave_one_complete_folder(tmp_path: Path) -> None:
             future.result()
     assert len(read_images(root)) == 3 * 9
     assert list(tmp_path.iterdir()) == [root]
+
+
+def test_threads_take_turns_at_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
+    both_wait = threading.Barrier(2)
+
+    def name_the_folder(_: int) -> str:
+        both_wait.wait()
+        with glyphs._folder_for_matplotlib(tmp_path):
+            named = os.environ["MPLCONFIGDIR"]
+            time.sleep(0.05)  # so that the other would come in between, if it could
+            assert os.environ["MPLCONFIGDIR"] == named
+        return named
+
+    with ThreadPoolExecutor(2) as pool:
+        assert len(set(pool.map(name_the_folder, range(2)))) == 2
+    assert "MPLCONFIGDIR" not in os.environ
 
 
 @pytest.mark.parametrize("winner_seed", [0, 1])

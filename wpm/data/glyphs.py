@@ -9,9 +9,10 @@ import math
 import os
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ SUPERSAMPLING = 2  # draw at this many px per image px, then average, for smooth
 EM = 96  # px, font size of the source glyph; its longer side is about GLYPH_SIDE * SUPERSAMPLING
 MIN_FONTS = 3  # a class drawn in fewer fonts could be recognised by its font alone
 MARKER = ".complete"
+_environment_lock = threading.Lock()  # variables belong to all threads of the process
 
 # (script, characters), sorted by script. All pairs were correlated under rotation, squeeze and
 # mirroring (augmentation may flip), and lookalikes dropped: Greek and Cyrillic letters that look
@@ -168,10 +170,11 @@ def _folder_for_matplotlib(parent: Path) -> Iterator[None]:
     Its import fails, or warns, where neither the home folder nor /tmp can be written; we only ask
     it where its fonts are.
     """
-    if "MPLCONFIGDIR" in os.environ:
-        yield
-        return
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".matplotlib-") as folder:
+    with _environment_lock, ExitStack() as stack:
+        if "MPLCONFIGDIR" in os.environ:
+            yield
+            return
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=parent, prefix=".matplotlib-"))
         os.environ["MPLCONFIGDIR"] = folder
         try:
             yield
