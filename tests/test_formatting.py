@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from wpm.formatting import FORMATS, format_table
+from wpm.formatting import FORMATS, format_table, name_first
 
 COLUMNS = ("row", "P@1", "runs")
 ROWS: list[list[Any]] = [["contrastive", 68.13, 10], ["triplet+wpm", "+9.5", ""], ["nca", "-", 100]]
@@ -68,3 +68,10 @@ def test_table_without_rows_shows_its_headings(style: str) -> None:
 def test_unknown_style_lists_the_choices() -> None:
     with pytest.raises(ValueError, match="unknown style 'html'; choose from text, markdown, csv"):
         format_table(COLUMNS, ROWS, "html")
+
+
+def test_first_names_are_listed_and_more_are_hinted_at() -> None:
+    assert name_first([]) == ""
+    assert name_first(["a", "b", "c"]) == "a, b, c"
+    assert name_first(["a", "b", "c", "d"]) == "a, b, c, ..."
+    assert name_first(["a", "b"], 1, separator="; ") == "a; ..."

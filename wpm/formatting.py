@@ -1,4 +1,4 @@
-"""Write small tables as aligned text, Markdown or CSV, and durations for people."""
+"""Write small tables as aligned text, Markdown or CSV, and durations and lists for people."""
 
 import csv
 import io
@@ -78,3 +78,8 @@ def format_eta(started_at: float, ended: int, remaining: int) -> str:
     if ended == 0:
         return "ETA ?"
     return f"ETA {format_duration((time.monotonic() - started_at) / ended * remaining)}"
+
+
+def name_first(names: Sequence[str], count: int = 3, separator: str = ", ") -> str:
+    """List the first of many names, with dots where there are more."""
+    return separator.join([*names[:count], *(["..."] if len(names) > count else [])])

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from wpm.cli.entry import complain
 from wpm.errors import UserError
+from wpm.formatting import name_first
 from wpm.records import StudyPlace, find_studies, read_study
 from wpm.rows import Row
 
@@ -55,7 +56,7 @@ def _describe_absence(args: argparse.Namespace) -> str:
     selection = {"--dataset": args.dataset, "--protocol": args.protocol, "--rows": args.row}
     asked = [f"{flag} {' '.join(names)}" for flag, names in selection.items() if names]
     there = [place.name for place in find_studies(args.run_root)]
-    named = ", ".join(there[:_MOST_NAMED]) + (", ..." if len(there) > _MOST_NAMED else "")
+    named = name_first(there, _MOST_NAMED)
     command = ["python launch.py"]
     # A launch takes one data set and one protocol, but any number of rows.
     command += [f"{flag} {names[0]}" for flag, names in list(selection.items())[:2] if names]

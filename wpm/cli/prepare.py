@@ -11,7 +11,7 @@ from typing import Any
 from wpm.cli.console import Console
 from wpm.cli.launch_plan import LaunchPlan
 from wpm.data.datasets import load_index
-from wpm.data.digests import digest_images, name_first
+from wpm.data.digests import digest_images, name_unreadable
 from wpm.data.duplicates import FILES, find_duplicates
 from wpm.data.halves import describe_halves, divide_images
 from wpm.data.image_file import describe_findings
@@ -103,7 +103,7 @@ def prepare_images(plan: LaunchPlan, console: Console) -> PreparedImages:
     if left_out:
         console.line(
             f"left out: {len(left_out)} of {len(trainval.paths)} images to train and validate on "
-            f"cannot be read: {name_first(left_out)} (all in {pixel_cache / 'meta.json'})"
+            f"cannot be read: {name_unreadable(left_out)} (all in {pixel_cache / 'meta.json'})"
         )
     findings = read_findings(pixel_cache)
     if findings:

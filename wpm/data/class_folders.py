@@ -14,6 +14,7 @@ from wpm.data.index import ImageIndex, LeftAside
 from wpm.data.own_folders import is_no_class
 from wpm.data.parts import CLASSES_BY_NAME, PART_NAMES, is_part
 from wpm.errors import UserError
+from wpm.formatting import name_first
 
 # Formats that Pillow recognises, but needs another program for, cannot decode, or will drop (IM).
 _NOT_DECODED = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR", "IPTC", "IM"}
@@ -23,7 +24,6 @@ _COMPANIONS = {
     ".db", ".ini", ".toml", ".npy", ".npz", ".mat", ".py", ".pdf", ".lock",
 }  # fmt: skip
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.xz", ".tar.bz2", ".7z", ".rar")
-_SHOWN = 3  # names that a message lists
 # Two folders whose folders have the same names hold the same classes, if at least so many of the
 # smaller one's names are also the other's.
 _SAME_NAMES, _SAME_SHARE = 2, 0.5
@@ -260,7 +260,7 @@ def _check_places(root: Path, tree: _Tree) -> None:
         others = sum((counts for counts in tree.other.values()), Counter[str]())
         hint = ""
         if archives:
-            hint = f"; it holds {_name_first(archives)}: give --data-root one of them"
+            hint = f"; it holds {name_first(archives)}: give --data-root one of them"
         elif others:
             hint = f"; it holds {_count_endings(others)}, which Pillow cannot read: convert them"
         raise UserError(
@@ -290,14 +290,14 @@ def _check_meaning(root: Path, folders: Sequence[str]) -> None:
     if alike is None and len(halves) < 2:
         return
     if alike is None:
-        what = f"the folders {_name_first(halves)} look like a split"
+        what = f"the folders {name_first(halves)} look like a split"
         one = next((top for top in halves if "train" in top.lower()), halves[0])
     else:
         first, second = alike
         shared = sorted(below[first] & below[second])
         what = (
             f"{len(shared)} folders have the same names in {_place(first)} and in {_place(second)} "
-            f"({_name_first(shared)})"
+            f"({name_first(shared)})"
         )
         one = next((top for top in alike if "train" in top.lower()), second)
     choices = [f"--data-root {root / one} to take that folder alone"]
@@ -365,7 +365,3 @@ def _count_endings(counts: Counter[str]) -> str:
     return ", ".join(
         f"{count} {ending or 'without ending'}" for ending, count in sorted(counts.items())
     )
-
-
-def _name_first(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"

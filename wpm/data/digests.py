@@ -17,8 +17,8 @@ from wpm.cpus import count_cpus
 from wpm.data.index import ImageIndex
 from wpm.errors import UserError
 from wpm.files import read_json, write_json
+from wpm.formatting import name_first
 
-_SHOWN = 3  # unreadable images that a message names
 MIN_CLASS_IMAGES = 2  # an image with no other of its class has nothing to retrieve
 
 
@@ -33,7 +33,7 @@ class UnreadableImagesError(UserError):
         self.images = sorted((path, reason) for path, reason in images)
         super().__init__(
             f"{len(images)} of {len(index.paths)} images in {index.root} cannot be read: "
-            f"{name_first(self.images)}; fix or delete them, or add --skip-unreadable"
+            f"{name_unreadable(self.images)}; fix or delete them, or add --skip-unreadable"
         )
 
 
@@ -103,10 +103,9 @@ def remember_undecodable(
     write_json(memory, recall(memory) | found)
 
 
-def name_first(images: Sequence[Sequence[str]]) -> str:
+def name_unreadable(images: Sequence[Sequence[str]]) -> str:
     """Name the first unreadable images with their reasons."""
-    first = "; ".join(f"{path} ({reason})" for path, reason in images[:_SHOWN])
-    return f"{first}{'; ...' if len(images) > _SHOWN else ''}"
+    return name_first([f"{path} ({reason})" for path, reason in images], separator="; ")
 
 
 def _leave_out(index: ImageIndex, images: Sequence[Sequence[str]]) -> ImageIndex:
@@ -126,9 +125,8 @@ def _leave_out(index: ImageIndex, images: Sequence[Sequence[str]]) -> ImageIndex
     if small:
         raise UserError(
             f"without the images that cannot be read, {len(small)} classes have fewer than "
-            f"{MIN_CLASS_IMAGES} left: {', '.join(small[:_SHOWN])}"
-            f"{', ...' if len(small) > _SHOWN else ''}; fix {name_first(images)}, or delete these "
-            "classes"
+            f"{MIN_CLASS_IMAGES} left: {name_first(small)}; fix {name_unreadable(images)}, or "
+            "delete these classes"
         )
     return rest
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from wpm.data.halves import Halves
 from wpm.data.index import ImageIndex
+from wpm.formatting import name_first
 
-_SHOWN = 3  # pairs that a line names
 _RECORDED = 100  # pairs that a record names
 _MOST = 0.5  # of the smaller class: two classes that share more are named as copies
 # A picture in more classes than these, such as an empty one, makes no two of them alike.
@@ -61,7 +61,7 @@ class Duplicates:
             ]
             lines.append(
                 f"{len(named)} pairs of classes hold mostly the same images, {self.same}: "
-                f"{_name_first(named)}; delete one class of each"
+                f"{name_first(named, separator='; ')}; delete one class of each"
             )
         if self.across:
             lines.append(
@@ -144,8 +144,4 @@ def find_duplicates(
 
 
 def _name_pairs(pairs: Sequence[tuple[str, str]]) -> str:
-    return _name_first([f"{first} = {second}" for first, second in pairs])
-
-
-def _name_first(names: Sequence[str]) -> str:
-    return f"{'; '.join(names[:_SHOWN])}{'; ...' if len(names) > _SHOWN else ''}"
+    return name_first([f"{first} = {second}" for first, second in pairs], separator="; ")

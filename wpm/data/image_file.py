@@ -15,6 +15,7 @@ from PIL import Image, ImageStat
 
 from wpm.data.grey_levels import PLAIN, count_used_bits, find_levels, scale_levels
 from wpm.data.orientation import find_turn, prepare_loading, upright_size
+from wpm.formatting import name_first
 
 # Pixels of a decoded image; the header of a damaged file may promise any number of them.
 _MAX_PIXELS = 100_000_000
@@ -27,7 +28,6 @@ _NARROW, _FAINT = 15, 1.0
 # Transparent parts are put on white. Where the result spreads less than this share of what the
 # transparency does, what was drawn is nearly white itself.
 _LOST_SHARE = 0.1
-_NAMED = 3  # images of a finding that a message names
 _FEW_BITS = 14  # of 16; with these at most 64 of 256 levels are left
 
 
@@ -54,9 +54,7 @@ def describe_findings(findings: Sequence[tuple[str, ImageFinding]]) -> str:
     for path, finding in findings:
         paths.setdefault(finding, []).append(path)
     return "; ".join(
-        f"{len(named)} {_TEXTS[finding]}: {', '.join(named[:_NAMED])}"
-        f"{', ...' if len(named) > _NAMED else ''}"
-        for finding, named in paths.items()
+        f"{len(named)} {_TEXTS[finding]}: {name_first(named)}" for finding, named in paths.items()
     )
 
 

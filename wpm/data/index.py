@@ -1,6 +1,6 @@
 """The list of a data set's images and classes, and where it was read from."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wpm.data.parts import Part
+from wpm.formatting import name_first
 
 _SHOWN = 5  # folders that a line names
 
@@ -40,12 +41,12 @@ class LeftAside:
             ]
             lines.append(
                 f"left out for their ending: {files} files in {len(named)} folders: "
-                f"{_name_first(named)}; convert those that are images to PNG or JPEG"
+                f"{name_first(named, _SHOWN)}; convert those that are images to PNG or JPEG"
             )
         if self.folders:
             lines.append(
                 f"left out as no classes: {len(self.folders)} folders: "
-                f"{_name_first(self.folders)}; rename those that are classes"
+                f"{name_first(self.folders, _SHOWN)}; rename those that are classes"
             )
         return lines
 
@@ -143,7 +144,3 @@ class DataSource:
     classes_by: str | None = None
     split: str | None = None
     same_classes: bool = False
-
-
-def _name_first(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"

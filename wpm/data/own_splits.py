@@ -13,9 +13,9 @@ import numpy as np
 from wpm.data.index import ImageIndex
 from wpm.data.parts import SPLIT_FOLDERS, Part, name_parts
 from wpm.errors import UserError
+from wpm.formatting import name_first
 
 NO_FOLD = -1
-_SHOWN = 3  # names that a message lists
 _WRAPPERS = 4  # folders around the tree that names in a file may begin with
 _DELIMITERS = ",;\t"
 
@@ -72,7 +72,7 @@ def read_given_split(index: ImageIndex, split: str, folds: int, same_classes: bo
     if shared and not same_classes:
         raise UserError(
             f"--split {where}: {len(shared)} classes have images in both halves "
-            f"({_name_first(shared)}), but the test is on classes that are not trained on; change "
+            f"({name_first(shared)}), but the test is on classes that are not trained on; change "
             "the split, or add --same-classes to test on other images of the same classes"
         )
     if numbers is not None and not same_classes:
@@ -80,7 +80,7 @@ def read_given_split(index: ImageIndex, split: str, folds: int, same_classes: bo
         if spread:
             raise UserError(
                 f"--split {where}: {len(spread)} classes have images in several folds "
-                f"({_name_first(spread)}), but a fold validates on classes that it does not train "
+                f"({name_first(spread)}), but a fold validates on classes that it does not train "
                 "on; change the split, or add --same-classes"
             )
     identity = {"file": name, "sha256": digest, "shared_classes": len(shared)}
@@ -187,13 +187,13 @@ def _match(
     if strange:
         raise UserError(
             f"--split {file}: {len(strange)} {plural} are not in {index.root} "
-            f"({_name_first(strange)}); there are {_name_first(sorted(known))}"
+            f"({name_first(strange)}); there are {name_first(sorted(known))}"
         )
     missing = sorted(known - by_name.keys())
     if missing:
         raise UserError(
             f"--split {file}: has no line for {len(missing)} of the {len(known)} {plural} in "
-            f"{index.root} ({_name_first(missing)}); add them, or move them elsewhere"
+            f"{index.root} ({name_first(missing)}); add them, or move them elsewhere"
         )
     return by_name
 
@@ -221,7 +221,3 @@ def _find_shared(index: ImageIndex, groups: Sequence[str]) -> list[str]:
     pairs = set(zip(index.labels.tolist(), groups, strict=True))
     counts = np.bincount([label for label, _ in pairs], minlength=len(index.class_names))
     return [index.class_names[label] for label in np.flatnonzero(counts > 1)]
-
-
-def _name_first(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"

@@ -9,8 +9,7 @@ from wpm.data.index import DataSource
 from wpm.data.published_sets import Download, PublishedSet
 from wpm.data.unpacking import unpack_folder
 from wpm.errors import UserError
-
-_SHOWN = 3  # missing files that a message names
+from wpm.formatting import name_first
 
 
 def open_tree(
@@ -90,10 +89,9 @@ def check_files(published: PublishedSet, top: Path, paths: Iterable[str]) -> Non
         for name in names - _files_in(top / folder)
     ]
     if missing:
-        shown = ", ".join(sorted(missing)[:_SHOWN])
         raise UserError(
             f"{top}: {len(missing):,} of the {published.images:,} images of {published.dataset} "
-            f"are missing: {shown}{', ...' if len(missing) > _SHOWN else ''}; unpack it again "
+            f"are missing: {name_first(sorted(missing))}; unpack it again "
             "(move what is there away and add --fetch, or by hand: docs/datasets.md), or add "
             "--skip-unreadable"
         )
