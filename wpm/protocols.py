@@ -23,8 +23,8 @@ from wpm.protocol_fields import (
 
 PRECISIONS = ("float32", "tf32", "bf16")
 OPTIMIZERS = ("adam", "rmsprop")
-HALVING, NO_STOPPING = "halving", "none"
-STOPPINGS = (HALVING, NO_STOPPING)
+PAUSING, HALVING, NO_STOPPING = "pausing", "halving", "none"
+STOPPINGS = (PAUSING, HALVING, NO_STOPPING)
 
 _BUDGETS = ("trials", "runs")  # a study's budget may grow, so each has a flag of its own
 _LONGEST_NAME = 200  # of a folder of records; file systems take at most 255 bytes
@@ -82,9 +82,10 @@ class Protocol:
     precision: Annotated[str, Word(PRECISIONS)] = "float32"
     # whether the model is validated before its first step too; that counts for patience alone
     validate_untrained: Annotated[bool, Switch()] = False
-    # which trials of a search end before their patience does, unless the command line says
-    # otherwise: "halving" stops those that are behind at a rung, "none" stops no trial
+    # what becomes of trials that are behind at a rung, unless the command line says otherwise:
+    # with "pausing" they wait and may train on later, with "halving" they end; "none": no rungs
     stopping: Annotated[str, Word(STOPPINGS)] = HALVING
+    first_folds: Annotated[int, WholeNumber(0)] = 0
 
     def __post_init__(self) -> None:
         for field, kind in field_types().items():
@@ -103,6 +104,23 @@ class Protocol:
     def batch_size(self) -> int:
         """Number of images in a batch."""
         return self.classes_per_batch * self.images_per_class
+
+
+def rung_steps(settings: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the steps (`wpm.reports.Report.step`) at which a search compares trials, in order.
+
+    They grow by the factor. None lies so late that hardly anything is left to save: after the last
+    one in the epochs of the first folds, a trial still has to train `factor` times as long. The
+    last of all is the end of the first folds, where others follow.
+
+    Args:
+        settings: values of a protocol by field, such as a study records them.
+    """
+    steps, step = [], settings["grace_epochs"]
+    while step * settings["reduction_factor"] <= settings["max_epochs"]:
+        steps.append(step)
+        step *= settings["reduction_factor"]
+    return (*steps, settings["max_epochs"]) if settings.get("first_folds") else tuple(steps)
 
 
 @cache

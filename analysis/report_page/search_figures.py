@@ -22,6 +22,7 @@ from analysis.report_page.theme import (
 )
 from analysis.studies.comparison import Comparison
 from analysis.studies.histories import Search, TrialHistory
+from wpm.protocols import NO_STOPPING, rung_steps
 from wpm.records import TrialState
 
 _HOVER = "trial %{customdata}<br>%{y:.2f} %<extra></extra>"
@@ -167,16 +168,13 @@ def _corners(curve: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:
 
 
 def _rungs(search: Search) -> list[int]:
-    """Return the epochs at which Optuna's successive halving compares trials."""
+    """Return the steps at which the search compares trials."""
     protocol = search.identity["protocol"]
     names = {"grace_epochs", "reduction_factor", "max_epochs"}
-    if not search.identity.get("early_stopping", True) or not names <= protocol.keys():
+    stopping = search.identity.get("stopping", NO_STOPPING)
+    if stopping == NO_STOPPING or not names <= protocol.keys():
         return []
-    rungs, epoch = [], protocol["grace_epochs"]
-    while epoch <= protocol["max_epochs"]:
-        rungs.append(epoch)
-        epoch *= max(2, protocol["reduction_factor"])
-    return rungs
+    return list(rung_steps(protocol))
 
 
 def timeline(search: Search) -> Figure | None:

@@ -151,13 +151,14 @@ def _explain(row: RowImportance, published: Mapping[str, float]) -> list[Figure]
 def summarise(search: Search) -> str:
     """Say in one line how the trials ended, what they cost, and which one is best."""
     states = Counter(trial.outcome.state for trial in search.trials)
-    ended = len(search.trials) - states[TrialState.RUNNING]
+    ended = sum(trial.outcome.state.has_ended for trial in search.trials)
     order = (
         TrialState.COMPLETE,
         TrialState.PRUNED,
         TrialState.DIVERGED,
         TrialState.FAILED,
         TrialState.RUNNING,
+        TrialState.WAITING,
     )
     counts = ", ".join(f"{states[state]} {state.for_people}" for state in order if states[state])
     hours = sum(trial.outcome.hours for trial in search.trials)

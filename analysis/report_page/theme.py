@@ -39,6 +39,7 @@ STATE_STYLES: Mapping[TrialState, StateStyle] = {
     TrialState.PRUNED: StateStyle(VERMILION, "diamond-open", "dash", "/"),
     TrialState.DIVERGED: StateStyle(ORANGE, "cross", "longdashdot", "+"),
     TrialState.RUNNING: StateStyle(PURPLE, "triangle-up-open", "dashdot", "."),
+    TrialState.WAITING: StateStyle(GREEN, "square-open", "longdash", "-"),
     TrialState.FAILED: StateStyle(BLACK, "x", "dot", "x"),
 }
 

@@ -12,6 +12,7 @@ from analysis.studies.published import PROTOCOL
 from analysis.studies.row_results import RowRecord
 from wpm.procedure import PROCEDURE
 from wpm.protocol_files import find_protocol, read_protocol
+from wpm.protocols import NO_STOPPING
 from wpm.rows import TABLE_ROWS, Row
 
 MLRC = "MLRC"
@@ -128,9 +129,9 @@ def _compare_identity(row: RowRecord) -> Iterator[Deviation]:
         yield Deviation("training procedure", str(row.procedure), str(PROCEDURE), "protocol.md")
     if not _is_searched(row):
         return
-    if row.early_stopping:
+    if row.stopping != NO_STOPPING:
         rungs = [str(protocol.get(field, "?")) for field in _HALVING]
-        here = f"halving from epoch {rungs[0]}, factor {rungs[1]}"
+        here = f"{row.stopping} from epoch {rungs[0]}, factor {rungs[1]}"
         yield Deviation("stopping across trials", here, "none", MLRC)
     for key, (what, same, published) in _IDENTITY.items():
         if identity.get(key, same) != same:

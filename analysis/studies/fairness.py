@@ -9,6 +9,7 @@ from analysis.studies.published import PROTOCOL
 from analysis.studies.row_results import RowRecord
 from wpm.procedure import PROCEDURE, describe_procedure
 from wpm.protocol_files import find_protocol
+from wpm.protocols import NO_STOPPING
 from wpm.records import TrialState, chosen_order
 
 _SETTINGS = {
@@ -104,7 +105,7 @@ def list_departures(
         for key, value in {**settings, **budgets}.items()
         if value != published.get(key)
     ]
-    if searched and identity.get("early_stopping", True):
+    if searched and identity.get("stopping", NO_STOPPING) != NO_STOPPING:
         departures.append("trials stopped early (published: none)")
     split = identity.get("split")
     if split is not None:
@@ -122,10 +123,10 @@ def describe_budgets(first: RowRecord, second: RowRecord) -> list[str]:
             f"unequal search budgets: {first.name} {first.ended_of_budget} trials, "
             f"{second.name} {second.ended_of_budget} trials"
         )
-    if first.early_stopping != second.early_stopping:
-        stopped, other = (first, second) if first.early_stopping else (second, first)
+    if first.stopping != second.stopping:
         lines.append(
-            f"unequal search budgets: {stopped.name} with early stopping, {other.name} without"
+            f"unequal search budgets: {first.name} with --stopping {first.stopping}, "
+            f"{second.name} with --stopping {second.stopping}"
         )
     return lines
 

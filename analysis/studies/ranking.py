@@ -24,6 +24,7 @@ _STATES = (
     TrialState.PRUNED,
     TrialState.DIVERGED,
     TrialState.RUNNING,
+    TrialState.WAITING,
     TrialState.FAILED,
 )
 
@@ -97,7 +98,7 @@ def read_ranking(place: StudyPlace) -> tuple[Ranking, list[str]]:
     study = require_study(place)
     records, problems = read_trials(place)
     for position, record in enumerate(records):
-        if record.state == TrialState.RUNNING:  # only its reports say how far it is
+        if not record.state.has_ended:  # only its reports say how far it is
             try:
                 records[position] = TrainingFolder(record.folder).read()
             except UserError as error:
@@ -106,7 +107,7 @@ def read_ranking(place: StudyPlace) -> tuple[Ranking, list[str]]:
     trials, more_problems = convert_records(
         records, lambda record: describe_trial(place, record, searched)
     )
-    ended = sum(trial.state != TrialState.RUNNING for trial in trials)
+    ended = sum(trial.state.has_ended for trial in trials)
     identity = study["identity"]
     ranking = Ranking(
         [place],
@@ -143,9 +144,7 @@ def rank_trials(trials: Sequence[RankedTrial]) -> list[RankedTrial]:
         )
 
     return [
-        replace(
-            trial, rank=None if trial.score is None or trial.state == TrialState.RUNNING else rank
-        )
+        replace(trial, rank=rank if trial.score is not None and trial.state.has_ended else None)
         for rank, trial in enumerate(sorted(trials, key=place_of), start=1)
     ]
 

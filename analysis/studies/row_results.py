@@ -10,6 +10,7 @@ from analysis.numbers.means import mean
 from analysis.studies.published import Scores
 from analysis.studies.selection import require_study
 from wpm.procedure import FIRST
+from wpm.protocols import NO_STOPPING
 from wpm.records import (
     Chosen,
     FinalRecord,
@@ -124,7 +125,7 @@ class RowRecord:
     @property
     def ended(self) -> Sequence[TrialOutcome]:
         """The trials that have ended, complete or not."""
-        return [trial for trial in self.trials if trial.state != TrialState.RUNNING]
+        return [trial for trial in self.trials if trial.state.has_ended]
 
     @property
     def ended_of_budget(self) -> str:
@@ -132,9 +133,9 @@ class RowRecord:
         return f"{len(self.ended)}/{self.budget}"
 
     @property
-    def early_stopping(self) -> bool:
-        """Whether successive halving stops trials."""
-        return bool(self.identity.get("early_stopping", True))
+    def stopping(self) -> str:
+        """What becomes of trials that are behind, one of `wpm.protocols.STOPPINGS`."""
+        return str(self.identity.get("stopping", NO_STOPPING))
 
     @property
     def procedure(self) -> int:
@@ -245,7 +246,7 @@ def convert_records(
 
 def _describe_trial(record: TrainingRecord) -> TrialOutcome:
     if record.result is None:
-        return TrialOutcome(record.number, TrialState.RUNNING)
+        return TrialOutcome(record.number, record.state)
     return TrialOutcome(
         record.number,
         record.state,

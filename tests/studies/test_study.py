@@ -13,6 +13,7 @@ from tests.support.tiny import make_plan
 from tests.support.trials import EPOCHS, curve, killed_launch, run_trial, states, stored_trials
 from wpm.errors import LockedError, UserError
 from wpm.jobs.work import Decision
+from wpm.protocols import NO_STOPPING
 from wpm.records import Outcome, TrainingFolder, TrialState, read_study, read_trials, write_study
 from wpm.studies.final_plan import FIRST_SEED
 from wpm.studies.journal import open_journal
@@ -59,7 +60,7 @@ def test_stopped_trial_keeps_the_report_that_stopped_it(tmp_path: Path) -> None:
 
 
 def test_without_early_stopping_every_trial_completes(tmp_path: Path) -> None:
-    plan = dataclasses.replace(make_plan(tmp_path), early_stopping=False)
+    plan = dataclasses.replace(make_plan(tmp_path), stopping=NO_STOPPING)
     with Study(plan) as study:
         while run_trial(study, lambda n: 0.9 - 0.1 * n) is not None:
             pass
@@ -164,7 +165,7 @@ def test_sampler_repeats_itself_but_not_after_a_kill(sampler: str, tmp_path: Pat
 
 def test_unknown_sampler_is_refused_with_the_choices(tmp_path: Path) -> None:
     plan = dataclasses.replace(make_plan(tmp_path), sampler="bayes")
-    with pytest.raises(UserError, match=r"unknown sampler 'bayes'; choose from tpe, gp, "):
+    with pytest.raises(UserError, match=r"unknown sampler 'bayes'; choose from curves, tpe, gp, "):
         Study(plan)
 
 
@@ -180,7 +181,7 @@ def test_sampler_whose_package_is_missing_is_refused(
 def test_changed_sampler_is_refused(tmp_path: Path) -> None:
     start_study(make_plan(tmp_path))
     plan = dataclasses.replace(make_plan(tmp_path), sampler="random")
-    with pytest.raises(UserError, match="sampler = 'tpe', now 'random'"):
+    with pytest.raises(UserError, match="sampler = 'curves', now 'random'"):
         Study(plan)
 
 

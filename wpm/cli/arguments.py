@@ -173,15 +173,15 @@ def _add_search(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         "--stopping", choices=STOPPINGS,
-        help="halving stops trials that are behind at a rung; none trains every trial until its "
-        "patience runs out [the protocol's: none for mlrc, else halving]",
+        help="trials that are behind at a rung wait (pausing) or end (halving); none trains every "
+        "trial until its patience runs out [the protocol's: none for mlrc, else pausing]",
     )  # fmt: skip
     group.add_argument(
         "--no-early-stopping", dest="stopping", action="store_const", const=NO_STOPPING,
         help="the same as --stopping none",
     )  # fmt: skip
     group.add_argument(
-        "--sampler", metavar="NAME", help="what chooses configurations: docs/search.md [tpe]"
+        "--sampler", metavar="NAME", help="what chooses configurations: docs/search.md [curves]"
     )
     group.add_argument(
         "--trial-seeds", choices=["common", "new"], default="common",

@@ -9,7 +9,6 @@ from wpm.formatting import format_duration, format_table
 from wpm.protocols import Protocol
 from wpm.records import (
     StudyPlace,
-    TrialState,
     find_studies,
     read_all_reports,
     read_trials,
@@ -39,7 +38,7 @@ def forecast_search(place: StudyPlace, trials: int) -> Forecast:
     if not place.row.is_trained:
         return Forecast(place, 0, None, "nothing to search")
     records, _ = read_trials(place)
-    ended = sum(record.state != TrialState.RUNNING for record in records)
+    ended = sum(record.state.has_ended for record in records)
     for other in _alike(place):
         seconds = list(_trial_seconds(other))
         if seconds:
@@ -86,7 +85,7 @@ def _alike(place: StudyPlace) -> list[StudyPlace]:
 def _trial_seconds(place: StudyPlace) -> Iterator[float]:
     records, _ = read_trials(place, with_reports=True)
     for record in records:
-        if record.state != TrialState.RUNNING and record.reports:
+        if record.state.has_ended and record.reports:
             yield worker_seconds(record.reports)
 
 

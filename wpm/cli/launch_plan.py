@@ -7,7 +7,7 @@ from pathlib import Path
 from wpm.cli.options import LaunchOptions
 from wpm.data.index import DataSource
 from wpm.data.parts import SPLIT_FOLDERS
-from wpm.protocols import HALVING, Protocol
+from wpm.protocols import Protocol
 from wpm.records import StudyPlace
 from wpm.spaces import SearchSpace
 
@@ -53,9 +53,9 @@ class LaunchPlan:
         return self.options.runs or self.protocol.runs
 
     @property
-    def early_stopping(self) -> bool:
-        """Whether successive halving stops trials."""
-        return (self.options.stopping or self.protocol.stopping) == HALVING
+    def stopping(self) -> str:
+        """What becomes of trials that are behind at a rung."""
+        return self.options.stopping or self.protocol.stopping
 
 
 def locate_images(options: LaunchOptions) -> DataSource:

@@ -170,7 +170,7 @@ def _plan_study(plan: LaunchPlan, place: StudyPlace, images: PreparedImages) -> 
         trials=plan.trials,
         seed=plan.options.seed,
         first_points=_first_points(plan, space),
-        early_stopping=plan.early_stopping,
+        stopping=plan.stopping,
         weights=plan.weights,
         sampler=plan.options.sampler or DEFAULT_SAMPLER,
         new_trial_seeds=plan.options.trial_seeds == "new",

@@ -26,8 +26,8 @@ from wpm.records import (
 )
 from wpm.records.training_log import last_lines
 
-_COLUMNS = ("study", "trials", "complete", "stopped", "diverged", "failed", "running", "best",
-            "final runs", "time", "validating", "saving", "now")  # fmt: skip
+_COLUMNS = ("study", "trials", "complete", "stopped", "diverged", "failed", "running", "waiting",
+            "best", "final runs", "time", "validating", "saving", "now")  # fmt: skip
 _SHOWN_FAILURES = 3  # per study
 
 _CLEAR = "\x1b[H\x1b[2J"  # moves the cursor to the corner and clears the terminal
@@ -124,7 +124,7 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
     finals, more_problems = read_finals(place)
     tested = sum(len(final.tested) for final in finals)
     alive = is_running(place)
-    ended = len(records) - states[TrialState.RUNNING]
+    ended = sum(record.state.has_ended for record in records)
     now = "running" if alive else "finished" if ended >= study["trials"] else "interrupted"
     row = [
         place.name,
@@ -134,6 +134,7 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
         states[TrialState.DIVERGED],
         states[TrialState.FAILED],
         states[TrialState.RUNNING],
+        states[TrialState.WAITING],
         f"{max(scores):.4f}" if scores else "-",
         tested,
         format_duration(sum(worker_seconds(record.reports) for record in records)),

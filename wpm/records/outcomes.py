@@ -14,7 +14,7 @@ class Outcome:
     """How a training ended: a trial, or one fold of a final run.
 
     Attributes:
-        state: RUNNING if it was made from the reports of a training that has not ended.
+        state: RUNNING or WAITING if it was made from the reports of a training that has not ended.
         reason: why it diverged, failed or was stopped; "" otherwise.
         score: mean over the folds of the best validation MAP@R; None without a validation. 0 if it
             diverged.
@@ -54,7 +54,7 @@ class Outcome:
         """Sum up a training.
 
         Args:
-            state: how it ends now, or RUNNING.
+            state: how it ends now, or RUNNING or WAITING.
             reports: all its reports.
             reason: why it diverged, failed or was stopped.
             models: SHA-256 of the weights that were kept, by file name.
@@ -72,7 +72,7 @@ class Outcome:
             training_seconds=sum(fold.training_seconds for fold in folds),
             validation_seconds=sum(fold.validation_seconds for fold in folds),
             gpus=last.gpus if last else 0.0,
-            ended=None if state is TrialState.RUNNING else timestamp(),
+            ended=timestamp() if state.has_ended else None,
             models=models or {},
             saving_seconds=last.saving_seconds if last else None,
         )

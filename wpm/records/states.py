@@ -13,14 +13,16 @@ class TrialState(StrEnum):
                        |  |   --on_ended----------> FAILED     an error, named in its record
                        |  |   --on_crashed--------> FAILED     its process died too often
                        |  |   --on_stopped--------> PRUNED     successive halving stopped it
-                       |  |
-          on_suspended |  | next_work of a later launch adopts it
-                       v  |
-                    suspended
+                       |  |                           ^
+          on_suspended |  | next_work                 | nothing is left that could make it one
+                       v  |                           | of the best at its rung
+                    suspended, or WAITING at a rung --+
 
-    A suspended trial has a checkpoint and no result, so its record still says RUNNING: so does
-    that of a trial whose launch was killed. Both are orphans, which the next launch adopts and
-    resumes before it starts new trials. All other states are final.
+    A suspended trial has a checkpoint and no result. One that waits for its rung to fill has a
+    note of it (`TrainingFolder.write_waiting`), and its record says WAITING. One that a budget
+    suspended still says RUNNING: so does that of a trial whose launch was killed. Both are orphans,
+    which the next launch adopts and resumes before it starts new trials. All other states are
+    final.
 
     A diverged trial scores 0, and the search learns that, as in the published protocol: its
     parameters are at fault. A failed trial says nothing about its parameters, so it has no score.
@@ -31,10 +33,16 @@ class TrialState(StrEnum):
     """
 
     RUNNING = "running"
+    WAITING = "waiting"
     COMPLETE = "complete"
     PRUNED = "pruned"
     DIVERGED = "diverged"
     FAILED = "failed"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the state is final."""
+        return self not in (TrialState.RUNNING, TrialState.WAITING)
 
     @property
     def for_people(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from wpm.errors import UserError
 from wpm.files import is_locked, read_json, write_json
 from wpm.procedure import FIRST
-from wpm.protocols import Protocol
+from wpm.protocols import HALVING, NO_STOPPING, Protocol
 from wpm.records.layout import FORMAT, StudyPlace, check_format, sorted_folders
 from wpm.records.trainings import TrainingFolder, TrainingRecord
 from wpm.reports import Report
@@ -32,6 +32,8 @@ def read_study(place: StudyPlace) -> dict[str, Any] | None:
     check_format(content, path)
     # A study of an earlier version was run with the defaults of the settings added since.
     identity = {**_IDENTITY_DEFAULTS, **content["identity"]}
+    was_halving = HALVING if identity.get("early_stopping", True) else NO_STOPPING
+    identity.setdefault("stopping", was_halving)
     identity["protocol"] = {**_PROTOCOL_DEFAULTS, **identity.get("protocol", {})}
     content["identity"] = identity
     return content

@@ -24,12 +24,14 @@ class TrainingRecord:
         identity: trial.json: number, parameters, configuration, provenance.
         reports: history so far; empty where the reader did not ask for it.
         result: how it ended, or None while it has not ended.
+        waits: whether it waits at a rung.
     """
 
     folder: Path
     identity: Mapping[str, Any]
     reports: Sequence[Report] = ()
     result: Outcome | None = None
+    waits: bool = False
 
     @property
     def number(self) -> int:
@@ -45,12 +47,14 @@ class TrainingRecord:
     @property
     def state(self) -> TrialState:
         """How it ended, or that it has not ended."""
-        return TrialState.RUNNING if self.result is None else self.result.state
+        if self.result is not None:
+            return self.result.state
+        return TrialState.WAITING if self.waits else TrialState.RUNNING
 
     @property
     def outcome(self) -> Outcome:
         """How it ended; while it runs, what its reports say so far."""
-        return self.result or Outcome.from_reports(TrialState.RUNNING, self.reports)
+        return self.result or Outcome.from_reports(self.state, self.reports)
 
 
 class TrainingFolder:
@@ -146,6 +150,7 @@ class TrainingFolder:
         """Write how the training ended; its checkpoint is no longer needed and is deleted."""
         write_json(self.folder / "result.json", result.to_json())
         self.progress.drop_checkpoint()
+        self.write_waiting(False)
 
     @property
     def has_ended(self) -> bool:
@@ -160,6 +165,20 @@ class TrainingFolder:
         if result is not None and self.progress.has_files:
             self.progress.drop_checkpoint()
         return result
+
+    def write_waiting(self, waits: bool) -> None:
+        """Note that the training waits at a rung, or that it does so no longer.
+
+        The note is for readers of the records; the study itself decides who waits.
+        """
+        if waits:
+            write_json(self._waiting, {"format": FORMAT})
+        else:
+            self._waiting.unlink(missing_ok=True)
+
+    @property
+    def _waiting(self) -> Path:
+        return self.folder / "waiting.json"
 
     def drop_models(self) -> None:
         """Delete the best models' weights: another configuration is better, or the run failed."""
@@ -190,7 +209,9 @@ class TrainingFolder:
             UserError: no such training, or a damaged file.
         """
         reports = self.read_reports() if with_reports else ()
-        return TrainingRecord(self.folder, self.read_identity(), reports, self.read_result())
+        result = self.read_result()
+        waits = result is None and self._waiting.exists()
+        return TrainingRecord(self.folder, self.read_identity(), reports, result, waits)
 
 
 def model_file(fold: int) -> str:

@@ -50,7 +50,7 @@ def choose_best_trials(
     records, problems = read_trials(place)
     if problems:
         raise UserError(problems[0])
-    ended = sum(record.state is not TrialState.RUNNING for record in records)
+    ended = sum(record.state.has_ended for record in records)
     if ended < study["trials"] and not allow_unfinished:
         raise UserError(
             f"study {place.name} is unfinished: {ended} of {study['trials']} trials ended; "

@@ -10,7 +10,7 @@ from wpm.data.readings import read_former
 from wpm.errors import UserError
 from wpm.loss_description import LossDescription
 from wpm.procedure import FIRST, PROCEDURE, describe_procedure
-from wpm.protocols import Protocol
+from wpm.protocols import HALVING, NO_STOPPING, Protocol
 from wpm.records import StudyPlace, provenance, read_study, write_study
 from wpm.rows import Row
 from wpm.spaces import SearchSpace, shipped_loss
@@ -34,7 +34,7 @@ class StudyPlan:
         trials: the budget: how many trials in all, however they end.
         seed: of the sampler, and of every trial's training unless each trial has a new one.
         first_points: parameter values of the first trials; missing parameters are sampled.
-        early_stopping: whether ASHA stops trials.
+        stopping: what becomes of trials that are behind, one of `wpm.protocols.STOPPINGS`.
         weights: file of the trunk's weights, or "random".
         sampler: name of the sampler, one of `SAMPLER_NAMES`.
         new_trial_seeds: whether every trial's training has a seed of its own.
@@ -52,7 +52,7 @@ class StudyPlan:
     trials: int
     seed: int
     first_points: tuple[Mapping[str, float], ...] = ()
-    early_stopping: bool = True
+    stopping: str = HALVING
     weights: str = "random"
     sampler: str = DEFAULT_SAMPLER
     new_trial_seeds: bool = False
@@ -82,7 +82,8 @@ class StudyPlan:
                     "protocol": asdict(self.protocol),
                     "images": dict(self.images),
                     "seed": self.seed,
-                    "early_stopping": self.early_stopping,
+                    "early_stopping": self.stopping != NO_STOPPING,
+                    "stopping": self.stopping,
                     # By name only: the same file may be in another folder next time.
                     "weights": Path(self.weights).name,
                     "sampler": self.sampler,

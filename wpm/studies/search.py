@@ -58,6 +58,8 @@ class SearchWork:
                 key = f"{name}/{number}"
                 self._running[key] = (study, number)
                 return Work(key, name, payload)
+            for number, outcome in study.stop_waiting():
+                self._handle_end(study, number, outcome, f"at epoch {outcome.epochs}")
             # Its last orphans may have turned out to have ended when they were to be adopted.
             self._notify_if_finished(study)
         return None
@@ -71,12 +73,12 @@ class SearchWork:
         return all(study.exhausted for study in self._open_studies())
 
     def on_step(self, work: Work, step: StepResult) -> Decision:
-        """Report to the study, whose successive halving decides whether the trial continues."""
+        """Report to the study, whose rungs decide whether the trial continues."""
         study, number = self._running[work.key]
         return study.report(number, step.reports)
 
     def on_stopped(self, work: Work, step: StepResult) -> None:
-        """Record that successive halving stopped the trial."""
+        """Record that the trial was behind at a rung and ends there."""
         study, number = self._running.pop(work.key)
         outcome = study.record_stopped(number, step.reports)
         self._handle_end(study, number, outcome, f"at epoch {outcome.epochs}")
@@ -100,7 +102,7 @@ class SearchWork:
         self._handle_end(study, number, outcome, outcome.reason or reason)
 
     def on_suspended(self, work: Work) -> None:
-        """Leave the trial as it is; the next launch adopts it."""
+        """Leave the trial as it is: it waits at a rung, or the next launch adopts it."""
         study, number = self._running.pop(work.key)
         study.suspend(number)
 
@@ -114,8 +116,9 @@ class SearchWork:
         for study in self._studies:
             name, row = study.plan.place.name, study.plan.place.row
             running = sum(1 for s, _ in self._running.values() if s is study)
+            waiting = f", {study.waiting} wait" if study.waiting else ""
             best = f" best {self._best[name]:.3f}" if name in self._best else ""
-            parts.append(f"{row} {study.ended}/{study.plan.trials} (+{running}){best}")
+            parts.append(f"{row} {study.ended}/{study.plan.trials} (+{running}{waiting}){best}")
         ended = sum(self._ended.values())
         return " | ".join([*parts, format_eta(self._started_at, ended, self.remaining)])
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.trial import Trial
+from optuna.pruners import NopPruner
+from optuna.trial import FrozenTrial, Trial
 from optuna.trial import TrialState as OptunaState
 
 from wpm.files import hold_lock
@@ -26,7 +27,8 @@ from wpm.reports import Report
 from wpm.spaces import Range
 from wpm.studies.journal import check_end, has_no_trial, open_journal
 from wpm.studies.plan import StudyPlan, record_plan
-from wpm.studies.samplers import build_pruner, build_sampler
+from wpm.studies.rungs import Rungs
+from wpm.studies.samplers import build_sampler
 from wpm.training.config import TrainingConfig
 
 _STATES = {
@@ -40,8 +42,8 @@ _STATES = {
 class Study:
     """Runs one study's bookkeeping; hold it open while its trials run.
 
-    The Optuna study is the only memory. Trials that a killed launch left RUNNING are adopted, and
-    Optuna's pruner keeps the rungs of successive halving inside the study.
+    The Optuna study is the only memory, of the rungs too. For Optuna, a trial that waits at a rung
+    is RUNNING, as is one that a killed launch left behind and that is adopted.
     """
 
     def __init__(self, plan: StudyPlan) -> None:
@@ -52,7 +54,9 @@ class Study:
                 files are damaged.
         """
         self.plan = plan
+        self._rungs = Rungs(plan.protocol, plan.stopping)
         self._running: dict[int, Trial] = {}
+        self._waiting: dict[int, Trial] = {}
         self._stack = ExitStack()
         place = plan.place
         self._stack.enter_context(hold_lock(place.lock, wait_s=0, what=f"study {place.name}"))
@@ -64,7 +68,7 @@ class Study:
                 before = read_study(place)
             record_plan(plan, before["trials"] if before else plan.trials)
             self._study = self._open_study()
-            self._orphans = deque(self._find_orphans())
+            self._orphans = deque(self._restore_trials())
         except BaseException:
             self._stack.close()
             raise
@@ -103,8 +107,14 @@ class Study:
 
     @property
     def exhausted(self) -> bool:
-        """Whether every trial of the budget has been handed out."""
-        return not self._orphans and self.started >= self.plan.trials
+        """Whether no trial will be handed out any more."""
+        # A trial that runs may yet wait at a rung and be handed out again.
+        may_return = self._rungs.pauses and bool(self._running)
+        return not (self._orphans or self._waiting or may_return or self._can_begin)
+
+    @property
+    def _can_begin(self) -> bool:
+        return self.started < self.plan.trials
 
     @property
     def has_orphans(self) -> bool:
@@ -119,10 +129,10 @@ class Study:
         record_plan(self.plan, self.plan.trials)
 
     def ask(self) -> tuple[int, dict[str, Any]] | None:
-        """Hand out the next trial: an orphan, else a new one.
+        """Hand out the next trial: an orphan, else one that waited long enough, else a new one.
 
         Returns:
-            Its number and the payload of its work, or None when the budget is handed out.
+            Its number and the payload of its work, or None when there is none at present.
         """
         while self._orphans:
             trial = self._orphans.popleft()
@@ -133,9 +143,36 @@ class Study:
             # It ended, and its launch was killed before it could tell the Optuna study.
             self._running[trial.number] = trial
             self.record_ended(trial.number, ended, folder.read().reports)
-        if self.exhausted:
-            return None
-        return self._start(self._study.ask())
+        resumed = self._rungs.resume_one()
+        if resumed is None and self._can_begin:
+            return self._start(self._study.ask())
+        if resumed is None and not self._running:
+            resumed = self._rungs.resume_one(is_last_call=True)
+        return None if resumed is None else self._start(self._waiting.pop(resumed))
+
+    def stop_waiting(self) -> list[tuple[int, Outcome]]:
+        """Record the trials that wait as stopped, if no other trial can reach their rungs any more.
+
+        Call it when `ask` has nothing to hand out.
+
+        Returns:
+            Their numbers, and what was recorded.
+        """
+        if self._running or self._orphans or self._can_begin:
+            return []
+        stopped = []
+        for number, trial in sorted(self._waiting.items()):
+            self._running[number] = trial
+            reports = TrainingFolder(self.plan.place.trial_folder(number)).read_reports()
+            stopped.append((number, self.record_stopped(number, reports)))
+        self._waiting.clear()
+        self._rungs.waiting.clear()
+        return stopped
+
+    @property
+    def waiting(self) -> int:
+        """Trials that wait at a rung."""
+        return len(self._waiting)
 
     def report(self, number: int, reports: Sequence[Report]) -> Decision:
         """Report what a trial found so far; values that the Optuna study knows are skipped.
@@ -145,13 +182,15 @@ class Study:
             reports: all its reports so far.
 
         Returns:
-            STOP if successive halving stops the trial.
+            STOP if the trial is behind at a rung and ends, SUSPEND if it waits there.
         """
         trial = self._running[number]
         for report in self._unknown(trial, reports):
             trial.report(report.best_map_at_r, step=report.epoch)
-            if trial.should_prune():
-                return Decision.STOP
+            if not self._rungs.reach(
+                number, report.epoch, report.best_map_at_r, known=_is_known(trial)
+            ):
+                return Decision.SUSPEND if self._rungs.pauses else Decision.STOP
         return Decision.CONTINUE
 
     def _unknown(self, trial: Trial, reports: Sequence[Report]) -> list[Report]:
@@ -160,13 +199,19 @@ class Study:
         return [report for report in reports if report.epoch not in known]
 
     def suspend(self, number: int) -> None:
-        """Forget that a trial runs; Optuna keeps it as RUNNING, and the next launch adopts it."""
-        del self._running[number]
+        """Forget that a trial runs: it waits at a rung, or the next launch adopts it."""
+        trial = self._running.pop(number)
+        if number in self._rungs.waiting:
+            self._waiting[number] = trial
+            self._note_waiting(number, True)
 
     def record_stopped(self, number: int, reports: Sequence[Report]) -> Outcome:
-        """Record that successive halving stopped a trial; return what was recorded."""
+        """Record that a trial was behind at a rung and ends; return what was recorded."""
         reason = f"stopped at epoch {reports[-1].epoch}"
         return self._record_end(number, TrialState.PRUNED, reason, reports)
+
+    def _note_waiting(self, number: int, waits: bool) -> None:
+        TrainingFolder(self.plan.place.trial_folder(number)).write_waiting(waits)
 
     def record_crashed(self, number: int, reason: str) -> Outcome:
         """Record that a trial's worker crashed too often; return what was recorded."""
@@ -218,6 +263,7 @@ class Study:
         folder = plan.place.trial_folder(trial.number)
         if not (folder / "trial.json").exists():
             TrainingFolder(folder).write_identity(identify(trial.number, config))
+        self._note_waiting(trial.number, False)
         self._running[trial.number] = trial
         return trial.number, training_payload(folder, plan.pixel_cache, config, export=False)
 
@@ -231,10 +277,13 @@ class Study:
             study_name=place.name,
             direction="maximize",
             load_if_exists=True,
-            pruner=build_pruner(plan.protocol, early_stopping=plan.early_stopping),
+            pruner=NopPruner(),  # `Rungs` decides
         )
         trials = study.get_trials(deepcopy=False)
-        study.sampler = build_sampler(plan.sampler, plan.seed, len(trials))
+        space = {name: _distribution(r) for name, r in plan.space.searched.items()}
+        study.sampler = build_sampler(
+            plan.sampler, plan.seed, len(trials), self._rungs.steps, space
+        )
         if not trials:
             for point in plan.first_points:
                 study.enqueue_trial(dict(point))
@@ -246,14 +295,34 @@ class Study:
         searched = self.plan.space.searched
         return {n: value for n, value in identity["parameters"].items() if n in searched}
 
-    def _find_orphans(self) -> list[Trial]:
-        """Return the trials that were running when their launch ended, ready to be resumed."""
-        running = self._study.get_trials(deepcopy=False, states=(OptunaState.RUNNING,))
-        for trial in running:
-            TrainingFolder(self.plan.place.trial_folder(trial.number)).check_progress()
-        # Optuna has no public way to resume a trial, so this builds a `Trial` by its constructor,
-        # which requirements.txt pins with the version.
-        return [Trial(self._study, trial._trial_id) for trial in running]
+    def _restore_trials(self) -> list[Trial]:
+        """Take in the trials of earlier launches; return those to adopt, ready to be resumed."""
+        orphans = []
+        for stored in self._study.get_trials(deepcopy=False):
+            number, runs = stored.number, stored.state is OptunaState.RUNNING
+            values = stored.intermediate_values
+            self._rungs.restore(number, values, known=_is_known(stored), ends=not runs)
+            if not runs:
+                continue
+            folder = TrainingFolder(self.plan.place.trial_folder(number))
+            folder.check_progress()
+            # Optuna has no public way to resume a trial, so this builds a `Trial` by its
+            # constructor, which requirements.txt pins with the version.
+            trial = Trial(self._study, stored._trial_id)
+            # Its worker may have gone on, and its launch was killed before it could note that.
+            is_ahead = folder.has_ended or len(folder.read_reports()) > len(values)
+            if number in self._rungs.waiting and not is_ahead:
+                self._waiting[number] = trial
+                self._note_waiting(number, True)
+            else:
+                self._rungs.waiting.discard(number)
+                orphans.append(trial)
+        return orphans
+
+
+def _is_known(trial: Trial | FrozenTrial) -> bool:
+    """Whether a trial's configuration was known before the search."""
+    return "origin" in trial.user_attrs
 
 
 def _suggest(trial: Trial, name: str, searched: Range) -> float:
