@@ -1,4 +1,4 @@
-"""Learning rate, crops, epochs and halving of protocol `photos`, swept on folders of photographs.
+"""Learning rate, crops and epochs of protocol `photos`, swept on folders of photographs.
 
 python -m benchmarks.photos_sweep --images BIRDS CARS --weights FILE
 python -m benchmarks.photos_sweep --images DIR --weights FILE --quick
@@ -7,34 +7,28 @@ python -m benchmarks.photos_sweep --images DIR --weights FILE --changes crop_sca
 Prints Markdown: validation MAP@R of fold 0 in percent, mean and standard deviation over the seeds,
 with one value of the protocol changed at a time. Every training runs as long as the largest number
 of epochs that is asked for, and is read off at each, because nothing in it depends on its end.
-Then random configurations of each row are trained, and stopping rules are replayed over them.
+Stopping rules are replayed by benchmarks/search_stopping.py.
 """
 
 import argparse
 import dataclasses
-import math
-import random
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
-from optuna.pruners import NopPruner, SuccessiveHalvingPruner
 
 from benchmarks.image_data import open_trainval
 from benchmarks.machine import find_device
-from benchmarks.search_halving import MakePruner, spend
-from benchmarks.search_replay import History
 from wpm.data.pixels import Pixels
 from wpm.model.trunks import RANDOM_WEIGHTS
 from wpm.protocol_fields import Value
 from wpm.protocol_files import find_protocol
 from wpm.protocols import Protocol, change_protocol
 from wpm.rows import Row
-from wpm.spaces import Range, load_space
 from wpm.training.config import TrainingConfig
 from wpm.training.fold import DivergedError
 from wpm.training.training import Training
@@ -56,12 +50,10 @@ PARAMETERS = {
     "contrastive": {"pos_margin": 0.1, "neg_margin": 0.7},
     "multi_similarity": {"alpha": 2.0, "beta": 50.0, "base": 0.5},
 }
-RUNGS = ((1, 2), (2, 2), (3, 2), (1, 3), (2, 3), (3, 3), (4, 2))
-ORDERS = 200  # in which the configurations of a replayed search come
 
 
 def main() -> None:
-    """Print a table of changes, and one of stopping rules."""
+    """Print a table of changes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -71,8 +63,6 @@ def main() -> None:
     parser.add_argument("--protocol", default="photos")
     parser.add_argument("--rows", nargs="+", choices=PARAMETERS, default=[*PARAMETERS])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--configurations", type=int, default=16, help="of each row, for halving")
-    parser.add_argument("--workers", type=int, default=4, help="of the replayed searches [4]")
     parser.add_argument("--changes", nargs="*", choices=NAMES, default=[*NAMES], help="fields")
     parser.add_argument("--epochs", type=int, nargs="+", default=[*EPOCHS], help="read off at")
     parser.add_argument("--threads", type=int, default=1, help="torch threads [1]")
@@ -82,7 +72,7 @@ def main() -> None:
     protocol = find_protocol(args.protocol, "folder")
     changes = [change for change in CHANGES if change.keys() <= {*args.changes}]
     if args.quick:
-        args.seeds, args.configurations, args.epochs, changes = 1, 2, [1, 2], changes[:2]
+        args.seeds, args.epochs, changes = 1, [1, 2], changes[:2]
         protocol = dataclasses.replace(protocol, iterations_per_epoch=2, max_epochs=2)
     device, on = find_device()
     print(
@@ -92,8 +82,6 @@ def main() -> None:
     sets = {path.stem: open_images(args, path, protocol) for path in args.images}
     sweep = partial(train, weights=args.weights, device=device)
     print_changes(sets, args.rows, protocol, changes, args.epochs, args.seeds, sweep)
-    if args.configurations:
-        print_rungs(sets, args.rows, protocol, args.configurations, args.workers, sweep)
 
 
 def open_images(args: argparse.Namespace, path: Path, protocol: Protocol) -> Pixels:
@@ -177,71 +165,6 @@ def describe(scores: Sequence[float], seeds: int) -> str:
         return f"-{diverged}"
     spread = f" (sd {100 * statistics.stdev(scores):.1f})" if len(scores) > 1 else ""
     return f"{100 * statistics.mean(scores):.1f}{spread}{diverged}"
-
-
-def print_rungs(
-    sets: Mapping[str, Pixels],
-    rows: Sequence[str],
-    protocol: Protocol,
-    configurations: int,
-    workers: int,
-    sweep: "partial[Curve | None]",
-) -> None:
-    """Print what stopping rules save and lose on random configurations of each row."""
-    print_line("images", "row", "first rung, factor", "fewer epochs", "loss", "95th percentile")
-    print_line(*["---"] * 6)
-    rules: dict[str, MakePruner] = {"patience alone": NopPruner}
-    for grace, factor in RUNGS:
-        rules[f"{grace}, {factor}"] = partial(
-            SuccessiveHalvingPruner, min_resource=grace, reduction_factor=factor
-        )
-    for name, pixels in sets.items():
-        for row in rows:
-            trials = [
-                make_history(curve)
-                for parameters in draw_configurations(row, configurations)
-                if (curve := sweep(TrainingConfig(Row(row), protocol, parameters, 0, (0,)), pixels))
-            ]
-            for rule, make_pruner in rules.items() if trials else ():
-                print_line(name, row, rule, *replay_rule(trials, make_pruner, workers))
-
-
-def replay_rule(
-    trials: Sequence[History], make_pruner: MakePruner, workers: int
-) -> tuple[str, str, str]:
-    """Return how many times fewer epochs a rule needs, and its loss of the best score."""
-    epochs = sum(trial.cost(len(trial.epochs)) for trial in trials)
-    best = max(trial.values[-1] for trial in trials)
-    orders = [random.Random(seed).sample(trials, len(trials)) for seed in range(ORDERS)]
-    outcomes = [spend(order, make_pruner, workers) for order in orders]
-    losses = sorted(1 - found / best for _, found, _ in outcomes) if best else [0.0] * ORDERS
-    return (
-        f"{epochs / statistics.mean(spent for spent, _, _ in outcomes):.2f} x",
-        f"{statistics.mean(losses):.1%}",
-        f"{losses[int(0.95 * ORDERS)]:.1%}",
-    )
-
-
-def make_history(curve: Curve) -> History:
-    """Return a curve as the replay of searches takes it: one fold, a report an epoch."""
-    count = len(curve.best)
-    return History(range(1, count + 1), curve.best, [1.0] * count, curve.seconds)
-
-
-def draw_configurations(row: str, count: int) -> Iterator[dict[str, float]]:
-    """Draw configurations from a row's search space."""
-    space, generator = load_space(Row(row)), random.Random(0)
-    for _ in range(count):
-        drawn = {name: draw(limits, generator) for name, limits in space.searched.items()}
-        yield space.complete(drawn)
-
-
-def draw(limits: Range, generator: random.Random) -> float:
-    """Draw a value from a range, evenly on its scale."""
-    if limits.scale == "log":
-        return math.exp(generator.uniform(math.log(limits.low), math.log(limits.high)))
-    value = generator.uniform(limits.low, limits.high)
-    return round(value) if limits.type == "int" else value
 
 
 def print_line(*cells: str) -> None:

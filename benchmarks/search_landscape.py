@@ -15,11 +15,11 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Kernel, Matern, WhiteKernel
 from sklearn.model_selection import KFold
 
-from benchmarks.search_replay import History
+from benchmarks.search_replay import Curves, RecordedStudy
 
 _CANDIDATES = 2**14
 _Array = NDArray[np.float64]
-# A function from (points, parameters) to (points, epochs).
+# A function from (points, parameters) to (points, folds x epochs).
 _Predict = Callable[[_Array], _Array]
 
 
@@ -38,7 +38,7 @@ def _ask_trees(trees: Sequence[Any], asked: _Array) -> _Array:
 
 
 def fit_process(points: _Array, curves: _Array) -> _Predict:
-    """Fit a Gaussian process: its kernel to the last scores, its weights to those of all epochs."""
+    """Fit a Gaussian process: its kernel to the last scores, its weights to all scores."""
     kernel = ConstantKernel() * Matern(np.ones(points.shape[1]), (0.05, 20.0), nu=2.5)
     process = GaussianProcessRegressor(
         kernel + WhiteKernel(1e-3), normalize_y=True, n_restarts_optimizer=2, random_state=0
@@ -85,14 +85,14 @@ class Axis:
 
 
 class Landscape:
-    """A surrogate of a study, from the parameters to the entire history. Its seed is fixed.
+    """A surrogate of a study, from the parameters to the curves of all folds. Its seed is fixed.
 
-    Recorded histories that ended early are extended by their last value. The noise is the residuals
+    Recorded curves that ended early are extended by their last value. The noise is the residuals
     of a recorded trial, drawn at random. With `fit_trees` there is no noise, because its landscape
     is as rugged as the recording.
 
     Args:
-        study: one of the studies of `benchmarks.search_replay.read_studies`.
+        study: the recorded trials.
         surrogate: one of `SURROGATES`.
 
     Attributes:
@@ -103,29 +103,36 @@ class Landscape:
             trials that the surrogate was not fitted to.
     """
 
-    def __init__(self, study: Mapping[str, Any], surrogate: str) -> None:
-        self.name = study["row"]
+    def __init__(self, study: RecordedStudy, surrogate: str) -> None:
+        self.study = study
         self.axes = [
             Axis(name, s["low"], s["high"], s["scale"] == "log")
-            for name, s in study["searched"].items()
+            for name, s in study.searched.items()
         ]
-        histories = [trial["history"] for trial in study["trials"]]
-        self._epochs = max((history.epochs for history in histories), key=len)
-        points = np.array([self._features(trial["parameters"]) for trial in study["trials"]])
-        curves = np.array([pad(history.values, len(self._epochs)) for history in histories])
-        per_report = [history.seconds[-1] / len(history.seconds) for history in histories]
-        self._seconds_per_report = float(np.median(per_report))
+        epochs = study.protocol.max_epochs
+        self._shape = (study.protocol.folds, epochs)
+        points = np.array([self._features(parameters) for parameters in study.parameters])
+        curves = np.array([
+            np.concatenate([pad(fold, epochs) for fold in trial.values]) for trial in study.curves
+        ])  # fmt: skip
+        self._seconds = float(np.median([trial.seconds for trial in study.curves]))
 
-        fit, last = SURROGATES[surrogate], curves[:, -1]
+        fit, ends = SURROGATES[surrogate], self._ends(curves)
         errors = np.concatenate([
-            fit(points[rest], curves[rest])(points[tenth])[:, -1] - last[tenth]
+            self._ends(fit(points[rest], curves[rest])(points[tenth])) - ends[tenth]
             for rest, tenth in KFold(10, shuffle=True, random_state=0).split(points)
         ])  # fmt: skip
-        self.explained = float(1 - np.mean(errors**2) / last.var())
+        self.explained = float(1 - np.mean(errors**2) / ends.var())
         self._fitted = fit(points, curves)
-        self._residuals = curves - self._predict(points)
-        self.noise = float(self._residuals[:, -1].std())
-        self.best = float(self._predict(np.concatenate([self._spread(), points]))[:, -1].max())
+        self._residuals = curves.reshape(-1, *self._shape) - self._predict(points)
+        self.noise = float(self._residuals[:, :, -1].mean(axis=1).std())
+        scores = self._predict(np.concatenate([self._spread(), points]))[:, :, -1].mean(axis=1)
+        self.best = float(scores.max())
+
+    def _ends(self, curves: _Array) -> _Array:
+        """Return the mean over folds of the last values of (trials, folds x epochs) curves."""
+        ends: _Array = curves.reshape(-1, *self._shape)[:, :, -1].mean(axis=1)
+        return ends
 
     def _features(self, parameters: Mapping[str, float]) -> list[float]:
         """Return positions between 0 and 1, and for a pair of margins their difference."""
@@ -143,27 +150,25 @@ class Landscape:
         ])  # fmt: skip
 
     def _predict(self, points: _Array) -> _Array:
-        """Return the (points, epochs) scores without noise; the best so far never falls."""
-        curves: _Array = np.maximum.accumulate(self._fitted(points), axis=1)
-        return curves
+        """Return (points, folds, epochs) scores without noise; the best so far never falls."""
+        curves: _Array = self._fitted(points).reshape(-1, *self._shape)
+        return np.maximum.accumulate(curves, axis=2)
 
     def score(self, parameters: Mapping[str, float]) -> float:
         """Return the last score of a configuration, without noise."""
-        return float(self._predict(np.array([self._features(parameters)]))[0, -1])
+        return float(self._predict(np.array([self._features(parameters)]))[0, :, -1].mean())
 
-    def train(self, parameters: Mapping[str, float], rng: np.random.Generator) -> History:
+    def train(self, parameters: Mapping[str, float], rng: np.random.Generator) -> Curves:
         """Return what a trial would report: the prediction plus the residuals of a recorded trial.
 
         Args:
-            rng: chooses the trial whose residuals are the noise.
+            rng: chooses the trial whose residuals are the noise, and the pace.
         """
-        curve = self._predict(np.array([self._features(parameters)]))[0]
-        noisy = np.maximum.accumulate(curve + rng.choice(self._residuals))
-        count = len(self._epochs)
-        seconds = self._seconds_per_report * rng.uniform(0.9, 1.1) * np.arange(1, count + 1)
-        return History(self._epochs, noisy.tolist(), [1.0] * count, seconds.tolist())
+        curves = self._predict(np.array([self._features(parameters)]))[0]
+        noisy = np.maximum.accumulate(curves + rng.choice(self._residuals), axis=1)
+        return Curves(noisy.tolist(), self._seconds * rng.uniform(0.9, 1.1))
 
 
-def pad(values: Any, length: int) -> list[float]:
+def pad(values: Sequence[float], length: int) -> list[float]:
     """Repeat the last value up to a length."""
     return [*values, *[values[-1]] * (length - len(values))]

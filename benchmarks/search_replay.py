@@ -2,19 +2,18 @@
 
 import heapq
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.trial import TrialState
-
 from wpm.protocol_files import find_protocol
+from wpm.protocols import PAUSING, Protocol
 from wpm.records import StudyPlace
 from wpm.rows import Row
 from wpm.spaces import load_space
 from wpm.studies.plan import StudyPlan
+from wpm.studies.rungs import Rungs
 from wpm.studies.samplers import DEFAULT_SAMPLER
 
 HISTORIES = Path(__file__).parent / "data" / "search_histories.json"
@@ -35,120 +34,231 @@ def plan_study(folder: Path, row: str, trials: int, sampler: str = DEFAULT_SAMPL
 
 
 @dataclass(frozen=True)
-class History:
-    """What a trial reported, or would report if nothing stopped it.
+class Curves:
+    """What the folds of a trial report if nothing stops it.
 
     Attributes:
-        epochs: the epoch of each report.
-        values: the value of each report: mean over the folds of the best score so far.
-        folds_running: the share of the folds that trained up to each report.
-        seconds: the time of each report since the start of the trial.
+        values: of each fold, the best validation score so far at every epoch, until its patience
+            ends.
+        seconds: of one epoch of one fold.
     """
 
-    epochs: Sequence[int]
-    values: Sequence[float]
-    folds_running: Sequence[float]
-    seconds: Sequence[float]
+    values: Sequence[Sequence[float]]
+    seconds: float
 
-    def cost(self, reports: int) -> float:
-        """Return the epochs trained until a report; an epoch of one fold counts as its share."""
-        starts = [0, *self.epochs[:-1]]
-        steps = [end - start for start, end in zip(starts, self.epochs, strict=True)]
-        shares = zip(steps, self.folds_running, strict=True)
-        return sum(step * share for step, share in list(shares)[:reports])
+    @property
+    def end(self) -> float:
+        """The trial's score: mean over the folds of the last value."""
+        return sum(fold[-1] for fold in self.values) / len(self.values)
+
+    @property
+    def cost(self) -> int:
+        """Epochs of single folds until all have ended."""
+        return sum(map(len, self.values))
+
+    def under(self, max_epochs: int, first_folds: int) -> "History":
+        """Return the reports of a trial whose first folds train to their end before the others."""
+        folds = list(range(len(self.values)))
+        stages = [folds[:first_folds], folds[first_folds:]] if first_folds else [folds]
+        steps, values, costs, seconds = [], [], [], []
+        spent, ended = 0.0, list[float]()
+        for number, stage in enumerate(stages):
+            last = max(len(self.values[fold]) for fold in stage)
+            for epoch in range(1, last + 1):
+                now = [self.values[fold][:epoch][-1] for fold in stage]
+                running = sum(len(self.values[fold]) >= epoch for fold in stage)
+                spent += running * self.seconds
+                # The last report of a stage has the stage's last step, see `wpm.reports.Report`.
+                steps.append(max_epochs * number + (epoch if epoch < last else max_epochs))
+                values.append(sum(now + ended) / len(now + ended))
+                costs.append(running)
+                seconds.append(spent)
+            ended += [self.values[fold][-1] for fold in stage]
+        return History(steps, values, costs, seconds)
 
 
 @dataclass(frozen=True)
+class History:
+    """What a trial reports if nothing stops it.
+
+    Attributes:
+        steps: the step of each report, see `wpm.reports.Report`.
+        values: the value of each report: mean over the folds trained so far of the best score.
+        costs: the epochs of single folds that were trained for each report.
+        seconds: the time of each report since the start of the trial.
+    """
+
+    steps: Sequence[int]
+    values: Sequence[float]
+    costs: Sequence[int]
+    seconds: Sequence[float]
+
+
+@dataclass(frozen=True)
+class RecordedStudy:
+    """Trials that were recorded to their ends.
+
+    Attributes:
+        protocol: under which they were trained.
+        searched: range of each parameter: low, high, scale and type.
+        parameters: of each trial.
+        curves: of each trial.
+    """
+
+    dataset: str
+    row: str
+    protocol: Protocol
+    searched: Mapping[str, Mapping[str, Any]]
+    parameters: Sequence[Mapping[str, float]]
+    curves: Sequence[Curves]
+
+    @property
+    def name(self) -> str:
+        """Name for people."""
+        return f"{self.dataset}/{self.protocol.name}/{self.row}"
+
+
+def read_studies(path: Path = HISTORIES) -> list[RecordedStudy]:
+    """Read what `benchmarks.search_histories` wrote."""
+    return [
+        RecordedStudy(
+            study["dataset"],
+            study["row"],
+            find_protocol(study["protocol"], study["dataset"]),
+            study["searched"],
+            [trial["parameters"] for trial in study["trials"]],
+            [Curves(trial["folds"], trial["seconds"]) for trial in study["trials"]],
+        )
+        for study in json.loads(path.read_text())
+    ]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A way to stop trials."""
+
+    stopping: str = PAUSING
+    first_folds: int = 0
+    grace: int = 2
+    factor: int = 2
+
+    def change(self, protocol: Protocol) -> Protocol:
+        """Return a protocol with the rule's rungs."""
+        return replace(
+            protocol,
+            first_folds=self.first_folds,
+            grace_epochs=self.grace,
+            reduction_factor=self.factor,
+        )
+
+    def rungs(self, protocol: Protocol) -> Rungs:
+        """Return empty rungs."""
+        return Rungs(self.change(protocol), self.stopping)
+
+
+class Listener:
+    """Hears what happens in a replay."""
+
+    def on_report(self, number: int, step: int, value: float) -> None:
+        """Hear a report of a trial."""
+
+    def on_end(self, number: int, value: float | None) -> None:
+        """Hear that a trial is complete, or was stopped: then there is no value."""
+
+
+@dataclass
 class ReplayedTrial:
-    """A trial that has ended in a replay.
+    """A trial in a replay.
 
     Attributes:
         number: position in the order of the starts.
-        history: everything that the trial would have reported.
-        reports: number of reports that it made.
-        complete: whether it ended by itself.
+        history: everything that the trial would report.
+        known: whether its configuration was known before the search.
+        reports: number of reports that it has made.
     """
 
     number: int
     history: History
-    reports: int
-    complete: bool
+    known: bool = False
+    reports: int = 0
 
     @property
-    def cost(self) -> float:
-        """The epochs that were trained."""
-        return self.history.cost(self.reports)
+    def complete(self) -> bool:
+        """Whether it has ended by itself."""
+        return self.reports == len(self.history.steps)
+
+    @property
+    def cost(self) -> int:
+        """Epochs of single folds that it has trained."""
+        return sum(self.history.costs[: self.reports])
 
     @property
     def value(self) -> float:
-        """The value of the last report."""
+        """The value of its last report."""
         return self.history.values[self.reports - 1]
 
 
-def read_studies(path: Path = HISTORIES) -> list[dict[str, Any]]:
-    """Read what `benchmarks.search_histories` wrote, and add the `history` of each trial."""
-    studies: list[dict[str, Any]] = json.loads(path.read_text())
-    for study in studies:
-        for trial in study["trials"]:
-            shares = [running / study["folds"] for running in trial["folds_running"]]
-            trial["history"] = History(trial["epochs"], trial["values"], shares, trial["seconds"])
-    return studies
-
-
 def replay(
-    study: optuna.Study,
-    start: Callable[[optuna.Trial], History],
+    start: Callable[[int], History],
+    rungs: Rungs,
     trials: int,
     workers: int,
-    stopped_as: TrialState = TrialState.PRUNED,
+    listener: Listener | None = None,
+    known: int = 0,
 ) -> list[ReplayedTrial]:
-    """Run a search on simulated time, with the same calls to Optuna as `wpm.studies.study`.
+    """Run a search on simulated time, in the order of decisions of `wpm.studies.study.Study`.
 
     Args:
-        study: its sampler chooses the parameters, its pruner stops trials.
-        start: suggests the parameters of a trial, and returns what it would report.
+        start: returns what a new trial would report, by its number.
+        rungs: decide which trials train on; they are filled.
         trials: number of trials to run.
         workers: number of trials that run at a time.
-        stopped_as: the state under which a stopped trial is recorded in the study.
+        listener: hears every report and end.
+        known: how many of the first trials are known points.
 
     Returns:
-        The trials in the order in which they ended.
+        The trials in the order in which they were last worked on.
     """
-    ended: list[ReplayedTrial] = []
-    # (time of the next report, number, reports so far, history, Optuna's trial)
-    running: list[tuple[float, int, int, History, optuna.Trial]] = []
+    listener = listener or Listener()
+    started: list[ReplayedTrial] = []
+    order: dict[int, ReplayedTrial] = {}
+    running: list[tuple[float, int]] = []  # (time of the next report, number)
+    now = 0.0
 
-    def start_one(now: float) -> None:
-        trial = study.ask()
-        history = start(trial)
-        heapq.heappush(running, (now + history.seconds[0], trial.number, 0, history, trial))
+    def go_on(trial: ReplayedTrial) -> None:
+        times = (0.0, *trial.history.seconds)
+        wait = times[trial.reports + 1] - times[trial.reports]
+        heapq.heappush(running, (now + wait, trial.number))
 
-    for _ in range(min(workers, trials)):
-        start_one(0.0)
-    started = len(running)
-    while running:
-        now, number, report, history, trial = heapq.heappop(running)
-        value = history.values[report]
-        trial.report(value, step=history.epochs[report])
-        # The last report ends a trial, so that the pruner has nothing to decide.
-        complete = report + 1 == len(history.epochs)
-        if complete:
-            study.tell(trial, value)
-        elif trial.should_prune():
-            record_stopped(study, trial, value, stopped_as)
-        else:
-            wait = history.seconds[report + 1] - history.seconds[report]
-            heapq.heappush(running, (now + wait, number, report + 1, history, trial))
-            continue
-        ended.append(ReplayedTrial(number, history, report + 1, complete))
-        if started < trials:
-            start_one(now)
-            started += 1
-    return ended
+    def hand_out() -> ReplayedTrial | None:
+        resumed = rungs.resume_one()
+        if resumed is None and len(started) < trials:
+            number = len(started)
+            started.append(ReplayedTrial(number, start(number), number < known))
+            return started[-1]
+        if resumed is None and not running:
+            resumed = rungs.resume_one(is_last_call=True)
+        return None if resumed is None else started[resumed]
 
-
-def record_stopped(
-    study: optuna.Study, trial: optuna.Trial, value: float, state: TrialState
-) -> None:
-    """Record a stopped trial in a study."""
-    study.tell(trial, value if state == TrialState.COMPLETE else None, state)
+    while True:
+        while len(running) < workers and (trial := hand_out()) is not None:
+            go_on(trial)
+        if not running:
+            break
+        now, number = heapq.heappop(running)
+        trial = started[number]
+        step, value = trial.history.steps[trial.reports], trial.history.values[trial.reports]
+        trial.reports += 1
+        order.pop(number, None)
+        order[number] = trial
+        listener.on_report(number, step, value)
+        if trial.complete:
+            listener.on_end(number, value)
+        elif rungs.reach(number, step, value, known=trial.known):
+            go_on(trial)
+        elif not rungs.pauses:
+            listener.on_end(number, None)
+    for trial in started:
+        if rungs.pauses and not trial.complete:
+            listener.on_end(trial.number, None)
+    return list(order.values())

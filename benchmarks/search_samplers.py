@@ -1,50 +1,49 @@
-"""Samplers on surrogates of recorded studies: trials that they need to come within 1% of the best.
+"""Samplers and stopping rules on surrogates of recorded studies: what a search of 50 trials finds.
 
 python -m benchmarks.search_samplers [--quick]
 
-Needs Optuna and scikit-learn, and the package cmaes for the sampler of that name. A surrogate
-(`benchmarks.search_landscape`) predicts what any configuration would have reported. Searches of 50
-trials run on it, 4 at a time, with and without successive halving.
+A surrogate (`benchmarks.search_landscape`) predicts what the folds of any configuration would have
+reported. Searches run on it, 4 trials at a time, with the samplers and the rungs of the product.
+Regret is the share of the best score that the chosen trial, the complete one with the best report,
+lacks without noise. An epoch of one fold is the unit of cost.
 """
 
 import argparse
-import importlib.util
 import statistics
+import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import optuna
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import TrialState
 
 from benchmarks.search_landscape import SURROGATES, Landscape
-from benchmarks.search_replay import HISTORIES, History, ReplayedTrial, read_studies, replay
+from benchmarks.search_replay import (
+    HISTORIES,
+    History,
+    Listener,
+    ReplayedTrial,
+    Rule,
+    read_studies,
+    replay,
+)
 from wpm.cpus import count_cpus
-from wpm.protocol_files import find_protocol
+from wpm.formatting import format_table
+from wpm.protocols import HALVING, NO_STOPPING, PAUSING
 from wpm.rows import Row
 from wpm.spaces import load_space
-from wpm.studies.samplers import SAMPLER_NAMES, build_pruner, build_sampler
+from wpm.studies.samplers import build_sampler
 
 TRIALS, WORKERS = 50, 4
-NEAR = (0.99, 0.97)  # shares of the best score: the goal, and roughly what the noise allows
-# The state under which a stopped trial is recorded in the study; None stops no trial.
-STOPPING: dict[str, TrialState | None] = {
-    "no stopping": None,
-    "recorded as stopped": TrialState.PRUNED,
-    "hidden from the sampler": TrialState.FAIL,
-    "recorded as complete": TrialState.COMPLETE,
-}
-# Samplers beside those of `wpm.studies.samplers`.
-MORE_SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
-    "tpe univariate": lambda seed: TPESampler(seed=seed, multivariate=False, constant_liar=False),
-    "tpe, 5 at random": lambda seed: TPESampler(seed=seed, n_startup_trials=5),
-}
-LEARN_NOTHING = ("qmc", "random")  # these ignore the recorded trials
+EARLY = 20  # trials after which the regret is shown too
+COLUMNS = ("sampler", "stopping", "first", "regret", "+-", "of 20", "at 10%", "at 20%", "epochs",
+           "complete", "CPU s")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,15 +52,13 @@ class Setting:
 
     Attributes:
         sampler: name of the sampler.
-        stopping: one of `STOPPING`.
-        first: configurations that are tried first.
-        first_name: name of these configurations in the table.
+        rule: which trials train on.
+        published: whether the published points of all data sets are tried first.
     """
 
     sampler: str
-    stopping: str
-    first: tuple[Mapping[str, float], ...] = ()
-    first_name: str = ""
+    rule: Rule
+    published: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,95 +66,166 @@ class SearchOutcome:
     """What a search found.
 
     Attributes:
-        trials: for each of `NEAR`, the number of trials that had ended when a complete one came so
-            near the best; the entire budget if none did.
-        reached: for each of `NEAR`, whether one did.
-        epochs: epochs of the entire search.
-        regret: share of the best score that the chosen trial misses, without noise.
+        regret: of the chosen trial.
+        early: of the best of the first `EARLY` trials, each trained to its end.
+        at_cost: regret once a tenth and a fifth of the epochs are spent that all trials would take
+            if nothing stopped them; 1 while no trial is complete.
+        epochs: epochs of single folds, as a share of the same.
+        complete: number of complete trials.
+        seconds: CPU seconds of a proposal.
     """
 
-    trials: tuple[int, ...]
-    reached: tuple[bool, ...]
-    epochs: float
     regret: float
+    early: float
+    at_cost: tuple[float, float]
+    epochs: float
+    complete: int
+    seconds: float
 
 
 def main() -> None:
-    """Print a table of the samplers and of the first configurations, for each recorded study."""
+    """Print a table for each recorded study and surrogate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--histories", type=Path, default=HISTORIES)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--samplers", nargs="+", default=[*available(), *MORE_SAMPLERS])
-    parser.add_argument("--quick", action="store_true", help="TPE, QMC and random, three seeds")
+    parser.add_argument("--studies", nargs="*", help="names such as omniglot/small/contrastive")
+    parser.add_argument("--processes", type=int, default=count_cpus())
+    parser.add_argument("--quick", action="store_true", help="two seeds, three settings")
     args = parser.parse_args()
+    settings = make_settings()
     if args.quick:
-        args.seeds, args.samplers = 3, ["tpe", "qmc", "random"]
+        args.seeds, settings = 2, settings[::6]
     for study in read_studies(args.histories):
         for surrogate in SURROGATES:
-            print_landscape(Landscape(study, surrogate), args.samplers, args.seeds, surrogate)
+            if not args.studies or study.name in args.studies:
+                landscape = Landscape(study, surrogate)
+                print_landscape(landscape, settings, args.seeds, surrogate, args.processes)
+
+
+def make_settings() -> list[Setting]:
+    """Return what is compared: samplers under the default rule, then rules under two samplers."""
+    none, default = Rule(NO_STOPPING), default_rule()
+    halving = Rule(HALVING, 0, 2, 2)
+    rules = [none, halving, Rule(PAUSING, 0, 2, 2), Rule(PAUSING, 1, 2, 2), Rule(PAUSING, 1, 4, 3)]
+    return [
+        *(Setting(name, default) for name in ("curves", "tpe", "gp", "random")),
+        *(Setting("curves", rule) for rule in rules),
+        *(Setting("tpe", rule) for rule in (none, halving)),
+        Setting("gp", none),
+        Setting("random", none),
+        Setting("curves", default, published=True),
+        Setting("tpe", default, published=True),
+    ]
+
+
+def default_rule() -> Rule:
+    """Return the rule of protocol `small`."""
+    from wpm.protocol_files import find_protocol
+
+    protocol = find_protocol("small", "omniglot")
+    return Rule(
+        protocol.stopping, protocol.first_folds, protocol.grace_epochs, protocol.reduction_factor
+    )
 
 
 def print_landscape(
-    landscape: Landscape, samplers: Sequence[str], seeds: int, surrogate: str
+    landscape: Landscape, settings: Sequence[Setting], seeds: int, surrogate: str, processes: int
 ) -> None:
     """Print a line for each way to search a landscape."""
     print(
-        f"\n{landscape.name}, {surrogate} over {len(landscape.axes)} parameters: best "
+        f"\n{landscape.study.name}, {surrogate} over {len(landscape.axes)} parameters: best "
         f"{landscape.best:.4f}, noise {landscape.noise:.4f}, explains {landscape.explained:.0%} of "
         f"trials left out; {TRIALS} trials, {WORKERS} at a time, {seeds} seeds"
     )
-    settings = [
-        Setting(name, how)
-        for name in samplers
-        for how in list(STOPPING)[: 2 if name in LEARN_NOTHING else None]
-    ]
-    settings += [
-        Setting("tpe", "recorded as stopped", points, f" + {name}")
-        for name, points in first_points(landscape).items()
-    ]
-    print(f"{'sampler':<16} {'':<33} {'to 1%':>5} {'':>4} {'to 3%':>5} {'':>4} {'epochs':>6}"
-          f" {'regret':>7}")  # fmt: skip
-    with ProcessPoolExecutor(count_cpus()) as pool:
+    rows = []
+    with ProcessPoolExecutor(processes) as pool:
         for setting in settings:
             jobs = [(landscape, setting, seed) for seed in range(seeds)]
-            print_line(setting, list(pool.map(search, *zip(*jobs, strict=True))))
+            rows.append(lay_out(setting, list(pool.map(search, *zip(*jobs, strict=True)))))
+    print(format_table(COLUMNS, rows, "text"), flush=True)
 
 
-def available() -> list[str]:
-    """Return the samplers whose packages are installed."""
-    return [n for n in SAMPLER_NAMES if n != "cmaes" or importlib.util.find_spec("cmaes")]
-
-
-def first_points(landscape: Landscape) -> dict[str, tuple[Mapping[str, float], ...]]:
-    """Return configurations to try first: published thresholds, published points, or all."""
-    space = load_space(Row.parse(landscape.name))
-    points: dict[str, Mapping[str, float]] = {
-        dataset: {**space.thresholds, **space.find_published(dataset).parameters}
-        for dataset in ("cub200", "cars196", "sop")
-    }
-    for dataset, point in points.items():
-        print(f"published on {dataset}: {landscape.score(point) / landscape.best:.1%} of the best")
-    named = {dataset: (point,) for dataset, point in points.items()}
-    return {
-        **({"thresholds": (space.thresholds,)} if space.thresholds else {}),
-        **named,
-        "all": tuple(points.values()),
-    }
-
-
-def print_line(setting: Setting, outcomes: Sequence[SearchOutcome]) -> None:
-    """Print the median number of trials to come near, the share of seeds that do, and means."""
-    cells = [
-        f"{statistics.median(o.trials[near] for o in outcomes):>5.0f} "
-        f"{statistics.mean(o.reached[near] for o in outcomes):>4.0%}"
-        for near in range(len(NEAR))
+def lay_out(setting: Setting, outcomes: Sequence[SearchOutcome]) -> list[str]:
+    """Return a line of the table: means over the seeds, and the standard error of the regret."""
+    rule = setting.rule
+    fold = f"{rule.first_folds} fold{'s' if rule.first_folds > 1 else ''} first, "
+    words = f"{rule.stopping} {fold if rule.first_folds else ''}{rule.grace}, {rule.factor}"
+    regrets = [outcome.regret for outcome in outcomes]
+    return [
+        setting.sampler,
+        rule.stopping if rule.stopping == NO_STOPPING else words,
+        "published" if setting.published else "",
+        f"{statistics.mean(regrets):.1%}",
+        f"{statistics.stdev(regrets) / len(regrets) ** 0.5:.1%}",
+        f"{statistics.mean(o.early for o in outcomes):.1%}",
+        *(f"{statistics.mean(o.at_cost[k] for o in outcomes):.1%}" for k in range(2)),
+        f"{statistics.mean(o.epochs for o in outcomes):.0%}",
+        f"{statistics.mean(o.complete for o in outcomes):.0f}",
+        f"{statistics.mean(o.seconds for o in outcomes):.2f}",
     ]
-    print(
-        f"{setting.sampler:<16} {setting.stopping + setting.first_name:<33} {' '.join(cells)} "
-        f"{statistics.mean(o.epochs for o in outcomes):>6.0f} "
-        f"{statistics.mean(o.regret for o in outcomes):>7.2%}",
-        flush=True,
-    )
+
+
+class _Search(Listener):
+    """An Optuna study that is told what a replay does, as `wpm.studies.study` tells its own."""
+
+    def __init__(self, landscape: Landscape, setting: Setting, seed: int) -> None:
+        self._landscape, self._rng = landscape, np.random.default_rng(seed)
+        self.protocol = setting.rule.change(landscape.study.protocol)
+        self.rungs = setting.rule.rungs(landscape.study.protocol)
+        self._space: dict[str, BaseDistribution] = {
+            a.name: FloatDistribution(a.low, a.high, log=a.log) for a in landscape.axes
+        }
+        self._study = optuna.create_study(
+            direction="maximize",
+            sampler=build_sampler(setting.sampler, seed, 0, self.rungs.steps, self._space),
+            pruner=optuna.pruners.NopPruner(),
+        )
+        self.known = published_points(landscape) if setting.published else []
+        for point in self.known:
+            self._study.enqueue_trial(dict(point))
+        self._trials: dict[int, optuna.Trial] = {}
+        self.true: dict[int, float] = {}
+        self.seconds, self.epochs, self.best = 0.0, 0, -1.0
+        self.regrets: list[tuple[int, float]] = []  # epochs spent, and regret from then on
+        self._histories: dict[int, History] = {}
+        self._reports: dict[int, int] = {}
+
+    def start(self, number: int) -> History:
+        """Propose a configuration, and return what it would report."""
+        before = time.process_time()
+        trial = self._study.ask(self._space)
+        self.seconds += time.process_time() - before
+        self._trials[number] = trial
+        self.true[number] = self._landscape.score(trial.params)
+        curves = self._landscape.train(trial.params, self._rng)
+        history = curves.under(self.protocol.max_epochs, self.protocol.first_folds)
+        self._histories[number], self._reports[number] = history, 0
+        return history
+
+    def on_report(self, number: int, step: int, value: float) -> None:
+        """Report to the study, and count the epochs."""
+        self._trials[number].report(value, step)
+        self.epochs += self._histories[number].costs[self._reports[number]]
+        self._reports[number] += 1
+
+    def on_end(self, number: int, value: float | None) -> None:
+        """Tell the study."""
+        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+        self._study.tell(self._trials[number], value, state)
+        if value is not None and value > self.best:
+            self.best = value
+            self.regrets.append((self.epochs, 1 - self.true[number] / self._landscape.best))
+
+
+def published_points(landscape: Landscape) -> list[Mapping[str, float]]:
+    """Return what was published for the row on every data set, without repetitions."""
+    space = load_space(Row.parse(landscape.study.row))
+    names = [axis.name for axis in landscape.axes]
+    points = [
+        {**space.thresholds, **space.find_published(dataset).parameters}
+        for dataset in ("cub200", "cars196", "sop")
+    ]
+    return [{name: point[name] for name in names} for point in points]
 
 
 def search(landscape: Landscape, setting: Setting, seed: int) -> SearchOutcome:
@@ -167,48 +235,28 @@ def search(landscape: Landscape, setting: Setting, seed: int) -> SearchOutcome:
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", ExperimentalWarning)
-    stopped_as = STOPPING[setting.stopping]
-    protocol = find_protocol("small", "omniglot")
-    study = optuna.create_study(
-        direction="maximize",
-        sampler=MORE_SAMPLERS[setting.sampler](seed)
-        if setting.sampler in MORE_SAMPLERS
-        else build_sampler(setting.sampler, seed, trials=0),
-        pruner=build_pruner(protocol, early_stopping=stopped_as is not None),
-    )
-    for point in setting.first:
-        study.enqueue_trial(dict(point))
-    rng = np.random.default_rng(seed)
-    scores: dict[int, float] = {}
-
-    def start(trial: optuna.Trial) -> History:
-        parameters = {
-            axis.name: trial.suggest_float(axis.name, axis.low, axis.high, log=axis.log)
-            for axis in landscape.axes
-        }
-        scores[trial.number] = landscape.score(parameters)
-        return landscape.train(parameters, rng)
-
-    ended = replay(study, start, TRIALS, WORKERS, stopped_as or TrialState.PRUNED)
-    return judge(ended, scores, landscape.best)
-
-
-def judge(
-    ended: Sequence[ReplayedTrial], scores: Mapping[int, float], best: float
-) -> SearchOutcome:
-    """Compare what a search found with the best of the landscape."""
-    complete = [(count, t) for count, t in enumerate(ended, start=1) if t.complete]
-    first = [
-        next((count for count, t in complete if scores[t.number] >= near * best), None)
-        for near in NEAR
-    ]
-    chosen = max((t for _, t in complete), key=lambda t: t.value)
+    run = _Search(landscape, setting, seed)
+    ended = replay(run.start, run.rungs, TRIALS, WORKERS, run, known=len(run.known))
+    full = TRIALS * landscape.study.protocol.folds * landscape.study.protocol.max_epochs
     return SearchOutcome(
-        tuple(count or len(ended) for count in first),
-        tuple(count is not None for count in first),
-        sum(t.cost for t in ended),
-        1 - scores[chosen.number] / best,
+        regret=run.regrets[-1][1],
+        early=_early_regret(ended, run.true, landscape.best),
+        at_cost=(_regret_at(run.regrets, full / 10), _regret_at(run.regrets, full / 5)),
+        epochs=run.epochs / full,
+        complete=sum(trial.complete for trial in ended),
+        seconds=run.seconds / TRIALS,
     )
+
+
+def _early_regret(ended: Sequence[ReplayedTrial], true: Mapping[int, float], best: float) -> float:
+    """Return the regret of the best-looking complete trial among the first ones; 1 if none."""
+    first = [trial for trial in ended if trial.complete and trial.number < EARLY]
+    chosen = max(first, key=lambda trial: trial.value, default=None)
+    return 1.0 if chosen is None else 1 - true[chosen.number] / best
+
+
+def _regret_at(regrets: Sequence[tuple[int, float]], epochs: float) -> float:
+    return next((regret for spent, regret in reversed(regrets) if spent <= epochs), 1.0)
 
 
 if __name__ == "__main__":

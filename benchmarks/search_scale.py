@@ -66,7 +66,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.workers, args.trials_per_worker = [64], 3
-    histories = [t["history"] for study in read_studies(args.histories) for t in study["trials"]]
+    histories = [
+        trial.under(study.protocol.max_epochs, first_folds=0)
+        for study in read_studies(args.histories)
+        for trial in study.curves
+    ]
     print(f"{platform.processor() or platform.machine()}, {count_cpus()} cores; {len(ROWS)} "
           f"studies, {args.trials_per_worker} trials a worker, times x {args.scale:g}")  # fmt: skip
     for workers in [args.ray] if args.ray else args.workers:
@@ -172,7 +176,7 @@ def describe_history(history: History, scale: float) -> dict[str, Any]:
             best_map_at_r=value, best_epoch=epoch, stopped=False, training_seconds=seconds,
             validation_seconds=0.0, images_per_second=0.0),))
         for epoch, value, seconds in zip(
-            history.epochs, history.values, history.seconds, strict=True)
+            history.steps, history.values, history.seconds, strict=True)
     ]  # fmt: skip
     return {
         "waits": waits,
