@@ -40,6 +40,9 @@ def launch(
         if options.check_pipeline:
             return _check_pipeline(options, console)
         plan = _make_checked_plan(options, spaces, console)
+        if not (options.doctor or options.only_fetches):
+            for line in plan.describe_further():
+                console.line(line)
         if options.doctor or options.dry_run:
             return _look_ahead(plan)
         if options.only_fetches:

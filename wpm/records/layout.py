@@ -39,6 +39,11 @@ FORMAT = 1  # raise when a reader of the old layout would misread the new
 _FURTHER_SEARCH = re.compile(r"(?P<row>.+)\.search-(?P<search>[2-9]|[1-9][0-9]+)")
 
 
+def label_search(row: str, search: int) -> str:
+    """Name a search of a row, as its folder is named."""
+    return row if search == 1 else f"{row}.search-{search}"
+
+
 @dataclass(frozen=True)
 class StudyPlace:
     """Where the records of a study are.
@@ -77,7 +82,7 @@ class StudyPlace:
     @property
     def label(self) -> str:
         """The row, and which search it is unless it is the first: `contrastive.search-2`."""
-        return str(self.row) if self.search == 1 else f"{self.row}.search-{self.search}"
+        return label_search(str(self.row), self.search)
 
     @property
     def folder(self) -> Path:
