@@ -66,6 +66,7 @@ def test_several_searches_are_made_trained_again_and_told_apart(tmp_path: Path) 
     rows = ("--rows", "contrastive")
     output = launcher.run(*rows, "--trials", "2", "--searches", "2")
     assert output.count("folder/smoke/contrastive.search-2 trial") == 2, output
+    assert "next: python launch.py --best-only --searches 2 with the same selection" in output
     assert {row: len(s) for row, s in study_states(launcher.run_root).items()} == {
         "contrastive": 2,
         "contrastive.search-2": 2,

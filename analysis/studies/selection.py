@@ -10,7 +10,6 @@ from wpm.cli.entry import complain
 from wpm.errors import UserError
 from wpm.formatting import name_first
 from wpm.records import StudyPlace, find_studies, read_study
-from wpm.rows import Row
 
 _T = TypeVar("_T")
 
@@ -41,9 +40,13 @@ def find_selected(args: argparse.Namespace) -> tuple[list[StudyPlace], list[str]
 
 
 def _check_names(root: Path, *names: str | None) -> None:
-    """Refuse names that no study can have."""
+    """Refuse names that no study can have, and the name of a search where a row is asked for."""
     dataset, protocol, row = ("any" if name is None else name for name in names)
-    StudyPlace(root, dataset, protocol, Row.parse(row))
+    place = StudyPlace.from_label(root, dataset, protocol, row)
+    if place.search > 1:
+        raise UserError(
+            f"--row {row} names a search; give --row {place.row} --search {place.search}"
+        )
 
 
 def select_studies(args: argparse.Namespace) -> list[StudyPlace]:

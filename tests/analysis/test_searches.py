@@ -106,6 +106,14 @@ def test_search_that_is_not_there_is_named(
     assert "0 is too small, must be at least 1" in capsys.readouterr().err
 
 
+def test_name_of_a_search_is_not_taken_for_a_row(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--run-root", str(run_root), "--row", "contrastive.search-2"]
+    assert rank_trials.main(arguments) == 2
+    assert "give --row contrastive --search 2" in capsys.readouterr().err
+
+
 def test_ranking_across_studies_has_a_column_of_searches(
     run_root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
