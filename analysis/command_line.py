@@ -11,7 +11,7 @@ from wpm.cli.entry import (
     output_error,
     run_to_end,
 )
-from wpm.cli.parser import CommandParser, any_path, script_name
+from wpm.cli.parser import CommandParser, any_path, at_least, script_name
 from wpm.errors import UserError
 from wpm.formatting import FORMATS
 
@@ -26,6 +26,10 @@ def build_parser(
     # launch.py calls this flag --rows: people can give the same selection to both.
     which.add_argument("--row", "--rows", nargs="*", metavar="ROW", help="LOSS or LOSS+wpm")
     which.add_argument("--protocol", nargs="+", metavar="NAME", help="protocols")
+    which.add_argument(
+        "--search", nargs="+", type=at_least(1), metavar="N",
+        help="searches by number, where rows were searched several times (launch.py --searches)",
+    )  # fmt: skip
     which.add_argument("--run-root", type=any_path, default="runs", help="records [runs]")
     return parser
 

@@ -20,9 +20,10 @@ from wpm.records import StudyPlace
 DESCRIPTION = """Embed the test images with the models of each study's best configuration.
 
 The models are those of the first tested run of the configuration that is best in validation.
-Writes embeddings, labels and thumbnails to OUT/DATASET/PROTOCOL/ROW; python -m analysis.report
---embeddings OUT shows them. The images must be those that the run was tested on. Every time that
-test images are opened, a line is added to the study's test_access.jsonl.
+Writes embeddings, labels and thumbnails to OUT/DATASET/PROTOCOL/ROW, of a further search to
+ROW.search-2 and so on; python -m analysis.report --embeddings OUT shows them. The images must be
+those that the run was tested on. Every time that test images are opened, a line is added to the
+study's test_access.jsonl.
 """
 EXAMPLES = """  python -m analysis.embed --dataset omniglot
   python -m analysis.embed --dataset folder --data-root DIR --row triplet+wpm --out embeddings

@@ -40,6 +40,7 @@ def _repeat_command(args: argparse.Namespace) -> str:
     for flag in ("dataset", "protocol", "row"):
         names = getattr(args, flag)
         command += [f"--{flag}", *names] if names else []
+    command += ["--search", *map(str, args.search)] if args.search else []
     command += ["--run-root", str(args.run_root)] if args.run_root != Path("runs") else []
     return shlex.join(command)
 

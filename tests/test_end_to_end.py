@@ -61,6 +61,40 @@ def test_search_final_runs_ranking_and_table(tmp_path: Path) -> None:
     assert status.count("finished") == 2
 
 
+def test_several_searches_are_made_trained_again_and_told_apart(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path)
+    rows = ("--rows", "contrastive")
+    output = launcher.run(*rows, "--trials", "2", "--searches", "2")
+    assert output.count("folder/smoke/contrastive.search-2 trial") == 2, output
+    assert "next: python launch.py --best-only --searches 2 with the same selection" in output
+    assert {row: len(s) for row, s in study_states(launcher.run_root).items()} == {
+        "contrastive": 2,
+        "contrastive.search-2": 2,
+    }
+    status = launcher.run("--status")
+    assert status.count("finished") == 2
+
+    ahead = launcher.run(*rows, "--best-only", "--runs", "1", "--searches", "2", "--dry-run")
+    assert "folder/smoke/contrastive.search-2" in ahead
+    output = launcher.run(*rows, "--best-only", "--runs", "1", "--searches", "2")
+    assert output.count("tested") == 2, output
+    for place, seed in zip(find_studies(launcher.run_root), (1000, 2000), strict=True):
+        (final,), _ = read_finals(place)
+        assert [run.seed for run in final.tested] == [seed]
+        (line,) = (place.folder / "test_access.jsonl").read_text().splitlines()
+        assert f"seed-{seed}" in line
+    assert "left out search 2" in launcher.run(*rows, "--trials", "2")
+
+    out = tmp_path / "exported"
+    answer = subprocess.run(
+        [sys.executable, "-m", "analysis.export", "--run-root", str(launcher.run_root),
+         "--out", str(out)],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "contrastive was searched 2 times; taken is search" in answer.stderr
+    assert len(list(out.glob("*.safetensors"))) == 4
+
+
 def test_search_never_opens_a_test_image(tmp_path: Path) -> None:
     launcher = Launcher(tmp_path)
     site = tmp_path / "site"

@@ -7,7 +7,15 @@ from pathlib import Path
 from analysis.studies.selection import report_problems, require_study
 from wpm.errors import UserError
 from wpm.protocols import protocol_from_json
-from wpm.records import ScoredRun, StudyPlace, TrainingFolder, best_tested, read_finals
+from wpm.records import (
+    FinalRecord,
+    ScoredRun,
+    StudyPlace,
+    TrainingFolder,
+    best_tested,
+    chosen_order,
+    read_finals,
+)
 from wpm.records.exports import ExportedModel, write_export
 
 
@@ -39,6 +47,36 @@ def find_best_runs(place: StudyPlace) -> Sequence[BestRun]:
     return [
         BestRun(best.folder / f"seed-{run.seed}", best.chosen.trial, run) for run in best.tested
     ]
+
+
+def choose_search(places: Sequence[StudyPlace]) -> StudyPlace:
+    """Return the search of a row whose tested configuration is the best in validation.
+
+    Damaged records, and the choice if there is one, are named on stderr.
+
+    Args:
+        places: the searches of one row, at least one.
+    """
+    if len(places) == 1:
+        return places[0]
+    found: list[tuple[FinalRecord, StudyPlace]] = []
+    for place in places:
+        finals, problems = read_finals(place)
+        report_problems(problems)
+        best = best_tested(finals)
+        if best is not None:
+            found.append((best, place))
+    if not found:
+        return places[0]
+    best, place = min(found, key=lambda pair: (chosen_order(pair[0]), pair[1].search))
+    report_problems(
+        [
+            f"{place.row} was searched {len(places)} times; taken is search {place.search}, the "
+            f"best in validation of {len(found)} with tested runs ({best.chosen}); --search takes "
+            "another"
+        ]
+    )
+    return place
 
 
 def export_run(place: StudyPlace, number: int, out: Path) -> list[Path]:

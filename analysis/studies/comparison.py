@@ -76,7 +76,7 @@ def compare_rows(
     """
     if first.place.protocol != second.place.protocol:
         first, second = (
-            replace(row, label=f"{row.place.protocol}/{row.place.row}") for row in (first, second)
+            replace(row, label=f"{row.place.protocol}/{row.place.label}") for row in (first, second)
         )
     scores = [_scores_by_seed(row, view, metric) for row in (first, second)]
     seeds = tuple(sorted(scores[0].keys() & scores[1].keys()))

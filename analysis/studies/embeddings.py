@@ -38,7 +38,7 @@ class EmbeddedRun:
 
 def folder_of(root: Path, place: StudyPlace) -> Path:
     """Return the folder of a study's embeddings."""
-    return root / place.dataset / place.protocol / str(place.row)
+    return root / place.dataset / place.protocol / place.label
 
 
 def write_embedded(folder: Path, run: EmbeddedRun) -> None:

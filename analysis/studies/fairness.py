@@ -154,6 +154,8 @@ def find_footnotes(rows: Sequence[RowRecord]) -> dict[str, list[str]]:
 def _find_twins(row: RowRecord, rows: Sequence[RowRecord]) -> Iterator[tuple[RowRecord, RowRecord]]:
     """Yield every pair of twins that contains a row, with the plain row first."""
     for other in rows:
+        if other.place.search != row.place.search:
+            continue
         if other.place.row.twin == row.place.row:
             yield row, other
         elif row.place.row.twin == other.place.row:

@@ -119,8 +119,8 @@ class RowRecord:
 
     @property
     def name(self) -> str:
-        """Name of the row, for people."""
-        return self.label or str(self.place.row)
+        """Name of the row, for people, with the search unless it is the first."""
+        return self.label or self.place.label
 
     @property
     def ended(self) -> Sequence[TrialOutcome]:

@@ -10,7 +10,6 @@ from wpm.cli.entry import complain
 from wpm.errors import UserError
 from wpm.formatting import name_first
 from wpm.records import StudyPlace, find_studies, read_study
-from wpm.rows import Row
 
 _T = TypeVar("_T")
 
@@ -26,18 +25,28 @@ def find_selected(args: argparse.Namespace) -> tuple[list[StudyPlace], list[str]
     places: set[StudyPlace] = set()
     missing = []
     root: Path = args.run_root
-    for names in product(args.dataset or [None], args.protocol or [None], args.row or [None]):
-        dataset, protocol, row = (name if name is not None else "any" for name in names)
-        StudyPlace(root, dataset, protocol, Row.parse(row))  # checks the names
-        found = find_studies(root, *names)
+    names = product(args.dataset or [None], args.protocol or [None], args.row or [None])
+    for (dataset, protocol, row), search in product(names, args.search or [None]):
+        _check_names(root, dataset, protocol, row)
+        found = find_studies(root, dataset, protocol, row, search)
         places.update(found)
         if not found:
-            name = "/".join(name or "*" for name in names)
-            missing.append(f"no study {name} under {root}")
+            name = "/".join(name or "*" for name in (dataset, protocol, row))
+            which = "" if search is None else f", search {search},"
+            missing.append(f"no study {name}{which} under {root}")
     if not places:
         raise UserError(_describe_absence(args))
-    in_order = sorted(places, key=lambda place: (place.dataset, place.protocol, str(place.row)))
-    return in_order, missing
+    return sorted(places, key=lambda place: place.order), missing
+
+
+def _check_names(root: Path, *names: str | None) -> None:
+    """Refuse names that no study can have, and the name of a search where a row is asked for."""
+    dataset, protocol, row = ("any" if name is None else name for name in names)
+    place = StudyPlace.from_label(root, dataset, protocol, row)
+    if place.search > 1:
+        raise UserError(
+            f"--row {row} names a search; give --row {place.row} --search {place.search}"
+        )
 
 
 def select_studies(args: argparse.Namespace) -> list[StudyPlace]:
@@ -55,12 +64,14 @@ def _describe_absence(args: argparse.Namespace) -> str:
     """Say that there are no such studies, which studies there are, and how to make them."""
     selection = {"--dataset": args.dataset, "--protocol": args.protocol, "--rows": args.row}
     asked = [f"{flag} {' '.join(names)}" for flag, names in selection.items() if names]
+    asked += [f"--search {' '.join(map(str, args.search))}"] if args.search else []
     there = [place.name for place in find_studies(args.run_root)]
     named = name_first(there, _MOST_NAMED)
     command = ["python launch.py"]
     # A launch takes one data set and one protocol, but any number of rows.
     command += [f"{flag} {names[0]}" for flag, names in list(selection.items())[:2] if names]
     command += [f"--rows {' '.join(args.row)}"] if args.row else []
+    command += [f"--searches {max(args.search)}"] if args.search else []
     command += [f"--run-root {args.run_root}"] if args.run_root != Path("runs") else []
     return (
         f"no studies{' of ' if asked else ''}{' '.join(asked)} under {args.run_root}"

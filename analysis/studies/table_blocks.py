@@ -24,6 +24,13 @@ class TableLine:
     published: Scores = field(default_factory=dict)
 
     @property
+    def order(self) -> tuple[str, str, int]:
+        """A sort key that puts a row with a miner below its plain twin, searches by number."""
+        if self.row is None:
+            return (*twin_order(Row.parse(self.name)), 0)
+        return (*twin_order(self.row.place.row), self.row.place.search)
+
+    @property
     def finals(self) -> FinalRuns | None:
         """The final runs of the row; None if there are none."""
         return self.row.finals if self.row else None
@@ -49,11 +56,15 @@ class TableBlock:
 
     @property
     def lines(self) -> list[TableLine]:
-        """The rows with a study and those that are only published; a twin follows its plain row."""
-        ours = {row.name: row for row in self.rows}
-        published = self.published or {}
-        names = sorted({*ours, *published}, key=lambda name: twin_order(Row.parse(name)))
-        return [TableLine(name, ours.get(name), published.get(name, {})) for name in names]
+        """The rows with a study and those that are only published; a twin follows its plain row.
+
+        Each search of a row that was searched several times has a line of its own.
+        """
+        published = dict(self.published or {})
+        ours = [TableLine(r.name, r, published.get(str(r.place.row), {})) for r in self.rows]
+        known = {str(row.place.row) for row in self.rows}
+        others = [TableLine(name, None, published[name]) for name in published.keys() - known]
+        return sorted([*ours, *others], key=lambda line: line.order)
 
     @property
     def dimensions(self) -> dict[str, int]:
@@ -83,7 +94,10 @@ def make_blocks(
     def key_of(row: RowRecord) -> tuple[str, str]:
         return row.place.dataset, row.place.protocol
 
-    ordered = sorted(rows, key=lambda row: (*key_of(row), *twin_order(row.place.row)))
+    def order_of(row: RowRecord) -> tuple[str, str, str, str, int]:
+        return *key_of(row), *twin_order(row.place.row), row.place.search
+
+    ordered = sorted(rows, key=order_of)
     grouped = {key: list(group) for key, group in groupby(ordered, key=key_of)}
     protocols = {protocol for _, protocol in grouped}
     keys = {*grouped, *((dataset, protocol) for dataset in datasets for protocol in protocols)}

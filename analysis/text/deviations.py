@@ -21,11 +21,11 @@ def format_deviations(rows: Sequence[RowRecord], style: str) -> str:
     """
     if style == "csv":
         lines = [
-            [row.place.dataset, row.place.protocol, str(row.place.row), *vars(found).values()]
+            [*row.place.order, *vars(found).values()]
             for row in rows
             for found in find_deviations(row)
         ]
-        return format_csv(("dataset", "protocol", "row", *_COLUMNS), lines)
+        return format_csv(("dataset", "protocol", "row", "search", *_COLUMNS), lines)
     return "\n\n".join(_lay_out(row).format(style) for row in rows)
 
 

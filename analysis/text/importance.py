@@ -7,7 +7,7 @@ from analysis.numbers.boundary import describe_edges
 from analysis.studies.parameter_importance import RowImportance, describe_agreement
 from analysis.text.layout import NotedTable, format_csv, format_percent, format_points
 
-_CSV_COLUMNS = ("dataset", "protocol", "row", "parameter", "target", "trials", "fanova",
+_CSV_COLUMNS = ("dataset", "protocol", "row", "search", "parameter", "target", "trials", "fanova",
                 "permutation", "skill", "kendall", "best_trial", "best_value", "low", "high",
                 "scale", "edge", "edge_distance", "next_low", "next_high", "next_scale",
                 "why_not")  # fmt: skip
@@ -81,7 +81,7 @@ def _csv_lines(row: RowImportance) -> list[list[Any]]:
     checks = {check.distance.parameter: check for check in row.checks}
     lines = []
     for parameter, bounds in row.search.searched.items():
-        line: list[Any] = [place.dataset, place.protocol, str(place.row), parameter]
+        line: list[Any] = [*place.order, parameter]
         line += (
             [
                 importance.target, importance.trials, importance.fanova.get(parameter),

@@ -14,7 +14,7 @@ from wpm.formatting import format_table
 from wpm.records import TrialState
 
 _TRACE_COUNTS = (1, 5, 10, 20, 50)  # numbers of trials at which two searches are compared
-_STUDY_COLUMNS = ("dataset", "protocol", "row")
+_STUDY_COLUMNS = ("dataset", "protocol", "row", "search")
 _EXPLAINED = (TrialState.FAILED, TrialState.DIVERGED)  # states whose reason people see
 _TEXT_COLUMNS = ("rank", "trial", "state", "score", "score_deviation", "epochs", "device_hours")
 

@@ -4,12 +4,11 @@ from collections.abc import Sequence
 
 from analysis.studies.published import read_scores
 from analysis.studies.row_results import METRICS, VIEWS
-from analysis.studies.table_blocks import TableBlock, TableLine, twin_order
+from analysis.studies.table_blocks import TableBlock, TableLine
 from analysis.text.footnotes import Footnotes, describe_block
 from analysis.text.latex import LATEX, DatasetColumns, Entry, escape_latex, format_page
 from analysis.text.layout import NotedTable, format_hours
 from analysis.text.table_cells import format_cells, join_cell
-from wpm.rows import Row
 
 
 def format_side_by_side(blocks: Sequence[TableBlock], style: str) -> str:
@@ -36,7 +35,8 @@ def _format_beside(protocol: str, blocks: Sequence[TableBlock], style: str) -> s
     views = {block.dataset: [_view_label(block, view) for view in VIEWS] for block in blocks}
     lines = [{line.name: line for line in block.lines} for block in blocks]
     rows = []
-    for name in sorted({name for named in lines for name in named}, key=_published_order):
+    orders = {name: _published_order(line) for named in lines for name, line in named.items()}
+    for name in sorted(orders, key=lambda name: orders[name]):
         # If a row has no study on one of the data sets, its cells there are empty.
         found = [named.get(name, TableLine(name)) for named in lines]
         rows.append((name, list(zip(blocks, found, strict=True))))
@@ -104,8 +104,8 @@ def _describe_costs(block: TableBlock) -> list[str]:
     ]
 
 
-def _published_order(name: str) -> tuple[int, str, str]:
+def _published_order(line: TableLine) -> tuple[int, str, str, int]:
     """Return a sort key: the published order, then by name; a row with a miner follows its twin."""
     published = list(read_scores("cub200", "mlrc"))
-    loss, miner = twin_order(Row.parse(name))
-    return published.index(loss) if loss in published else len(published), loss, miner
+    loss = line.order[0]
+    return published.index(loss) if loss in published else len(published), *line.order

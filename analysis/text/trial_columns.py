@@ -38,6 +38,7 @@ COLUMNS: Mapping[str, Column] = {
     "dataset": Column("data set", lambda trial: trial.place.dataset, numeric=False),
     "protocol": Column("protocol", lambda trial: trial.place.protocol, numeric=False),
     "row": Column("row", lambda trial: str(trial.place.row), numeric=False),
+    "search": Column("search", lambda trial: trial.place.search),
     "rank": Column("rank", lambda trial: trial.rank),
     "trial": Column("trial", lambda trial: trial.number),
     "state": Column("state", lambda trial: trial.state.for_people, numeric=False),

@@ -297,14 +297,14 @@ def test_csv_is_one_flat_table_of_exact_numbers(
     assert rank(run_root, "--format", "csv") == 0
     rows = read_csv(capsys.readouterr().out)
     assert list(rows[0]) == [
-        "dataset", "protocol", "row", "rank", "trial", "state", "score", "score_deviation",
-        "epochs", "seconds", "device_hours", "edge_distance", "edge", "beta", "margin", "sharpness",
-        "reason",
+        "dataset", "protocol", "row", "search", "rank", "trial", "state", "score",
+        "score_deviation", "epochs", "seconds", "device_hours", "edge_distance", "edge", "beta",
+        "margin", "sharpness", "reason",
     ]  # fmt: skip
     assert rows[0] == {
-        "dataset": "glyphs", "protocol": "smoke", "row": "margin", "rank": "1", "trial": "0",
-        "state": "complete", "score": str(1 / 3), "score_deviation": "", "epochs": "20",
-        "seconds": "65.25", "device_hours": "0.018125", "edge_distance": "",
+        "dataset": "glyphs", "protocol": "smoke", "row": "margin", "search": "1", "rank": "1",
+        "trial": "0", "state": "complete", "score": str(1 / 3), "score_deviation": "",
+        "epochs": "20", "seconds": "65.25", "device_hours": "0.018125", "edge_distance": "",
         "edge": "", "beta": "1.2", "margin": "", "sharpness": "", "reason": "",
     }  # fmt: skip
     assert [row["trial"] for row in rows[1:]] == ["3", "0", "5", "2", "4", "6", "1"]
@@ -485,8 +485,14 @@ def test_scores_are_fractions_in_conditions_and_missing_ones_meet_none(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--where", "sharpnes > 16"], "--where: unknown name 'sharpnes'; choose from rank, trial"),
-        (["--where", "state == 1"], "--where: unknown name 'state'; choose from rank, trial"),
+        (
+            ["--where", "sharpnes > 16"],
+            "--where: unknown name 'sharpnes'; choose from search, rank",
+        ),
+        (
+            ["--where", "state == 1"],
+            "--where: unknown name 'state'; choose from search, rank",
+        ),
         (["--sort", "accuracy"], "--sort: unknown name 'accuracy'; choose from dataset, protocol"),
         (["--columns", "row", "x"], "--columns: unknown name 'x'; choose from dataset, protocol"),
     ],

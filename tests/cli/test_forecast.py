@@ -40,6 +40,15 @@ def test_row_is_timed_on_another_data_set_if_it_must_be(tmp_path: Path) -> None:
     assert (unknown.pieces, unknown.seconds) == (5, None)
 
 
+def test_further_search_is_timed_by_the_rows_other_searches_first(tmp_path: Path) -> None:
+    for dataset, seconds in (("glyphs", 50.0), ("omniglot", 12.0)):
+        place = write_search(tmp_path, "triplet", [COMPLETE], 1, dataset=dataset)
+        write_reports(place.trial_folder(0), seconds)
+    forecast = forecast_search(StudyPlace(tmp_path, "omniglot", "small", Row("triplet"), 2), 5)
+    assert (forecast.pieces, forecast.seconds) == (5, 12.0)
+    assert forecast.source == "1 trials of omniglot/small/triplet"
+
+
 def test_final_runs_are_timed_by_their_own_kind_first(tmp_path: Path) -> None:
     place = write_search(tmp_path, "triplet", [COMPLETE, PRUNED], 2)
     for number in range(2):

@@ -53,6 +53,17 @@ def test_study_without_failures_has_one_line(tmp_path: Path) -> None:
     assert len(format_status(tmp_path).splitlines()) == 2
 
 
+def test_every_search_of_a_row_has_a_line_with_its_number(tmp_path: Path) -> None:
+    for search in (10, 2, 1):
+        write_searched(tmp_path, trials=3 + search, search=search)
+    lines = format_status(tmp_path).splitlines()[1:]
+    assert [line.split()[:2] for line in lines] == [
+        ["omniglot/small/contrastive+wpm", "4/4"],
+        ["omniglot/small/contrastive+wpm.search-2", "5/5"],
+        ["omniglot/small/contrastive+wpm.search-10", "13/13"],
+    ]
+
+
 def test_share_of_time_that_saving_took_is_shown_where_it_was_recorded(tmp_path: Path) -> None:
     place = write_searched(tmp_path, trials=2)
     header, row = format_status(tmp_path).splitlines()

@@ -14,7 +14,7 @@ from wpm.jobs.held_out_embeddings import embed_test_images
 from wpm.jobs.job import StepResult
 from wpm.records import Chosen, Outcome, TrainingFolder, TrialState, read_finals
 from wpm.studies.best_trials import check_same_study, choose_best_trials
-from wpm.studies.final_plan import FIRST_SEED, FinalPlan
+from wpm.studies.final_plan import FinalPlan
 from wpm.studies.final_runs import FinalRunsWork
 from wpm.studies.plan import StudyPlan
 from wpm.studies.study import Study
@@ -62,6 +62,16 @@ def test_other_protocol_or_images_are_refused(study_plan: StudyPlan) -> None:
         check_same_study(study_plan.place, study_plan.protocol, Path("folder-20px-0123"), "random")
 
 
+def test_final_runs_of_every_search_have_seeds_of_their_own(
+    study_plan: StudyPlan, tmp_path: Path
+) -> None:
+    plan = final_plan(study_plan, tmp_path)
+    further = dataclasses.replace(plan, place=dataclasses.replace(plan.place, search=3))
+    assert [plan.seed_of(run) for run in range(3)] == [1000, 1001, 1002]
+    assert [further.seed_of(run) for run in range(3)] == [3000, 3001, 3002]
+    assert further.run_folder(1).name == "seed-3001"
+
+
 def test_every_seed_is_trained_on_every_fold_then_tested(
     study_plan: StudyPlan, tmp_path: Path
 ) -> None:
@@ -76,7 +86,7 @@ def test_every_seed_is_trained_on_every_fold_then_tested(
     (final,), _ = read_finals(study_plan.place)
     results = final.tested
     assert final.chosen.trial == 1
-    assert [r.seed for r in results] == [FIRST_SEED, FIRST_SEED + 1]
+    assert [r.seed for r in results] == [1000, 1001]
     for result in results:
         assert result.test_images == 32
         assert result.test_classes == 8

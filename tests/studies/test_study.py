@@ -15,10 +15,10 @@ from wpm.errors import LockedError, UserError
 from wpm.jobs.work import Decision
 from wpm.protocols import NO_STOPPING
 from wpm.records import Outcome, TrainingFolder, TrialState, read_study, read_trials, write_study
-from wpm.studies.final_plan import FIRST_SEED
 from wpm.studies.journal import open_journal
 from wpm.studies.plan import StudyPlan
 from wpm.studies.samplers import SAMPLER_NAMES
+from wpm.studies.seeds import MAX_SEARCHES, RUNS_PER_SEARCH, final_seed
 from wpm.studies.study import Study
 
 
@@ -278,7 +278,9 @@ def test_trials_share_a_seed_unless_each_gets_a_new_one(tmp_path: Path) -> None:
     new = dataclasses.replace(make_plan(tmp_path / "new", trials=3, seed=7), new_trial_seeds=True)
     drawn = seeds(new)
     assert len(set(drawn)) == 3
-    assert min(drawn) > FIRST_SEED + 100_000, "no final run repeats a trial"
+    assert min(drawn) > final_seed(MAX_SEARCHES, RUNS_PER_SEARCH - 1), (
+        "no final run repeats a trial"
+    )
     assert seeds(new) == drawn, "orphans keep theirs"
     with pytest.raises(UserError, match="trial_seeds = 'new', now 'common'"):
         Study(dataclasses.replace(new, new_trial_seeds=False))

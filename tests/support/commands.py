@@ -92,7 +92,7 @@ def workers_of(launcher: Launcher) -> dict[int, Path]:
 
 
 def study_states(run_root: Path) -> dict[str, list[str]]:
-    """Return the states of all trials in Optuna's storage, by row."""
+    """Return the states of all trials in Optuna's storage, by row and search."""
     code = (
         "import optuna, sys, json\n"
         "from optuna.storages import JournalStorage\n"
@@ -108,5 +108,5 @@ def study_states(run_root: Path) -> dict[str, list[str]]:
             [sys.executable, "-c", code, str(place.journal)],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
-        states[str(place.row)] = json.loads(answer.stdout)
+        states[place.label] = json.loads(answer.stdout)
     return states

@@ -111,6 +111,7 @@ def write_searched(
     dataset: str = "omniglot",
     protocol: str = "small",
     ranges: Mapping[str, Mapping[str, Any]] = RANGES,
+    search: int = 1,
     **identity: Any,
 ) -> StudyPlace:
     """Write a study.
@@ -125,9 +126,10 @@ def write_searched(
         dataset: the study's data set.
         protocol: the name of its protocol.
         ranges: the parameters' ranges.
+        search: which of the row's searches it is.
         identity: changes to the study's identity.
     """
-    place = StudyPlace(root, dataset, protocol, Row.parse(row))
+    place = StudyPlace(root, dataset, protocol, Row.parse(row), search)
     standard = {
         "protocol": PROTOCOL, "images": {"pixels": "abc"}, "early_stopping": bool(stopped),
         "searched": ranges, "fixed": {}, "seed": 0, "weights": "random", "row": row,

@@ -41,13 +41,14 @@ def write_search(
     settings: Mapping[str, Any] = PROTOCOL,
     scores: Sequence[float] | None = None,
     hours: float = 1.0,
+    search: int = 1,
     **identity: Any,
 ) -> StudyPlace:
     """Write a study with one trial for each state; `budget` is how many it was to have.
 
     The score of a trial is 0.1 * number unless `scores` says otherwise; it took `hours`.
     """
-    place = StudyPlace(root, dataset, protocol, Row.parse(row))
+    place = StudyPlace(root, dataset, protocol, Row.parse(row), search)
     standard = {
         "protocol": settings, "images": {"pixels": "abc"}, "early_stopping": True,
         "procedure": PROCEDURE,

@@ -40,6 +40,13 @@ FLAGS = [
     WrongInput("--trials -1", "argument --trials: -1 is too small, must be at least 1"),
     WrongInput("--trials 0", "argument --trials: 0 is too small, must be at least 1"),
     WrongInput("--trials many", "argument --trials: 'many' is not a whole number"),
+    WrongInput("--searches 0", "argument --searches: 0 is too small, must be at least 1"),
+    WrongInput("--searches two", "argument --searches: 'two' is not a whole number"),
+    WrongInput("--searches 1000", "--searches 1000 is too large, must be at most 999"),
+    WrongInput(
+        "--searches 2 --runs 1001",
+        "1001 final runs (--runs, or the protocol's) are too many for several searches",
+    ),
     WrongInput("--trials 1.5", "argument --trials: '1.5' is not a whole number"),
     WrongInput("--runs 0", "argument --runs: 0 is too small"),
     WrongInput("--top 0 --best-only", "argument --top: 0 is too small"),

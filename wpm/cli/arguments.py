@@ -166,6 +166,10 @@ def _add_search(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--trials", type=at_least(1), help="trials per study, whether they complete or not"
     )
+    group.add_argument(
+        "--searches", type=at_least(1), default=1, metavar="S",
+        help="independent searches of each row, with seeds of their own: docs/search.md [1]",
+    )  # fmt: skip
     group.add_argument("--runs", type=at_least(1), help="final runs (seeds) per configuration")
     group.add_argument(
         "--top", type=at_least(1), default=1, metavar="N",

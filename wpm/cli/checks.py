@@ -13,6 +13,7 @@ from wpm.loss_description import suggest
 from wpm.protocol_files import default_protocol, read_protocol
 from wpm.rows import Row
 from wpm.spaces import SPACES_FOLDER, SearchSpace, load_spaces
+from wpm.studies.seeds import MAX_SEARCHES
 
 PIPELINE_DATASETS = ("cub200", "cars196")  # the row without training was published for these
 _CONNECT_TIMEOUT_S = 10.0
@@ -102,8 +103,29 @@ def check_combinations(options: LaunchOptions) -> None:
         )
     if options.check_pipeline:
         check_published_figures(options)
+    check_searches(options)
     if options.top > 1 and (options.published or not options.best_only):
         raise UserError("--top needs --best-only after a search, without --published")
+
+
+def check_searches(options: LaunchOptions) -> None:
+    """Refuse more searches, or more final runs of each, than there are seeds for.
+
+    Raises:
+        UserError: names the flag and the limit.
+    """
+    if options.searches == 1:
+        return
+    if options.published:
+        raise UserError(
+            "--published trains one configuration that no search of yours chose, so --searches has "
+            "no meaning; --runs repeats it with more seeds"
+        )
+    if options.searches > MAX_SEARCHES:
+        raise UserError(
+            f"--searches {options.searches} is too large, must be at most {MAX_SEARCHES}: final "
+            "runs of more searches would have seeds of trials"
+        )
 
 
 def check_published_figures(options: LaunchOptions) -> None:

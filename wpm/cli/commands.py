@@ -40,6 +40,9 @@ def launch(
         if options.check_pipeline:
             return _check_pipeline(options, console)
         plan = _make_checked_plan(options, spaces, console)
+        if not (options.doctor or options.only_fetches):
+            for line in plan.describe_further():
+                console.line(line)
         if options.doctor or options.dry_run:
             return _look_ahead(plan)
         if options.only_fetches:
@@ -52,9 +55,16 @@ def launch(
             if prepared is not None and not run_on_ray(plan, prepared, console, on_study_end):
                 return LaunchEnd.BUDGET
         console.clear()
-        hint = "python -m analysis.table" if options.best_only else "python launch.py --best-only"
-        console.line(f"done; next: {hint} with the same selection")
+        console.line(f"done; next: {_name_next(options)} with the same selection")
     return LaunchEnd.FINISHED
+
+
+def _name_next(options: LaunchOptions) -> str:
+    """Return the command that takes up what this launch has done."""
+    if options.best_only:
+        return "python -m analysis.table"
+    searches = f" --searches {options.searches}" if options.searches > 1 else ""
+    return f"python launch.py --best-only{searches}"
 
 
 def _make_checked_plan(

@@ -77,9 +77,9 @@ def forecast_finals(
 
 
 def _alike(place: StudyPlace) -> list[StudyPlace]:
-    """Return the study, then the studies of the same row and protocol on other data sets."""
+    """Return the study, then the row's other searches, then those on other data sets."""
     others = find_studies(place.run_root, protocol=place.protocol, row=str(place.row))
-    return sorted(others, key=lambda other: other != place)
+    return sorted(others, key=lambda other: (other != place, other.dataset != place.dataset))
 
 
 def _trial_seconds(place: StudyPlace) -> Iterator[float]:

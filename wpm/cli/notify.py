@@ -14,6 +14,8 @@ from pathlib import Path
 
 from wpm.cli.options import LaunchOptions
 from wpm.errors import UserError
+from wpm.records.layout import label_search
+from wpm.rows import PRETRAINED
 from wpm.studies.study_end import StudyEnd
 
 LIMIT_S = 60.0  # a command that runs longer is killed
@@ -63,7 +65,11 @@ def make_notifier(options: LaunchOptions) -> "Notifier":
         UserError: there is no such command.
     """
     command = [] if options.notify is None else split_command(options.notify)
-    studies = " ".join(f"{options.dataset}/{row}" for row in options.row_names)
+    studies = " ".join(
+        f"{options.dataset}/{label_search(row, search)}"
+        for row in options.row_names
+        for search in range(1, (1 if row == PRETRAINED else options.searches) + 1)
+    )
     return Notifier(command, studies, options.run_root)
 
 

@@ -48,6 +48,7 @@ class LaunchOptions:
     seed: int
     # search and final runs
     trials: int | None
+    searches: int
     runs: int | None
     top: int
     stopping: str | None

@@ -29,6 +29,7 @@ from wpm.studies.final_runs import FinalRunsWork
 from wpm.studies.plan import StudyPlan, record_plan
 from wpm.studies.samplers import DEFAULT_SAMPLER
 from wpm.studies.search import SearchWork
+from wpm.studies.seeds import search_seed
 from wpm.studies.study import Study
 from wpm.studies.study_end import StudyEnd
 from wpm.training.config import TrainingConfig
@@ -130,7 +131,7 @@ def prepare_images(plan: LaunchPlan, console: Console) -> PreparedImages:
 def prepare_search(
     plan: LaunchPlan, console: Console, stack: ExitStack, on_study_end: OnStudyEnd
 ) -> Prepared | None:
-    """Decode the images, and open a study for every row that can be searched.
+    """Decode the images, and open a study for every search of a row that can be searched.
 
     Args:
         plan: what the launch works on.
@@ -168,7 +169,7 @@ def _plan_study(plan: LaunchPlan, place: StudyPlace, images: PreparedImages) -> 
         images=images.identity,
         pixel_cache=images.pixel_cache,
         trials=plan.trials,
-        seed=plan.options.seed,
+        seed=search_seed(plan.options.seed, place.search),
         first_points=_first_points(plan, space),
         stopping=plan.stopping,
         weights=plan.weights,

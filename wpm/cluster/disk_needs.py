@@ -23,7 +23,7 @@ class PlannedRun:
         source: where the images are, and the folder of caches.
         index: the images.
         protocol: of the studies.
-        rows: number of studies.
+        rows: number of studies: every search of a row is one.
         trials: trials per study.
         runs: final runs per study.
         weights: file of the trunk's weights, None for none.

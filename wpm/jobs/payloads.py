@@ -74,7 +74,7 @@ def scoring_payload(
         "kind": "test",
         "folder": str(folder),
         "seed": seed,
-        "study": [place.dataset, place.protocol, str(place.row)],
+        "study": [place.dataset, place.protocol, place.label],
         "run_root": str(place.run_root),
         "dataset": source.dataset,
         "data_root": None if source.data_root is None else str(source.data_root),

@@ -16,7 +16,7 @@ from wpm.jobs.pretrained import SizedScores, score_pretrained
 from wpm.precision import float32_products
 from wpm.protocols import Protocol, protocol_from_json
 from wpm.records import ScoredRun, StudyPlace, provenance, timestamp, write_run_result
-from wpm.rows import Reduction, Row
+from wpm.rows import Reduction
 from wpm.training.evaluate import score_models
 
 
@@ -46,8 +46,7 @@ class ScoringJob:
             payload["split"],
             payload["same_classes"],
         )
-        dataset, protocol_name, row = payload["study"]
-        place = StudyPlace(Path(payload["run_root"]), dataset, protocol_name, Row.parse(row))
+        place = StudyPlace.from_label(Path(payload["run_root"]), *payload["study"])
         pixels = open_test_images(source, protocol, place, reason=f"test of {folder}")
         trainval = Pixels(Path(payload["pixels"]))
         with float32_products(protocol.precision):

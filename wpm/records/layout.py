@@ -14,17 +14,20 @@
             seed-1000/fold-0/    the same files as of a trial, and model-fold-0.safetensors
             seed-1000/result.json test scores
         test_access.jsonl        a line for every time that test images were opened
+    runs/<dataset>/<protocol>/<row>.search-2/
+        ...                      the same of the second search of the row, and so on
 
 docs/records.md describes every file.
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from wpm import __version__
 from wpm.errors import FormatError, UserError
@@ -32,18 +35,32 @@ from wpm.files import NAME_PATTERN
 from wpm.rows import Row
 
 FORMAT = 1  # raise when a reader of the old layout would misread the new
+# The first search has the row's own name, as all had before a row could have several.
+_FURTHER_SEARCH = re.compile(r"(?P<row>.+)\.search-(?P<search>[2-9]|[1-9][0-9]+)")
+
+
+def label_search(row: str, search: int) -> str:
+    """Name a search of a row, as its folder is named."""
+    return row if search == 1 else f"{row}.search-{search}"
 
 
 @dataclass(frozen=True)
 class StudyPlace:
-    """Where the records of a study are."""
+    """Where the records of a study are.
+
+    Attributes:
+        search: which of the independent searches of the row the study is, from 1.
+    """
 
     run_root: Path
     dataset: str
     protocol: str
     row: Row
+    search: int = 1
 
     def __post_init__(self) -> None:
+        if self.search < 1:
+            raise UserError(f"search {self.search} of row {self.row}: searches are counted from 1")
         for part in (self.dataset, self.protocol, str(self.row)):
             if not NAME_PATTERN.fullmatch(part):
                 raise UserError(
@@ -51,15 +68,36 @@ class StudyPlace:
                     "letters, digits and '_.+-' only"
                 )
 
+    @classmethod
+    def from_label(cls, run_root: Path, dataset: str, protocol: str, label: str) -> Self:
+        """Return the place of a study by the name of its folder; the inverse of `label`.
+
+        Raises:
+            UserError: it is not the name of a row or of a further search of one.
+        """
+        match = _FURTHER_SEARCH.fullmatch(label)
+        row, search = (label, 1) if match is None else (match["row"], int(match["search"]))
+        return cls(run_root, dataset, protocol, Row.parse(row), search)
+
+    @property
+    def label(self) -> str:
+        """The row, and which search it is unless it is the first: `contrastive.search-2`."""
+        return label_search(str(self.row), self.search)
+
     @property
     def folder(self) -> Path:
         """The study's folder."""
-        return self.run_root / self.dataset / self.protocol / str(self.row)
+        return self.run_root / self.dataset / self.protocol / self.label
 
     @property
     def name(self) -> str:
         """Name in messages and in Optuna's storage."""
-        return f"{self.dataset}/{self.protocol}/{self.row}"
+        return f"{self.dataset}/{self.protocol}/{self.label}"
+
+    @property
+    def order(self) -> tuple[str, str, str, int]:
+        """A sort key: by data set, protocol and row, then the searches of a row by number."""
+        return self.dataset, self.protocol, str(self.row), self.search
 
     @property
     def journal(self) -> Path:

@@ -13,7 +13,6 @@ from wpm.protocols import HALVING, NO_STOPPING, Protocol
 from wpm.records.layout import FORMAT, StudyPlace, check_format, sorted_folders
 from wpm.records.trainings import TrainingFolder, TrainingRecord
 from wpm.reports import Report
-from wpm.rows import Row
 
 _IDENTITY_DEFAULTS = {"sampler": "tpe", "trial_seeds": "common", "procedure": FIRST}
 _PROTOCOL_DEFAULTS = {f.name: f.default for f in fields(Protocol) if f.default is not MISSING}
@@ -53,20 +52,26 @@ def remove_empty_study(place: StudyPlace) -> None:
 
 
 def find_studies(
-    run_root: Path, dataset: str | None = None, protocol: str | None = None, row: str | None = None
+    run_root: Path,
+    dataset: str | None = None,
+    protocol: str | None = None,
+    row: str | None = None,
+    search: int | None = None,
 ) -> list[StudyPlace]:
-    """Return the studies on disk, sorted; those with a given data set, protocol or row."""
+    """Return the studies on disk, sorted; those with a given data set, protocol, row or search.
+
+    A row that was searched several times has several studies.
+    """
+    asked = (dataset, protocol, row, search)
     places = []
     # Not in hidden folders: a launch may be removing one at this moment.
     for path in run_root.glob("[!.]*/*/*/study.json"):
-        names = path.relative_to(run_root).parts[:3]
-        asked = (dataset, protocol, row)
-        matches = all(a in (None, name) for a, name in zip(asked, names, strict=True))
-        if matches:
-            # A folder that somebody copied by hand, "triplet (copy)", is not a study.
-            with suppress(UserError):
-                places.append(StudyPlace(run_root, names[0], names[1], Row.parse(names[2])))
-    return sorted(places, key=lambda place: place.folder)
+        # A folder that somebody copied by hand, "triplet (copy)", is not a study.
+        with suppress(UserError):
+            place = StudyPlace.from_label(run_root, *path.relative_to(run_root).parts[:3])
+            if all(a in (None, part) for a, part in zip(asked, place.order, strict=True)):
+                places.append(place)
+    return sorted(places, key=lambda place: place.order)
 
 
 def trial_numbers(place: StudyPlace) -> list[int]:

@@ -8,8 +8,7 @@ from wpm.data.index import DataSource
 from wpm.loss_description import LossDescription
 from wpm.protocols import Protocol
 from wpm.records import Chosen, StudyPlace, finals_folder
-
-FIRST_SEED = 1000  # apart from the seeds of searches, so that no final run repeats a trial
+from wpm.studies.seeds import final_seed
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class FinalPlan:
 
     def seed_of(self, run: int) -> int:
         """Seed of one run, counted from 0."""
-        return FIRST_SEED + run
+        return final_seed(self.place.search, run)
 
     def run_folder(self, run: int) -> Path:
         """Folder of one run."""

@@ -15,9 +15,9 @@ from wpm.records import StudyPlace, provenance, read_study, write_study
 from wpm.rows import Row
 from wpm.spaces import SearchSpace, shipped_loss
 from wpm.studies.samplers import DEFAULT_SAMPLER
+from wpm.studies.seeds import new_trial_seed
 
 RENAME_PROTOCOL = "put it back, or save the protocol under another name; or "
-_SEEDS_PER_STUDY = 1_000_000
 PUT_SPLIT_BACK = "give --split as before (or leave it out, if there was none); or "
 
 
@@ -67,7 +67,7 @@ class StudyPlan:
         New seeds lie beyond those of final runs and those that people give, so that no final run
         repeats a trial.
         """
-        return (self.seed + 1) * _SEEDS_PER_STUDY + number if self.new_trial_seeds else self.seed
+        return new_trial_seed(self.seed, number) if self.new_trial_seeds else self.seed
 
     def identity(self) -> dict[str, Any]:
         """Return everything that must stay the same while a study exists, in JSON types."""

@@ -114,11 +114,11 @@ class SearchWork:
         """Return the progress of all studies in one line."""
         parts = []
         for study in self._studies:
-            name, row = study.plan.place.name, study.plan.place.row
+            name, label = study.plan.place.name, study.plan.place.label
             running = sum(1 for s, _ in self._running.values() if s is study)
             waiting = f", {study.waiting} wait" if study.waiting else ""
             best = f" best {self._best[name]:.3f}" if name in self._best else ""
-            parts.append(f"{row} {study.ended}/{study.plan.trials} (+{running}{waiting}){best}")
+            parts.append(f"{label} {study.ended}/{study.plan.trials} (+{running}{waiting}){best}")
         ended = sum(self._ended.values())
         return " | ".join([*parts, format_eta(self._started_at, ended, self.remaining)])
 
