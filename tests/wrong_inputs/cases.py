@@ -67,6 +67,10 @@ FLAGS = [
     WrongInput("--check-pipeline --doctor", "not allowed with argument --check-pipeline"),
     WrongInput("--precision fp8", "argument --precision: invalid choice: 'fp8'"),
     WrongInput("--warm-start mine", "argument --warm-start: invalid choice: 'mine'"),
+    WrongInput(
+        "--warm-start twin --rows triplet+wpm triplet contrastive",
+        "--warm-start twin: row contrastive has no miner, so there is no plain twin to begin with",
+    ),
     WrongInput("--sampler grid", "unknown sampler 'grid'; choose from tpe, gp, cmaes, qmc, random"),
     WrongInput(
         "--protocol tiny", "unknown protocol 'tiny'; choose from demo, mlrc, photos, photos_gpu, "

@@ -3,11 +3,12 @@
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial
 from optuna.trial import TrialState as OptunaState
 
 from wpm.files import hold_lock
@@ -17,7 +18,9 @@ from wpm.records import (
     Outcome,
     TrainingFolder,
     TrialState,
+    read_first_points,
     read_study,
+    read_twin_cost,
     remove_empty_study,
     trial_numbers,
     validation_order,
@@ -35,6 +38,7 @@ _STATES = {
     TrialState.PRUNED: OptunaState.PRUNED,
     TrialState.FAILED: OptunaState.FAIL,
 }
+_ORIGIN = "origin"  # a trial's user attribute
 
 
 class Study:
@@ -60,6 +64,11 @@ class Study:
             before = read_study(place)
             if before is not None and not trial_numbers(place) and has_no_trial(place.journal):
                 # A launch that was killed before its first trial left it; any plan may begin anew.
+                # The same plan keeps what it found to try first: the run folder may have changed.
+                points = read_first_points(before)
+                if points is not None and before["identity"] == plan.identity():
+                    plan = replace(plan, first_points=points, twin_cost=read_twin_cost(before))
+                    self.plan = plan
                 remove_empty_study(place)
                 before = read_study(place)
             record_plan(plan, before["trials"] if before else plan.trials)
@@ -100,6 +109,10 @@ class Study:
             if not trial.user_attrs.get(TrialState.DIVERGED, False)
         ]
         return min(scores, key=lambda trial: validation_order(trial[1], trial[0]), default=None)
+
+    def origin_of(self, number: int) -> str:
+        """Return where a trial's configuration was known from; "" if it was sampled."""
+        return _origin_of(self._study.get_trials(deepcopy=False)[number])
 
     @property
     def exhausted(self) -> bool:
@@ -217,7 +230,7 @@ class Study:
         )
         folder = plan.place.trial_folder(trial.number)
         if not (folder / "trial.json").exists():
-            TrainingFolder(folder).write_identity(identify(trial.number, config))
+            TrainingFolder(folder).write_identity(identify(trial.number, config, _origin_of(trial)))
         self._running[trial.number] = trial
         return trial.number, training_payload(folder, plan.pixel_cache, config, export=False)
 
@@ -237,7 +250,7 @@ class Study:
         study.sampler = build_sampler(plan.sampler, plan.seed, len(trials))
         if not trials:
             for point in plan.first_points:
-                study.enqueue_trial(dict(point))
+                study.enqueue_trial(dict(point.parameters), {_ORIGIN: point.origin})
         return study
 
     def _recorded_parameters(self, number: int) -> dict[str, float]:
@@ -254,6 +267,11 @@ class Study:
         # Optuna has no public way to resume a trial, so this builds a `Trial` by its constructor,
         # which requirements.txt pins with the version.
         return [Trial(self._study, trial._trial_id) for trial in running]
+
+
+def _origin_of(trial: Trial | FrozenTrial) -> str:
+    """Return where a trial's configuration was known from; "" if it was sampled."""
+    return str(trial.user_attrs.get(_ORIGIN, ""))
 
 
 def _suggest(trial: Trial, name: str, searched: Range) -> float:
