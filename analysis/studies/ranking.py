@@ -43,6 +43,7 @@ class RankedTrial:
         edges: distances of the parameters from the edges of their ranges, the nearest first.
         reason: why the trial diverged, failed or was stopped.
         rank: position among the trials with a final score; None if it is running or failed.
+        origin: where the configuration was known from before the search; "" if it was sampled.
     """
 
     place: StudyPlace
@@ -57,6 +58,7 @@ class RankedTrial:
     edges: Sequence[EdgeDistance]
     reason: str
     rank: int | None = None
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -181,4 +183,5 @@ def describe_trial(
         parameters=parameters,
         edges=edge_distances(parameters, searched),
         reason=outcome.reason,
+        origin=record.origin,
     )
