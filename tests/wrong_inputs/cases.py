@@ -453,6 +453,22 @@ FOLDERS = [
     ),
     WrongInput(SAME_STUDY, "is in use by process", prepare=in_use, situation="a launch runs"),
     WrongInput(
+        SAME_STUDY + " --warm-start none",
+        "was started with warm_start = 'auto', now 'none'; give --warm-start auto to continue it",
+    ),
+    WrongInput(
+        SAME_STUDY.replace("contrastive", "triplet+wpm") + " --warm-start twin",
+        "no study folder/smoke/triplet under",
+    ),
+    WrongInput(
+        SAME_STUDY.replace("contrastive", "circle") + " --warm-start studies",
+        "row circle: the run folder has no complete trial of circle on another data set or",
+    ),
+    WrongInput(
+        SAME_STUDY.replace("contrastive", "circle") + " --warm-start published",
+        "row circle: nothing was published for it that can be tried; leave out --warm-start publ",
+    ),
+    WrongInput(
         SAME_STUDY,
         "study.json: damaged",
         prepare=truncate("runs/*/*/*/study.json"),
