@@ -146,7 +146,7 @@ def test_row_tries_no_more_than_its_twin_began_with(tmp_path: Path) -> None:
     alone, _ = start(make_plan(tmp_path / "alone", "contrastive+wpm", trials=50))
     second, notes = start(mined)
     assert len(second.first_points) == len(first.first_points) == len(alone.first_points) == 2
-    assert notes == ["tries at most 2 known configurations first, as folder/smoke/contrastive did"]
+    assert notes == ["tries 2 of 4 known configurations first, as many as folder/smoke/contrastive"]
 
 
 @pytest.mark.parametrize("version", ["none", "earlier"])
@@ -158,8 +158,14 @@ def test_twin_of_a_row_that_began_with_nothing_knows_the_thresholds_only(
         run_trial(study, lambda n: 0.5)
     if version == "earlier":
         forget_start(plain)
-    mined, _ = start(make_plan(tmp_path, "contrastive+wpm", trials=50))
+    mined, notes = start(make_plan(tmp_path, "contrastive+wpm", trials=50))
     assert origins(mined) == ["published thresholds"]
+    assert notes == ["tries 0 of 3 known configurations first, as many as folder/smoke/contrastive"]
+    # Little as it is, that is what is known of this loss anyway.
+    circle = start(make_plan(tmp_path, "circle", trials=8))[0]
+    record_plan(circle, trials=8)
+    mined, notes = start(make_plan(tmp_path, "circle+wpm", trials=8))
+    assert (origins(mined), notes) == (["published thresholds"], [])
 
 
 # What a study keeps

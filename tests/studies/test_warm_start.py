@@ -140,7 +140,7 @@ def test_row_with_more_points_than_its_twin_says_why_it_leaves_some_out() -> Non
     earlier[PLAIN] = []
     points, notes = choose_points(MINED, WarmStart.STUDIES, shipped(earlier=earlier), 10)
     assert origins(points) == ["published thresholds"]
-    assert notes == ["tries 0 of 1 known configurations first, since contrastive has no more"]
+    assert notes == ["tries 0 of 1 known configurations first, as many as contrastive"]
 
 
 @pytest.mark.parametrize(("trials", "most"), [(1, 1), (4, 1), (7, 1), (8, 2), (50, 12)])

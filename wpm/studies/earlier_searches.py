@@ -71,16 +71,10 @@ def add_first_points(
         for row in spaces:
             earlier[row], problems = find_earlier(plan, row)
             notes += problems
-    most = most_points(plan.trials)
-    if choice is WarmStart.AUTO:
-        begun = _count_known_of_others(place, spaces)
-        for name, count in begun.items():
-            if count < most:
-                notes.append(f"tries at most {count} known configurations first, as {name} did")
-        most = min([most, *begun.values()])
     known = Known(spaces, place.dataset, earlier)
-    points, left_out = choose_points(place.row, choice, known, most)
-    return replace(plan, first_points=points), [*notes, *left_out]
+    begun = _count_known_of_others(place, spaces)
+    points, more_notes = choose_points(place.row, choice, known, most_points(plan.trials), begun)
+    return replace(plan, first_points=points), [*notes, *more_notes]
 
 
 def load_rows_of_loss(space: SearchSpace, folder: Path, dataset: str) -> dict[Row, SearchSpace]:
@@ -134,7 +128,8 @@ def find_earlier(plan: StudyPlan, row: Row) -> tuple[list[FirstPoint], list[str]
             problems.append(f"nothing is tried first of {place.name}: {error}")
             continue
         if best is not None:
-            where = place.name.replace(f"/{row}", "")
+            where = f"{place.dataset}/{place.protocol}"
+            where += place.name.removeprefix(f"{where}/{row}")  # further searches have a number
             points.append(FirstPoint(best.parameters, f"{where} trial {best.number}"))
     return points, problems
 

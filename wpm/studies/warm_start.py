@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from types import MappingProxyType
 
 from wpm.errors import UserError
 from wpm.records.first_points import FirstPoint
@@ -43,7 +44,11 @@ class Known:
 
 
 def choose_points(
-    row: Row, choice: WarmStart, known: Known, most: int
+    row: Row,
+    choice: WarmStart,
+    known: Known,
+    most: int,
+    begun: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[tuple[FirstPoint, ...], list[str]]:
     """Choose what the search of a row tries first.
 
@@ -55,6 +60,8 @@ def choose_points(
         choice: AUTO, NONE, PUBLISHED or STUDIES; `with_thresholds` makes the points of TWIN.
         known: what there is to choose from.
         most: the largest number of points.
+        begun: with how many complete configurations studies of the loss's other rows began, by
+            name; AUTO takes no more than any of them.
 
     Returns:
         The points in the order in which they are tried, and lines about those that are left out.
@@ -72,16 +79,18 @@ def choose_points(
     if not usable and choice is not WarmStart.AUTO:
         raise UserError(f"row {row}: {_explain_absence(row, choice)}")
     counts = {
-        other: len(keep_usable(list_known(other, choice, known), known.spaces[other])[0])
+        str(other): len(keep_usable(list_known(other, choice, known), known.spaces[other])[0])
         for other in known.spaces
     }
+    if choice is WarmStart.AUTO:
+        counts |= begun
     fewest = min(counts, key=lambda other: counts[other])
     points = usable[: min(most, counts[fewest])]
     notes = [f"not tried first: {'; '.join(left_out)}"] if left_out else []
     if counts[fewest] < min(most, len(usable)):
         notes.append(
-            f"tries {counts[fewest]} of {len(usable)} known configurations first, since {fewest} "
-            "has no more"
+            f"tries {counts[fewest]} of {len(usable)} known configurations first, as many as "
+            f"{fewest}"
         )
     # Where no margins are known, the thresholds still are: they hold for every loss.
     return tuple(points) or _thresholds_alone(space), notes
