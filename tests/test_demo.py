@@ -12,6 +12,7 @@ from wpm.cli.arguments import build_parser
 from wpm.protocol_files import find_protocol
 from wpm.rows import Row
 from wpm.spaces import load_spaces
+from wpm.studies.warm_start import Known, WarmStart, choose_points
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -60,6 +61,18 @@ def test_ranges_of_the_demo_are_narrower_than_those_that_ship(launches: list[Nam
             assert wide.searched[name].low <= searched.low < searched.high
             assert searched.high <= wide.searched[name].high
             assert searched.reason
+
+
+def test_demo_knows_no_margins_before_its_search(launches: list[Namespace]) -> None:
+    """So its first trials are untuned, and the line 'progress' shows what the search found."""
+    rows = [Row.parse(row) for row in launches[0].rows]
+    spaces = load_spaces(rows, ROOT / launches[0].search_spaces, "glyphs")
+    known = Known(dict(zip(rows, spaces, strict=True)), "glyphs")
+    choice = WarmStart(launches[0].warm_start)
+    assert choose_points(rows[0], choice, known, 3) == ((), [])
+    ((point,), notes) = choose_points(rows[1], choice, known, 3)
+    assert (point.origin, notes) == ("published thresholds", [])
+    assert not point.parameters.keys() & spaces[0].searched.keys()
 
 
 def test_demo_shows_progress_and_says_where_the_report_is(recipe: list[list[str]]) -> None:

@@ -97,7 +97,7 @@ def describe_run(facts: Sequence[StudyFacts]) -> list[tuple[str, str]]:
     final_runs = f"{sum(counts)} tested"
     if counts:
         final_runs += f", for each row: {', '.join(map(str, sorted(set(counts))))}"
-    search_hours = format_hours(sum(row.search_hours for row in rows))
+    search_hours = format_hours(sum(row.own_cost.hours for row in rows))
     final_hours = format_hours(sum(row.final_hours for row in rows))
     return [
         ("data sets", _join(row.place.dataset for row in rows)),
@@ -108,7 +108,7 @@ def describe_run(facts: Sequence[StudyFacts]) -> list[tuple[str, str]]:
                    f"budget of each study: {budgets}"),
         ("final runs", final_runs),
         ("cost", f"{search_hours} device-hours of search, {final_hours} of final runs, "
-                 f"{sum(row.epochs for row in rows)} epochs of search"),
+                 f"{sum(row.own_cost.epochs for row in rows)} epochs of search"),
         ("when", f"{min(begins):%Y-%m-%d %H:%M} to {max(ends):%Y-%m-%d %H:%M} UTC"
                  if begins and ends else "the records do not say"),
         ("versions", " | ".join(dict.fromkeys(fact.versions for fact in facts))),

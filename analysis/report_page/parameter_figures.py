@@ -19,6 +19,7 @@ from analysis.report_page.theme import (
     Figure,
     axis,
     beside,
+    describe_origins,
     percent,
     plain,
     shorten,
@@ -73,7 +74,8 @@ def _points(
         "x": [shorten(t.outcome.parameters[name]) for t in trials],
         "y": [percent(t.outcome.score) for t in trials],
         "customdata": [t.outcome.number for t in trials],
-        "hovertemplate": "trial %{customdata}<br>%{x:.4g}<br>%{y:.2f} %<extra></extra>",
+        "text": describe_origins([t.outcome.origin for t in trials]),
+        "hovertemplate": "trial %{customdata}%{text}<br>%{x:.4g}<br>%{y:.2f} %<extra></extra>",
     }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from analysis.report_page.theme import (
     Figure,
     axis,
     beside,
+    describe_origins,
     percent,
     plain,
     shorten,
@@ -25,7 +26,7 @@ from analysis.studies.histories import Search, TrialHistory
 from wpm.protocols import NO_STOPPING, rung_steps
 from wpm.records import TrialState
 
-_HOVER = "trial %{customdata}<br>%{y:.2f} %<extra></extra>"
+_HOVER = "trial %{customdata}%{text}<br>%{y:.2f} %<extra></extra>"
 
 
 def best_so_far(search: Search, published: Sequence[float] | None) -> Figure:
@@ -40,6 +41,7 @@ def best_so_far(search: Search, published: Sequence[float] | None) -> Figure:
                     "x": [t.outcome.number + 1 for t in trials],
                     "y": [percent(t.outcome.score) for t in trials],
                     "customdata": [t.outcome.number for t in trials],
+                    "text": describe_origins([t.outcome.origin for t in trials]),
                     "marker": {"color": look.colour, "symbol": look.symbol, "size": 8},
                     "hovertemplate": _HOVER,
                 }
@@ -65,6 +67,8 @@ def _describe_best_so_far(search: Search, *, has_published: bool) -> str:
         "Points: the best validation MAP@R of every trial, mean over the folds; line: the best "
         "complete trial so far."
     ]
+    if known := sum(bool(trial.outcome.origin) for trial in search.trials):
+        sentences.append(f"Known before and tried first: {known}; the labels say where from.")
     if search.in_state(TrialState.PRUNED):
         sentences.append("Stopped trials had fewer epochs.")
     if search.in_state(TrialState.DIVERGED):

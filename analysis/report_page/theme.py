@@ -3,7 +3,7 @@
 Every difference in colour is also a difference in symbol, dash or pattern.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -66,6 +66,11 @@ class Figure:
 def plain(text: object) -> str:
     """Escape a text, because plotly interprets some HTML in every label."""
     return escape(str(text), quote=False)
+
+
+def describe_origins(origins: Sequence[str]) -> list[str]:
+    """Return what labels of trials say about where their configurations were known from."""
+    return [f" ({plain(origin)})" if origin else "" for origin in origins]
 
 
 def percent(fraction: float | None) -> float | None:

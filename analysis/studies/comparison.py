@@ -120,7 +120,7 @@ def search_curve(row: RowRecord, counts: Sequence[int] | None = None) -> SearchC
     return make_curve(
         [trial.score or 0.0 for trial in trials],
         [trial.state == TrialState.COMPLETE for trial in trials],
-        [trial.hours for trial in trials],
+        row.spread_hours(trials),
         counts,
     )
 

@@ -133,6 +133,8 @@ def _compare_identity(row: RowRecord) -> Iterator[Deviation]:
         rungs = [str(protocol.get(field, "?")) for field in _HALVING]
         here = f"{row.stopping} from epoch {rungs[0]}, factor {rungs[1]}"
         yield Deviation("stopping across trials", here, "none", MLRC)
+    if row.known:
+        yield Deviation("tried first", f"{row.known} known configurations", "nothing", MLRC)
     for key, (what, same, published) in _IDENTITY.items():
         if identity.get(key, same) != same:
             yield Deviation(what, str(identity[key]), published, MLRC)

@@ -78,6 +78,8 @@ def describe_departures(rows: Sequence[RowRecord], dataset: str) -> list[str]:
         if row.finals and not untrained:
             budgets["runs"] = len(row.finals.tested)
         departures = list_departures(dataset, row.identity, budgets, searched=searched)
+        if searched and row.known:
+            departures.append(f"{row.known} known configurations tried first (published: none)")
         if departures:
             found.setdefault("; ".join(departures), []).append(row.name)
     return [
@@ -116,9 +118,9 @@ def list_departures(
 
 
 def describe_budgets(first: RowRecord, second: RowRecord) -> list[str]:
-    """Say how the budgets of two searches differ: in trials, and in early stopping."""
+    """Say how the budgets of two searches differ: in trials, early stopping and known points."""
     lines = []
-    if (len(first.ended), first.budget) != (len(second.ended), second.budget):
+    if _count_trials(first) != _count_trials(second):
         lines.append(
             f"unequal search budgets: {first.name} {first.ended_of_budget} trials, "
             f"{second.name} {second.ended_of_budget} trials"
@@ -128,7 +130,20 @@ def describe_budgets(first: RowRecord, second: RowRecord) -> list[str]:
             f"unequal search budgets: {first.name} with --stopping {first.stopping}, "
             f"{second.name} with --stopping {second.stopping}"
         )
+    # Of different losses different numbers of points were published.
+    twins = first.place.row.loss == second.place.row.loss
+    known = (first.known, second.known)
+    unequal = None not in known and first.known != second.known
+    if twins and unequal and first.twin_cost == second.twin_cost:
+        lines.append(
+            f"unequal search budgets: {first.name} began with {first.known} known configurations, "
+            f"{second.name} with {second.known}"
+        )
     return lines
+
+
+def _count_trials(row: RowRecord) -> tuple[int, int, int]:
+    return len(row.ended), row.budget, row.twin_cost.trials if row.twin_cost else 0
 
 
 def find_footnotes(rows: Sequence[RowRecord]) -> dict[str, list[str]]:
@@ -231,8 +246,15 @@ def describe_choice(row: RowRecord) -> list[str]:
 
 
 def describe_search(row: RowRecord) -> list[str]:
-    """Say whether the search of a row is unfinished, and how many of its trials diverged."""
+    """Say how a search began, whether it is unfinished, and how many of its trials diverged."""
     lines = []
+    if row.twin_cost is not None:
+        trials = _count(row.twin_cost.trials, "trial")
+        lines.append(
+            f"{row.name}: began with the best trials of its plain twin, whose search ({trials}, "
+            f"{row.twin_cost.epochs} epochs, {row.twin_cost.hours:.2g} device-hours) counts as its "
+            "cost too"
+        )
     if len(row.ended) < row.budget:
         lines.append(f"{row.name}: unfinished search, {row.ended_of_budget} trials ended")
     diverged = sum(trial.state is TrialState.DIVERGED for trial in row.trials)

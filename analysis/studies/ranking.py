@@ -44,6 +44,7 @@ class RankedTrial:
         edges: distances of the parameters from the edges of their ranges, the nearest first.
         reason: why the trial diverged, failed or was stopped.
         rank: position among the trials with a final score; None if it is running or failed.
+        origin: where the configuration was known from before the search; "" if it was sampled.
     """
 
     place: StudyPlace
@@ -58,6 +59,7 @@ class RankedTrial:
     edges: Sequence[EdgeDistance]
     reason: str
     rank: int | None = None
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -180,4 +182,5 @@ def describe_trial(
         parameters=parameters,
         edges=edge_distances(parameters, searched),
         reason=outcome.reason,
+        origin=record.origin,
     )

@@ -15,14 +15,17 @@ from wpm.records import (
     Chosen,
     FinalRecord,
     ScoredRun,
+    SearchCost,
     StudyPlace,
     TrainingRecord,
     TrialState,
     best_tested,
     chosen_order,
+    count_known,
     device_hours,
     read_finals,
     read_trials,
+    read_twin_cost,
     validation_order,
 )
 from wpm.rows import Reduction
@@ -107,6 +110,9 @@ class RowRecord:
         configurations: the configurations with final runs, the best in validation first.
         left_out: number of images to train and validate on that could not be read.
         label: name for people if the name of the row alone would be ambiguous, else "".
+        known: number of complete configurations that the search tried first; None if the records
+            do not say.
+        twin_cost: what the search of the plain twin took, if its best trials were tried first.
     """
 
     place: StudyPlace
@@ -116,6 +122,8 @@ class RowRecord:
     configurations: Sequence[FinalRuns]
     left_out: int = 0
     label: str = ""
+    known: int | None = None
+    twin_cost: SearchCost | None = None
 
     @property
     def name(self) -> str:
@@ -129,8 +137,9 @@ class RowRecord:
 
     @property
     def ended_of_budget(self) -> str:
-        """Number of trials that ended, and the budget, such as "18/20"."""
-        return f"{len(self.ended)}/{self.budget}"
+        """Number of trials that ended, and the budget, such as "18/20"; "+ 20" of the twin."""
+        twin = "" if self.twin_cost is None else f" + {self.twin_cost.trials}"
+        return f"{len(self.ended)}/{self.budget}{twin}"
 
     @property
     def stopping(self) -> str:
@@ -162,9 +171,31 @@ class RowRecord:
         return best_tested(self.configurations) or next(iter(self.configurations), None)
 
     @property
+    def own_cost(self) -> SearchCost:
+        """What the row's own trials took that have ended."""
+        return SearchCost(
+            len(self.ended),
+            sum(trial.epochs for trial in self.trials),
+            math.fsum(trial.hours for trial in self.trials),
+        )
+
+    @property
+    def search_cost(self) -> SearchCost:
+        """What the search took, with that of the twin from whose best trials it began."""
+        own = self.own_cost
+        return own if self.twin_cost is None else own + self.twin_cost
+
+    @property
     def search_hours(self) -> float:
-        """Device-hours of the trials that have ended."""
-        return math.fsum(trial.hours for trial in self.trials)
+        """Device-hours of `search_cost`."""
+        return self.search_cost.hours
+
+    def spread_hours(self, trials: Sequence[TrialOutcome]) -> list[float]:
+        """Return the device-hours of trials in order; the first one bears the twin's search."""
+        hours = [trial.hours for trial in trials]
+        if hours and self.twin_cost is not None:
+            hours[0] += self.twin_cost.hours
+        return hours
 
     @property
     def final_hours(self) -> float:
@@ -173,8 +204,8 @@ class RowRecord:
 
     @property
     def epochs(self) -> int:
-        """Number of epochs of all trials together."""
-        return sum(trial.epochs for trial in self.trials)
+        """Number of epochs of `search_cost`."""
+        return self.search_cost.epochs
 
 
 def add_score_flags(parser: argparse._ActionsContainer) -> None:
@@ -207,7 +238,16 @@ def read_row(place: StudyPlace) -> tuple[RowRecord, list[str]]:
     trials, more_problems = convert_records(records, _describe_trial)
     finals, even_more = read_final_runs(place)
     left_out = len(study.get("provenance", {}).get("left_out", ()))
-    row = RowRecord(place, study["identity"], study["trials"], trials, finals, left_out)
+    row = RowRecord(
+        place,
+        study["identity"],
+        study["trials"],
+        trials,
+        finals,
+        left_out,
+        known=count_known(study),
+        twin_cost=read_twin_cost(study),
+    )
     return row, [*problems, *more_problems, *even_more]
 
 

@@ -9,7 +9,13 @@ from analysis.studies.fairness import list_departures
 from analysis.studies.published import PUBLISHED, read_trace
 from analysis.studies.ranking import RankedTrial, Ranking
 from analysis.text.layout import format_csv, format_percent, with_notes
-from analysis.text.trial_columns import COLUMNS, choose_trials, find_column, parameter_names
+from analysis.text.trial_columns import (
+    COLUMNS,
+    choose_trials,
+    find_column,
+    origin_columns,
+    parameter_names,
+)
 from wpm.formatting import format_table
 from wpm.records import TrialState
 
@@ -64,6 +70,8 @@ def compare_trace(ranking: Ranking) -> str:
         f"ours {' / '.join(map(format_percent, ours))}, "
         f"published {' / '.join(map(format_percent, theirs))}"
     )
+    if known_first := sum(bool(trial.origin) for trial in ranking.trials):
+        line += f"; {known_first} of our trials were known before"
     if departures:
         line += f"; not the published procedure: {'; '.join(departures)}"
     return line
@@ -75,8 +83,9 @@ def describe_progress(ranking: Ranking) -> str:
     if not complete:
         return f"progress: none of {ranking.ended} trials is complete yet"
     first = min(ranking.trials, key=lambda trial: trial.number)
+    known = f" ({first.origin})" if first.origin else ""
     return (
-        f"progress: MAP@R % {format_percent(first.score)} in the first trial, "
+        f"progress: MAP@R % {format_percent(first.score)} in the first trial{known}, "
         f"{format_percent(complete[0].score)} in the best; "
         f"{len(complete)} of {ranking.ended} trials are complete"
     )
@@ -121,7 +130,8 @@ def _usual_columns(ranking: Ranking, shown: Sequence[RankedTrial]) -> list[str]:
         if len({getattr(place, name) for place in ranking.places}) > 1
     ]
     reason = ["reason"] if any(trial.state in _EXPLAINED for trial in shown) else []
-    return [*varying, *_TEXT_COLUMNS, *parameter_names(shown), *reason]
+    origin = origin_columns(shown)
+    return [*varying, *_TEXT_COLUMNS, *parameter_names(shown), *origin, *reason]
 
 
 def _show(trial: RankedTrial, name: str, choice: Choice) -> str:

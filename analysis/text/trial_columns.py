@@ -55,6 +55,7 @@ COLUMNS: Mapping[str, Column] = {
         lambda trial: f"{trial.edges[0].parameter} {trial.edges[0].side}" if trial.edges else None,
         numeric=False,
     ),
+    "origin": Column("origin", lambda trial: trial.origin or None, numeric=False),
     "reason": Column("reason", lambda trial: trial.reason, _shorten, numeric=False),
 }
 
@@ -62,6 +63,11 @@ COLUMNS: Mapping[str, Column] = {
 def parameter_names(trials: Sequence[RankedTrial]) -> list[str]:
     """Return the names of all parameters of the trials, sorted."""
     return sorted({name for trial in trials for name in trial.parameters})
+
+
+def origin_columns(trials: Sequence[RankedTrial]) -> list[str]:
+    """Return the column of origins if any trial was known before its search."""
+    return ["origin"] if any(trial.origin for trial in trials) else []
 
 
 def find_column(name: str) -> Column:

@@ -22,7 +22,7 @@ from tests.support.stored import (
     write_run,
     write_search,
 )
-from wpm.records import StudyPlace
+from wpm.records import StudyPlace, read_study, write_study
 from wpm.rows import Row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -215,6 +215,54 @@ def test_unequal_rows_are_refused_or_flagged(
     assert err.endswith("; --allow-unequal compares and flags them\n")
     assert run(tmp_path, "margin", "triplet", "--allow-unequal") == 0
     assert f"note: {message}" in capsys.readouterr().out
+
+
+def write_start(place: StudyPlace, points: int, **more: object) -> None:
+    """Write what a search tried first: points without searched parameters count as complete."""
+    study = read_study(place)
+    assert study is not None
+    first = [{"parameters": {"margin": 0.1}, "origin": "published sop"}] * points
+    kept = {key: study[key] for key in ("identity", "trials", "provenance")}
+    write_study(place, {**kept, "first_points": first, **more})
+
+
+def test_search_that_began_with_its_twins_trials_bears_their_cost(
+    run_root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cost = {"trials": 4, "epochs": 40, "hours": 4.0}
+    mined = StudyPlace(run_root, "omniglot", "small", Row("contrastive", "wpm"))
+    write_start(mined, 1, twin_cost=cost)
+    unequal = "unequal search budgets: contrastive 4/4 trials, contrastive+wpm 4/4 + 4 trials"
+    assert run(run_root, "--all-twins") == 2
+    assert unequal in capsys.readouterr().err
+    assert run(run_root, "--all-twins", "--allow-unequal") == 0
+    out = capsys.readouterr().out
+    assert f"note: {unequal}" in out
+    assert (
+        "note: contrastive+wpm: began with the best trials of its plain twin, whose search (4 "
+        "trials, 40 epochs, 4 device-hours) counts as its cost too"
+    ) in out
+    # Four trials of 10 epochs and 2 hours each, and the twin's.
+    line = next(line for line in out.splitlines() if line.startswith("contrastive+wpm  4/4 + 4"))
+    assert line.split()[4:6] == ["80", "12.0"]
+    csv_flags = ("--all-twins", "--allow-unequal", "--format", "csv")
+    assert run(run_root, *csv_flags, "--curves") == 0
+    curve = [line for line in read_csv(capsys.readouterr().out) if line["study"] == mined.name]
+    assert [float(line["device_hours"]) for line in curve] == [6.0, 8.0, 10.0, 12.0]
+
+
+@pytest.mark.parametrize(("known", "refused"), [((2, 2), False), ((0, 2), True)])
+def test_twins_that_knew_different_numbers_of_configurations_are_unequal(
+    known: tuple[int, int], refused: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for row, points in zip(("triplet", "triplet+wpm"), known, strict=True):
+        write_start(write_search(tmp_path, row), points)
+    assert run(tmp_path, "--all-twins") == (2 if refused else 0)
+    message = "triplet began with 0 known configurations, triplet+wpm with 2"
+    assert (message in capsys.readouterr().err) is refused
+    # Of another loss another number was published, which is nobody's choice.
+    write_start(write_search(tmp_path, "margin"), 3)
+    assert run(tmp_path, "margin", "triplet") == 0
 
 
 def test_unequal_twins_are_left_out_by_name_and_not_counted(

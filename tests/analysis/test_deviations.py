@@ -17,7 +17,14 @@ from tests.support.stored import COMPLETE, write_final, write_run, write_search
 from wpm.files import read_json, write_json
 from wpm.protocol_files import find_protocol
 from wpm.protocols import field_types
-from wpm.records import FORMAT, ScoredRun, StudyPlace, write_run_result
+from wpm.records import (
+    FORMAT,
+    ScoredRun,
+    StudyPlace,
+    read_study,
+    write_run_result,
+    write_study,
+)
 from wpm.rows import Row
 from wpm.spaces import load_space
 
@@ -110,6 +117,24 @@ def test_each_deviation_is_the_only_one_listed(
     changes: dict[str, Any], expected: tuple[str, str, str], tmp_path: Path
 ) -> None:
     assert found_in(write_published(tmp_path, **changes)) == {expected}
+
+
+def test_what_was_tried_first_deviates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = write_published(tmp_path)
+    study = read_study(place)
+    assert study is not None
+    point = {"parameters": {"margin": 0.1}, "origin": "published cub200"}
+    kept = {key: study[key] for key in ("identity", "trials", "provenance")}
+    write_study(place, {**kept, "first_points": []})
+    assert found_in(place) == set()
+    write_study(place, {**kept, "first_points": [point]})
+    assert found_in(place) == {("tried first", "1 known configurations", "nothing")}
+    assert table.main(["--run-root", str(tmp_path), "--against", "published"]) == 0
+    said = "1 known configurations tried first (published: none): triplet"
+    assert said in capsys.readouterr().out
+    # Parameters that were left to the sampler were not known.
+    write_study(place, {**kept, "first_points": [{**point, "parameters": {}}]})
+    assert found_in(place) == set()
 
 
 def test_values_that_a_row_does_not_use_are_not_listed(tmp_path: Path) -> None:

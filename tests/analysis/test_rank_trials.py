@@ -226,6 +226,28 @@ def test_progress_is_shown_beside_that_of_the_published_search(
     ]
 
 
+def test_origin_of_known_configurations_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = StudyPlace(tmp_path, "cub200", "mlrc", Row("triplet"))
+    write_study(place, {"identity": {"searched": {}}, "trials": 2, "provenance": {}})
+    for number in range(2):
+        write_trial(place, number, TrialState.COMPLETE, [0.4 + 0.1 * number] * 2, margin=0.1)
+    assert rank(tmp_path) == 0
+    assert "origin" not in capsys.readouterr().out
+    folder = TrainingFolder(place.trial_folder(0))
+    folder.write_identity(
+        {"number": 0, "parameters": {"margin": 0.1}, "origin": "published cub200"}
+    )
+    assert rank(tmp_path, "--progress", "--against", "published") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[-1] for line in lines[1:4]] == ["origin", "-", "published cub200"]
+    assert "40.00 in the first trial (published cub200), 50.00 in the best" in lines[-2]
+    assert "; 1 of our trials were known before; not the published" in lines[-1]
+    assert rank(tmp_path, "--format", "csv") == 0
+    assert [row["origin"] for row in read_csv(capsys.readouterr().out)] == ["", "published cub200"]
+
+
 def test_first_trial_is_compared_with_the_best(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -298,14 +320,14 @@ def test_csv_is_one_flat_table_of_exact_numbers(
     rows = read_csv(capsys.readouterr().out)
     assert list(rows[0]) == [
         "dataset", "protocol", "row", "search", "rank", "trial", "state", "score",
-        "score_deviation", "epochs", "seconds", "device_hours", "edge_distance", "edge", "beta",
-        "margin", "sharpness", "reason",
+        "score_deviation", "epochs", "seconds", "device_hours", "edge_distance", "edge", "origin",
+        "beta", "margin", "sharpness", "reason",
     ]  # fmt: skip
     assert rows[0] == {
         "dataset": "glyphs", "protocol": "smoke", "row": "margin", "search": "1", "rank": "1",
         "trial": "0", "state": "complete", "score": str(1 / 3), "score_deviation": "",
         "epochs": "20", "seconds": "65.25", "device_hours": "0.018125", "edge_distance": "",
-        "edge": "", "beta": "1.2", "margin": "", "sharpness": "", "reason": "",
+        "edge": "", "origin": "", "beta": "1.2", "margin": "", "sharpness": "", "reason": "",
     }  # fmt: skip
     assert [row["trial"] for row in rows[1:]] == ["3", "0", "5", "2", "4", "6", "1"]
     assert float(rows[2]["score_deviation"]) == pytest.approx(DEVIATION)

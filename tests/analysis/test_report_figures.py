@@ -8,7 +8,7 @@ import pytest
 
 from analysis.report_page import parameter_figures, runs_figures, search_figures
 from analysis.report_page.parallel_coordinates import parallel_coordinates
-from analysis.report_page.study_section import lay_out_failures, summarise
+from analysis.report_page.study_section import lay_out_failures, lay_out_trials, summarise
 from analysis.report_page.theme import Figure
 from analysis.studies.comparison import compare_rows
 from analysis.studies.histories import Search, read_search
@@ -19,7 +19,7 @@ from analysis.studies.score_surface import predict_surface
 from analysis.studies.validation import validate_rows
 from tests.support.searches import RANGES, draw_parameters, write_course, write_searched
 from tests.support.stored import COMPLETE, FAILED, PRUNED, write_final, write_run, write_search
-from wpm.records import StudyPlace, TrialState
+from wpm.records import StudyPlace, TrainingFolder, TrialState
 from wpm.rows import Row
 
 NAMES = {"stopped": (1, 2), "failed": {3: "NaN"}}
@@ -79,6 +79,26 @@ def test_diverged_trials_are_drawn_at_0_in_a_style_of_their_own(tmp_path: Path) 
     assert [row[:2] for row in failures.rows] == [[4, "diverged"]]
     assert reason in failures.rows[0]
     assert summarise(search).startswith("5 of 4 trials ended (4 complete, 1 diverged)")
+
+
+def test_labels_name_the_origin_of_known_configurations(tmp_path: Path) -> None:
+    place = write_searched(tmp_path, trials=4)
+    identity = TrainingFolder(place.trial_folder(1)).read_identity()
+    known = {**identity, "origin": "published <cub200>"}
+    TrainingFolder(place.trial_folder(1)).write_identity(known)
+    search, _ = read_search(place)
+    shown = ["", " (published &lt;cub200&gt;)", "", ""]
+    best = search_figures.best_so_far(search, None)
+    check(best)
+    assert trace(best, "complete")["text"] == shown
+    assert "%{text}" in trace(best, "complete")["hovertemplate"]
+    assert "Known before and tried first: 1; the labels say where from." in best.caption
+    for figure in parameter_figures.slices(search, {}):
+        check(figure)
+        assert trace(figure, "complete")["text"] == shown
+    table = lay_out_trials(search)
+    assert table.columns[-1] == "origin"
+    assert {row[1]: row[-1] for row in table.rows}["1"] == "published <cub200>"
 
 
 def test_published_search_is_shown_beside_ours(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from optuna.trial import TrialState as OptunaState
 
 from tests.support.tiny import make_plan

@@ -47,6 +47,16 @@ def test_studies_take_turns_and_every_budget_is_used(studies: list[Study]) -> No
     assert "trial   0 complete  MAP@R 0.5000" in lines[0]
 
 
+def test_line_of_a_known_configuration_says_where_it_comes_from(tmp_path: Path) -> None:
+    lines: list[str] = []
+    with Study(make_plan(tmp_path, "contrastive+wpm", trials=2)) as study:
+        source = SearchWork([study], lines.append)
+        while (work := source.next_work()) is not None:
+            end(source, work)
+    assert lines[0].endswith(" epochs  (published thresholds)")
+    assert lines[1].endswith(" epochs")
+
+
 def test_work_that_starts_records_the_budgets_of_all_studies(tmp_path: Path) -> None:
     """Otherwise a study whose turn never came would count as finished."""
     rows = ("contrastive", "triplet")

@@ -12,7 +12,7 @@ from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.protocol_files import find_protocol
 from wpm.protocols import Protocol
-from wpm.records import StudyPlace
+from wpm.records import FirstPoint, StudyPlace
 from wpm.rows import Row
 from wpm.spaces import load_space
 from wpm.splits import class_disjoint_splits
@@ -70,6 +70,7 @@ def make_plan(
     """Return the plan of a study on the tiny images."""
     space = load_space(Row.parse(row))
     pixels = make_pixels(tmp_path).folder
+    known = (FirstPoint(space.thresholds, "published thresholds"),)
     return StudyPlan(
         place=StudyPlace(tmp_path / "runs", "folder", "smoke", space.row),
         space=space,
@@ -78,5 +79,5 @@ def make_plan(
         pixel_cache=pixels,
         trials=trials,
         seed=seed,
-        first_points=(space.thresholds,) if space.thresholds else (),
+        first_points=known if space.thresholds else (),
     )

@@ -74,6 +74,10 @@ FLAGS = [
     WrongInput("--check-pipeline --doctor", "not allowed with argument --check-pipeline"),
     WrongInput("--precision fp8", "argument --precision: invalid choice: 'fp8'"),
     WrongInput("--warm-start mine", "argument --warm-start: invalid choice: 'mine'"),
+    WrongInput(
+        "--warm-start twin --rows triplet+wpm triplet contrastive",
+        "--warm-start twin: row contrastive has no miner, so there is no plain twin to begin with",
+    ),
     WrongInput("--sampler grid", "unknown sampler 'grid'; choose from tpe, gp, cmaes, qmc, random"),
     WrongInput(
         "--protocol tiny", "unknown protocol 'tiny'; choose from demo, mlrc, photos, photos_gpu, "
@@ -455,6 +459,22 @@ FOLDERS = [
         situation="half a result",
     ),
     WrongInput(SAME_STUDY, "is in use by process", prepare=in_use, situation="a launch runs"),
+    WrongInput(
+        SAME_STUDY + " --warm-start none",
+        "was started with warm_start = 'auto', now 'none'; give --warm-start auto to continue it",
+    ),
+    WrongInput(
+        SAME_STUDY.replace("contrastive", "triplet+wpm") + " --warm-start twin",
+        "no study folder/smoke/triplet under",
+    ),
+    WrongInput(
+        SAME_STUDY.replace("contrastive", "circle") + " --warm-start studies",
+        "row circle: the run folder has no complete trial of circle on another data set or",
+    ),
+    WrongInput(
+        SAME_STUDY.replace("contrastive", "circle") + " --warm-start published",
+        "row circle: nothing was published for it that can be tried; leave out --warm-start publ",
+    ),
     WrongInput(
         SAME_STUDY,
         "study.json: damaged",

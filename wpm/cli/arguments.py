@@ -17,6 +17,7 @@ from wpm.protocol_fields import Value
 from wpm.protocol_files import protocol_names
 from wpm.protocols import NO_STOPPING, PRECISIONS, STOPPINGS, parse_setting
 from wpm.spaces import SPACES_FOLDER
+from wpm.studies.warm_start import WarmStart
 
 DEFAULT_ROWS = ("contrastive", "contrastive+wpm")
 WATCH_S = 10.0
@@ -192,7 +193,12 @@ def _add_search(group: argparse._ArgumentGroup) -> None:
         help="trials train with the same weights and batches, or each with a new seed [common]",
     )  # fmt: skip
     group.add_argument(
-        "--warm-start", choices=["published"], help="try the published configurations first"
+        "--warm-start",
+        choices=[choice.value for choice in WarmStart],
+        default=WarmStart.AUTO.value,
+        help="what is tried first, at most a quarter of the trials: published configurations, the "
+        "best of the row's studies on other data and protocols, the best trials of the row without "
+        "the miner (twin), nothing, or published and studies [auto]: docs/search.md",
     )
     group.add_argument(
         "--published", action="store_true", help="--best-only with the published configurations"

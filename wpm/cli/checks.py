@@ -14,6 +14,7 @@ from wpm.protocol_files import default_protocol, read_protocol
 from wpm.rows import Row
 from wpm.spaces import SPACES_FOLDER, SearchSpace, load_spaces
 from wpm.studies.seeds import MAX_SEARCHES
+from wpm.studies.warm_start import WarmStart
 
 PIPELINE_DATASETS = ("cub200", "cars196")  # the row without training was published for these
 _CONNECT_TIMEOUT_S = 10.0
@@ -104,6 +105,8 @@ def check_combinations(options: LaunchOptions) -> None:
     if options.check_pipeline:
         check_published_figures(options)
     check_searches(options)
+    if options.warm_start == WarmStart.TWIN and not options.best_only:
+        check_twins(options)
     if options.top > 1 and (options.published or not options.best_only):
         raise UserError("--top needs --best-only after a search, without --published")
 
@@ -126,6 +129,22 @@ def check_searches(options: LaunchOptions) -> None:
             f"--searches {options.searches} is too large, must be at most {MAX_SEARCHES}: final "
             "runs of more searches would have seeds of trials"
         )
+
+
+def check_twins(options: LaunchOptions) -> None:
+    """Refuse to begin with a twin's trials where a row has no twin that was searched before it.
+
+    Raises:
+        UserError: names the row.
+    """
+    rows = [Row.parse(name) for name in options.table_rows]
+    twins = {row.twin for row in rows}
+    for row in rows:
+        if row.twin is None and row.is_trained and row not in twins:
+            raise UserError(
+                f"--warm-start twin: row {row} has no miner, so there is no plain twin to begin "
+                "with; search it with another --warm-start"
+            )
 
 
 def check_published_figures(options: LaunchOptions) -> None:

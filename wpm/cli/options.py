@@ -54,7 +54,7 @@ class LaunchOptions:
     stopping: str | None
     sampler: str | None
     trial_seeds: str
-    warm_start: str | None
+    warm_start: str
     published: bool
     allow_unfinished: bool
     # limits

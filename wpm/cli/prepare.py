@@ -17,13 +17,13 @@ from wpm.data.halves import describe_halves, divide_images
 from wpm.data.image_file import describe_findings
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import read_findings, read_left_out
-from wpm.errors import UserError
 from wpm.jobs.payloads import training_payload
 from wpm.jobs.work import WorkSource
 from wpm.records import Chosen, StudyPlace, TrainingRecord, read_study, remove_empty_study
 from wpm.rows import Row
 from wpm.spaces import SearchSpace
 from wpm.studies.best_trials import check_same_loss, check_same_study, choose_best_trials
+from wpm.studies.earlier_searches import add_first_points, describe_first_points
 from wpm.studies.final_plan import FinalPlan
 from wpm.studies.final_runs import FinalRunsWork
 from wpm.studies.plan import StudyPlan, record_plan
@@ -32,6 +32,7 @@ from wpm.studies.search import SearchWork
 from wpm.studies.seeds import search_seed
 from wpm.studies.study import Study
 from wpm.studies.study_end import StudyEnd
+from wpm.studies.warm_start import WarmStart
 from wpm.training.config import TrainingConfig
 
 OnStudyEnd = Callable[[StudyEnd], None]
@@ -150,14 +151,30 @@ def prepare_search(
     for place in plan.places:
         if place not in searched:
             console.line(f"{place.name}: nothing to search; --best-only tests it")
-    study_plans = [_plan_study(plan, place, images) for place in searched]
+    study_plans = [_plan_search(plan, place, images, console) for place in searched]
     studies = [stack.enter_context(Study(study_plan)) for study_plan in study_plans]
+    for study in studies:
+        if not study.started and (line := describe_first_points(study.plan)):
+            console.line(line)
     work = SearchWork(studies, console.line, on_study_end)
     if work.exhausted:
         return None
     parameters = {study_plan.place.row: study_plan.space.lowest() for study_plan in study_plans}
     folds = tuple(range(plan.protocol.folds))
     return Prepared(work, plan.places, _describe_probe(plan, parameters, folds, images.pixel_cache))
+
+
+def _plan_search(
+    plan: LaunchPlan, place: StudyPlace, images: PreparedImages, console: Console
+) -> StudyPlan:
+    """Plan a search with what it tries first; say what is known and not tried."""
+    choice = WarmStart(plan.options.warm_start)
+    study_plan, notes = add_first_points(
+        _plan_study(plan, place, images), choice, plan.options.search_spaces
+    )
+    for note in notes:
+        console.line(f"{place.name}: {note}")
+    return study_plan
 
 
 def _plan_study(plan: LaunchPlan, place: StudyPlace, images: PreparedImages) -> StudyPlan:
@@ -170,7 +187,6 @@ def _plan_study(plan: LaunchPlan, place: StudyPlace, images: PreparedImages) -> 
         pixel_cache=images.pixel_cache,
         trials=plan.trials,
         seed=search_seed(plan.options.seed, place.search),
-        first_points=_first_points(plan, space),
         stopping=plan.stopping,
         weights=plan.weights,
         sampler=plan.options.sampler or DEFAULT_SAMPLER,
@@ -180,22 +196,6 @@ def _plan_study(plan: LaunchPlan, place: StudyPlace, images: PreparedImages) -> 
         split=images.split,
         notes=images.notes,
     )
-
-
-def _first_points(plan: LaunchPlan, space: SearchSpace) -> tuple[dict[str, float], ...]:
-    """Return what a study tries first: published thresholds, and the published loss if asked."""
-    point = dict(space.thresholds)
-    if plan.options.warm_start and space.row.is_trained:
-        point |= space.find_published(plan.source.dataset).parameters
-        for name, value in point.items():
-            searched = space.searched[name]
-            if not searched.contains(value):
-                raise UserError(
-                    f"row {space.row}: published {name} {value:g} is outside the searched "
-                    f"{searched.low:g} to {searched.high:g}; widen it with --search-spaces, or "
-                    "leave out --warm-start"
-                )
-    return (point,) if point else ()
 
 
 def prepare_retraining(

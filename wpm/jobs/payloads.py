@@ -10,12 +10,13 @@ from wpm.records import StudyPlace, provenance
 from wpm.training.config import TrainingConfig
 
 
-def identify(number: int, config: TrainingConfig) -> dict[str, Any]:
+def identify(number: int, config: TrainingConfig, origin: str = "") -> dict[str, Any]:
     """Return the content of trial.json.
 
     Args:
         number: of the trial, or the fold of a final run.
         config: what is trained.
+        origin: where the configuration was known from; "" if it was sampled.
     """
     described = config.loss
     # The text of a user's own loss goes to the workers, and once into study.json.
@@ -23,6 +24,7 @@ def identify(number: int, config: TrainingConfig) -> dict[str, Any]:
     return {
         "number": number,
         "parameters": dict(config.parameters),
+        **({"origin": origin} if origin else {}),
         "config": {**config.to_json(), "loss": loss},
         "provenance": provenance(),
     }

@@ -12,6 +12,16 @@ from wpm.records.finals import (
     write_final,
     write_run_result,
 )
+from wpm.records.first_points import (
+    START_KEYS,
+    UNRECORDED,
+    FirstPoint,
+    SearchCost,
+    count_known,
+    describe_start,
+    read_first_points,
+    read_twin_cost,
+)
 from wpm.records.layout import FORMAT, StudyPlace, check_format, configuration_key
 from wpm.records.outcomes import FailedRun, Outcome, ScoredRun
 from wpm.records.provenance import provenance, timestamp
@@ -30,11 +40,15 @@ from wpm.records.trainings import TrainingFolder, TrainingRecord, model_file
 
 __all__ = [
     "FORMAT",
+    "START_KEYS",
+    "UNRECORDED",
     "Chosen",
     "FailedRun",
     "FinalRecord",
+    "FirstPoint",
     "Outcome",
     "ScoredRun",
+    "SearchCost",
     "StudyPlace",
     "TrainingFolder",
     "TrainingRecord",
@@ -43,6 +57,8 @@ __all__ = [
     "check_format",
     "chosen_order",
     "configuration_key",
+    "count_known",
+    "describe_start",
     "device_hours",
     "finals_folder",
     "find_studies",
@@ -53,9 +69,11 @@ __all__ = [
     "provenance",
     "read_all_reports",
     "read_finals",
+    "read_first_points",
     "read_run_result",
     "read_study",
     "read_trials",
+    "read_twin_cost",
     "remove_empty_study",
     "saving_share",
     "timestamp",

@@ -10,11 +10,14 @@ from wpm.errors import UserError
 from wpm.files import is_locked, read_json, write_json
 from wpm.procedure import FIRST
 from wpm.protocols import HALVING, NO_STOPPING, Protocol
+from wpm.records.first_points import UNRECORDED
 from wpm.records.layout import FORMAT, StudyPlace, check_format, sorted_folders
 from wpm.records.trainings import TrainingFolder, TrainingRecord
 from wpm.reports import Report
 
-_IDENTITY_DEFAULTS = {"sampler": "tpe", "trial_seeds": "common", "procedure": FIRST}
+_IDENTITY_DEFAULTS = {
+    "sampler": "tpe", "trial_seeds": "common", "procedure": FIRST, "warm_start": UNRECORDED,
+}  # fmt: skip
 _PROTOCOL_DEFAULTS = {f.name: f.default for f in fields(Protocol) if f.default is not MISSING}
 
 
@@ -46,9 +49,11 @@ def write_study(place: StudyPlace, content: Mapping[str, Any]) -> None:
 def remove_empty_study(place: StudyPlace) -> None:
     """Remove the files of a study without records, if possible; the caller holds its lock."""
     with suppress(OSError):
-        if not trial_numbers(place) and not any(place.folder.glob("finals/*")):
+        if not trial_numbers(place):
+            # Points that wait in it belong to a plan that may have changed.
             place.journal.unlink(missing_ok=True)
-            (place.folder / "study.json").unlink()  # last: a journal alone is refused
+            if not any(place.folder.glob("finals/*")):
+                (place.folder / "study.json").unlink()  # last: a journal alone is refused
 
 
 def find_studies(

@@ -45,6 +45,11 @@ class TrainingRecord:
         return parameters
 
     @property
+    def origin(self) -> str:
+        """Where the configuration was known from before the search; "" if it was sampled."""
+        return str(self.identity.get("origin", ""))
+
+    @property
     def state(self) -> TrialState:
         """How it ended, or that it has not ended."""
         if self.result is not None:

@@ -30,13 +30,13 @@ from wpm.studies.plan import (
 
 
 def choose_best_trials(
-    place: StudyPlace, count: int = 1, *, allow_unfinished: bool
+    place: StudyPlace, count: int | None = 1, *, allow_unfinished: bool
 ) -> list[TrainingRecord]:
     """Return a study's best complete trials, the best first, no configuration twice.
 
     Args:
         place: the study.
-        count: how many; fewer are returned where fewer are complete.
+        count: how many; fewer are returned where fewer are complete. None: all.
         allow_unfinished: take the best so far of a study whose budget is not used up.
 
     Raises:

@@ -11,11 +11,22 @@ from wpm.errors import UserError
 from wpm.loss_description import LossDescription
 from wpm.procedure import FIRST, PROCEDURE, describe_procedure
 from wpm.protocols import HALVING, NO_STOPPING, Protocol
-from wpm.records import StudyPlace, provenance, read_study, write_study
+from wpm.records import (
+    START_KEYS,
+    UNRECORDED,
+    FirstPoint,
+    SearchCost,
+    StudyPlace,
+    describe_start,
+    provenance,
+    read_study,
+    write_study,
+)
 from wpm.rows import Row
 from wpm.spaces import SearchSpace, shipped_loss
 from wpm.studies.samplers import DEFAULT_SAMPLER
 from wpm.studies.seeds import new_trial_seed
+from wpm.studies.warm_start import WarmStart
 
 RENAME_PROTOCOL = "put it back, or save the protocol under another name; or "
 PUT_SPLIT_BACK = "give --split as before (or leave it out, if there was none); or "
@@ -33,7 +44,10 @@ class StudyPlan:
         pixel_cache: folder of the decoded trainval images.
         trials: the budget: how many trials in all, however they end.
         seed: of the sampler, and of every trial's training unless each trial has a new one.
-        first_points: parameter values of the first trials; missing parameters are sampled.
+        first_points: what is tried first; missing parameters are sampled.
+        warm_start: where these points come from; in words, since a study of an earlier version has
+            none of the choices that there are now.
+        twin_cost: what the plain twin's search took, if they are its best trials.
         stopping: what becomes of trials that are behind, one of `wpm.protocols.STOPPINGS`.
         weights: file of the trunk's weights, or "random".
         sampler: name of the sampler, one of `SAMPLER_NAMES`.
@@ -51,7 +65,9 @@ class StudyPlan:
     pixel_cache: Path
     trials: int
     seed: int
-    first_points: tuple[Mapping[str, float], ...] = ()
+    first_points: tuple[FirstPoint, ...] = ()
+    warm_start: str = WarmStart.AUTO
+    twin_cost: SearchCost | None = None
     stopping: str = HALVING
     weights: str = "random"
     sampler: str = DEFAULT_SAMPLER
@@ -88,6 +104,7 @@ class StudyPlan:
                     "weights": Path(self.weights).name,
                     "sampler": self.sampler,
                     "loss": describe_loss(self.space.loss),
+                    "warm_start": str(self.warm_start),
                     "trial_seeds": "new" if self.new_trial_seeds else "common",
                     # Nothing of it concerns the row without training.
                     "procedure": PROCEDURE if self.space.row.is_trained else FIRST,
@@ -117,8 +134,16 @@ def record_plan(plan: StudyPlan, trials: int) -> None:
             )
     else:
         refuse_procedure(place, before)
-        _refuse_difference(plan, before, identity)
+        # Whoever only tests a configuration begins no search, and no choice has begun without one.
+        fixed = trials and before["trials"] and before["identity"]["warm_start"] != UNRECORDED
+        ignored = () if fixed else ("warm_start",)
+        _refuse_difference(plan, before, identity, ignored)
     if before is None or trials > before["trials"]:
+        start = describe_start(plan.first_points, plan.twin_cost) if trials else {}
+        if before is not None and before["trials"]:
+            # The search has begun: what it tried first stays as it is.
+            start = {key: before[key] for key in START_KEYS if key in before}
+            identity["warm_start"] = before["identity"]["warm_start"]
         now = {
             **provenance(),
             "left_out": list(plan.left_out),
@@ -127,7 +152,8 @@ def record_plan(plan: StudyPlan, trials: int) -> None:
             **plan.notes,
         }
         first = before["provenance"] if before else now
-        write_study(place, {"identity": identity, "trials": trials, "provenance": first})
+        content = {"identity": identity, "trials": trials, "provenance": first, **start}
+        write_study(place, content)
 
 
 def check_same_decoding(place: StudyPlace, images: Mapping[str, Any], pixel_cache: Path) -> None:
@@ -200,9 +226,13 @@ def refuse_procedure(place: StudyPlace, study: Mapping[str, Any]) -> None:
 
 
 def _refuse_difference(
-    plan: StudyPlan, study: Mapping[str, Any], identity: Mapping[str, Any]
+    plan: StudyPlan,
+    study: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    ignored: Sequence[str],
 ) -> None:
     old, new = _comparable(study["identity"]), _comparable(identity)
+    new |= {key: old[key] for key in ignored}
     if old == new:
         return
     place, difference = plan.place, first_difference(old, new)
@@ -210,6 +240,8 @@ def _refuse_difference(
         check_same_decoding(place, study["identity"]["images"], plan.pixel_cache)
     rename = RENAME_PROTOCOL if difference.startswith("protocol.") else ""
     rename = PUT_SPLIT_BACK if difference.startswith("split") else rename
+    if difference.startswith("warm_start"):
+        rename = f"give --warm-start {old['warm_start']} to continue it; or "
     raise UserError(
         f"study {place.name} was started with {difference}; {rename}start a new one with "
         f"another --run-root, or move {place.folder} away"

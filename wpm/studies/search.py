@@ -131,7 +131,9 @@ class SearchWork:
         name, state, score = study.plan.place.name, outcome.state, outcome.score
         self._ended[name] += 1
         shown = "" if score is None else f"  MAP@R {score:.4f}"
-        self._announce(f"{name} trial {number:>3} {state.for_people:<8}{shown}  {detail}")
+        origin = study.origin_of(number)
+        known = f"  ({origin})" if origin else ""
+        self._announce(f"{name} trial {number:>3} {state.for_people:<8}{shown}  {detail}{known}")
         if state is TrialState.COMPLETE and score is not None:
             self._best[name] = max(score, self._best.get(name, score))
         if state is TrialState.FAILED:

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -18,7 +19,9 @@ from wpm.records import (
     Outcome,
     TrainingFolder,
     TrialState,
+    read_first_points,
     read_study,
+    read_twin_cost,
     remove_empty_study,
     trial_numbers,
     validation_order,
@@ -37,6 +40,7 @@ _STATES = {
     TrialState.PRUNED: OptunaState.PRUNED,
     TrialState.FAILED: OptunaState.FAIL,
 }
+_ORIGIN = "origin"  # a trial's user attribute
 
 
 class Study:
@@ -64,6 +68,11 @@ class Study:
             before = read_study(place)
             if before is not None and not trial_numbers(place) and has_no_trial(place.journal):
                 # A launch that was killed before its first trial left it; any plan may begin anew.
+                # The same plan keeps what it found to try first: the run folder may have changed.
+                points = read_first_points(before)
+                if points is not None and before["identity"] == plan.identity():
+                    plan = replace(plan, first_points=points, twin_cost=read_twin_cost(before))
+                    self.plan = plan
                 remove_empty_study(place)
                 before = read_study(place)
             record_plan(plan, before["trials"] if before else plan.trials)
@@ -104,6 +113,10 @@ class Study:
             if not trial.user_attrs.get(TrialState.DIVERGED, False)
         ]
         return min(scores, key=lambda trial: validation_order(trial[1], trial[0]), default=None)
+
+    def origin_of(self, number: int) -> str:
+        """Return where a trial's configuration was known from; "" if it was sampled."""
+        return _origin_of(self._study.get_trials(deepcopy=False)[number])
 
     @property
     def exhausted(self) -> bool:
@@ -188,7 +201,7 @@ class Study:
         for report in self._unknown(trial, reports):
             trial.report(report.best_map_at_r, step=report.epoch)
             if not self._rungs.reach(
-                number, report.epoch, report.best_map_at_r, known=_is_known(trial)
+                number, report.epoch, report.best_map_at_r, known=bool(_origin_of(trial))
             ):
                 return Decision.SUSPEND if self._rungs.pauses else Decision.STOP
         return Decision.CONTINUE
@@ -262,7 +275,7 @@ class Study:
         )
         folder = plan.place.trial_folder(trial.number)
         if not (folder / "trial.json").exists():
-            TrainingFolder(folder).write_identity(identify(trial.number, config))
+            TrainingFolder(folder).write_identity(identify(trial.number, config, _origin_of(trial)))
         self._note_waiting(trial.number, False)
         self._running[trial.number] = trial
         return trial.number, training_payload(folder, plan.pixel_cache, config, export=False)
@@ -286,7 +299,7 @@ class Study:
         )
         if not trials:
             for point in plan.first_points:
-                study.enqueue_trial(dict(point))
+                study.enqueue_trial(dict(point.parameters), {_ORIGIN: point.origin})
         return study
 
     def _recorded_parameters(self, number: int) -> dict[str, float]:
@@ -301,7 +314,7 @@ class Study:
         for stored in self._study.get_trials(deepcopy=False):
             number, runs = stored.number, stored.state is OptunaState.RUNNING
             values = stored.intermediate_values
-            self._rungs.restore(number, values, known=_is_known(stored), ends=not runs)
+            self._rungs.restore(number, values, known=bool(_origin_of(stored)), ends=not runs)
             if not runs:
                 continue
             folder = TrainingFolder(self.plan.place.trial_folder(number))
@@ -320,9 +333,9 @@ class Study:
         return orphans
 
 
-def _is_known(trial: Trial | FrozenTrial) -> bool:
-    """Whether a trial's configuration was known before the search."""
-    return "origin" in trial.user_attrs
+def _origin_of(trial: Trial | FrozenTrial) -> str:
+    """Return where a trial's configuration was known from; "" if it was sampled."""
+    return str(trial.user_attrs.get(_ORIGIN, ""))
 
 
 def _suggest(trial: Trial, name: str, searched: Range) -> float:
