@@ -18,9 +18,10 @@ DESCRIPTION = """Rank the trials of each study by validation MAP@R.
 The score of a trial is the mean over the folds of the best validation MAP@R, followed by the sample
 standard deviation over the folds: in percent for people, as fractions in CSV and in conditions.
 Complete trials come first; then trials that successive halving stopped, whose scores come from
-fewer epochs; then running trials (best so far); then failed ones. Device-hours are those of
-training and validation. Below each study, a note says how far its best complete trial lies from the
-edges of the searched ranges, as a share of the searched scale (in decades if it is logarithmic).
+fewer epochs or folds; then running trials (best so far); then failed ones. Device-hours are those
+of training and validation. Below each study, a note says how far its best complete trial lies from
+the edges of the searched ranges, as a share of the searched scale (in decades if it is
+logarithmic).
 
 Columns have the names of the CSV headings; parameters are columns too. A trial that has no value
 for a column meets no condition on it.

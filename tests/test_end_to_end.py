@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import ROOT, Launcher, study_states
-from wpm.records import find_studies, read_finals
+from wpm.records import TrialState, find_studies, read_finals
 
 pytestmark = pytest.mark.slow
 
@@ -93,6 +93,33 @@ def test_several_searches_are_made_trained_again_and_told_apart(tmp_path: Path) 
     )  # fmt: skip
     assert "contrastive was searched 2 times; taken is search" in answer.stderr
     assert len(list(out.glob("*.safetensors"))) == 4
+
+
+def test_trials_that_start_on_one_fold_are_stopped_there_or_earn_the_others(
+    tmp_path: Path,
+) -> None:
+    launcher = Launcher(tmp_path)
+    setting = ("--rows", "contrastive", "--set", "first_folds=1")
+    output = launcher.run(*setting, "--trials", "6")
+    assert "Traceback" not in output
+    (place,) = find_studies(launcher.run_root)
+    assert place.protocol == "smoke-first_folds_1"
+    trials = launcher.trials()
+    states = {trial.number: trial.state for trial in trials}
+    assert set(states.values()) == {TrialState.COMPLETE, TrialState.PRUNED}, output
+    for trial in trials:
+        outcome, last = trial.outcome, trial.reports[-1]
+        assert len(outcome.fold_scores) == len(last.folds) == (1 if last.step <= 4 else 4)
+        if trial.state is TrialState.COMPLETE:
+            assert (last.step, len(outcome.fold_scores)) == (8, 4)
+        else:
+            assert f"stopped  MAP@R {outcome.score:.4f}  at {outcome.reason[11:]}" in output
+    assert "folds trained: 1 of 4 in" in launcher.run("--status")
+    launcher.run(*setting, "--best-only", "--runs", "1")
+    (final,), _ = read_finals(place)
+    assert states[int(final.chosen.trial or 0)] is TrialState.COMPLETE
+    assert len(final.tested) == 1
+    assert len(final.folds[0]) == 4
 
 
 def test_search_never_opens_a_test_image(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ DATASETS = ("glyphs", "omniglot", "folder", "cub200", "cars196", "sop")
 EARLIER = json.loads((Path(__file__).parent / "golden" / "protocols.json").read_text())
 # What older versions did without a field for it, or as the published protocol does not.
 ADDED: dict[str, dict[str, Value]] = {
-    "small": {"validate_untrained": False, "stopping": "halving"},
-    "smoke": {"validate_untrained": False, "stopping": "halving"},
-    "mlrc": {"validate_untrained": True, "stopping": "none"},
+    "small": {"validate_untrained": False, "stopping": "halving", "first_folds": 0},
+    "smoke": {"validate_untrained": False, "stopping": "halving", "first_folds": 0},
+    "mlrc": {"validate_untrained": True, "stopping": "none", "first_folds": 0},
 }
 
 
@@ -198,6 +198,7 @@ BAD_VALUES = {
     "loss_weight_decay": ["-1", "inf"],
     "validate_untrained": ["0", "1", "'true'", "[]"],
     "stopping": ["'asha'", "true", "''"],
+    "first_folds": ["-1", "0.5", "true", "'1'"],
     "folds": ["1", "0", "4.0"],
     "reduction_factor": ["1", "2.5"],
 }  # fmt: skip
@@ -242,6 +243,8 @@ def test_every_field_has_a_rule_that_is_tried() -> None:
         ("base = '../small'", "base is '../small', must be one of demo, mlrc, "),
         ("base = 'mine'", "base is 'mine', which leads back to itself (mine -> mine)"),
         ("base = 'small'\ncrop = 29", "mine: crop 29 px exceeds resize 28 px"),
+        ("base = 'small'\nfirst_folds = 4", "mine: first_folds is 4, must be less than folds = 4"),
+        ("base = 'demo'\nfirst_folds = 2", "mine: first_folds is 2, must be less than folds = 2"),
         ("crop = " + 5000 * "9", "not valid TOML"),
         ("crop = " + 400 * "9", "crop is a whole number beyond TOML's 64 bits"),
         ("crop = 0x" + 9000 * "f", "crop is a whole number beyond TOML's 64 bits"),

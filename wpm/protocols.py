@@ -85,6 +85,8 @@ class Protocol:
     # what becomes of trials that are behind at a rung, unless the command line says otherwise:
     # with "pausing" they wait and may train on later, with "halving" they end; "none": no rungs
     stopping: Annotated[str, Word(STOPPINGS)] = HALVING
+    # so many folds of a trial train to their end before the others begin, which a stopped trial
+    # saves; 0 trains all folds in lockstep
     first_folds: Annotated[int, WholeNumber(0)] = 0
 
     def __post_init__(self) -> None:
@@ -99,6 +101,11 @@ class Protocol:
         if self.crop > self.resize:
             raise UserError(
                 f"protocol {self.name}: crop {self.crop} px exceeds resize {self.resize} px"
+            )
+        if self.first_folds >= self.folds:
+            raise UserError(
+                f"protocol {self.name}: first_folds is {self.first_folds}, must be less than "
+                f"folds = {self.folds}; 0 trains all folds in lockstep"
             )
 
     def batch_size(self) -> int:

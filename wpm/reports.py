@@ -1,6 +1,6 @@
 """What one validation found: the report that a worker makes and a search judges."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -70,17 +70,21 @@ _FOLD_KEYS = tuple(field.name for field in fields(FoldReport))
 
 @dataclass(frozen=True)
 class Report:
-    """What a validation of all folds found.
+    """What a validation found.
 
     Attributes:
-        epoch: epochs trained.
+        epoch: epochs that the folds which train now have trained.
         best_map_at_r: mean over the folds of each fold's best validation MAP@R so far.
-        folds: one report per fold.
+        folds: one report for each fold that trains or has trained, the last one of those that have
+            finished.
         gpus: GPUs, or the share of one, that the worker was given; 0 for none, and in reports of
             earlier versions, which did not record it.
         saving_seconds: what saving has taken from the training so far: seconds for which it waited,
             and processor seconds of the thread that writes meanwhile; None in reports of earlier
             versions.
+        step: the epoch, where all folds train in lockstep. Where some train first, the others'
+            epochs are counted on from the largest number of epochs, so that equal steps of two
+            trials mean the same folds after the same epochs. 0 stands for the epoch.
     """
 
     epoch: int
@@ -88,6 +92,16 @@ class Report:
     folds: tuple[FoldReport, ...]
     gpus: float = 0.0
     saving_seconds: float | None = None
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        if self.step == 0:
+            object.__setattr__(self, "step", self.epoch)
+
+    @property
+    def earlier_steps(self) -> int:
+        """Steps of the folds that trained before those that train now; 0 where none did."""
+        return self.step - self.epoch
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
@@ -103,8 +117,27 @@ class Report:
             folds=tuple(FoldReport.from_json(fold) for fold in content["folds"]),
             gpus=content.get("gpus", 0.0),
             saving_seconds=content.get("saving_seconds"),
+            step=content.get("step", 0),
         )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON types."""
         return {**vars(self), "folds": [fold.to_json() for fold in self.folds]}
+
+    def describe_reached(self, folds: int, first_folds: int) -> str:
+        """Say how far a trial is.
+
+        Args:
+            folds: how many it has in all.
+            first_folds: how many of them train first; 0 where all train in lockstep.
+        """
+        if self.earlier_steps:
+            return f"epoch {self.epoch} on the other {folds - first_folds} of {folds} folds"
+        on_folds = f" on {first_folds} of {folds} folds" if first_folds else ""
+        return f"epoch {self.epoch}{on_folds}"
+
+
+def epochs_trained(reports: Sequence[Report]) -> int:
+    """Return the epochs of a training; where folds train one after another, of all of them."""
+    last = {report.earlier_steps: report.epoch for report in reports}
+    return sum(last.values())

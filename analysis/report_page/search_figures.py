@@ -70,7 +70,8 @@ def _describe_best_so_far(search: Search, *, has_published: bool) -> str:
     if known := sum(bool(trial.outcome.origin) for trial in search.trials):
         sentences.append(f"Known before and tried first: {known}; the labels say where from.")
     if search.in_state(TrialState.PRUNED):
-        sentences.append("Stopped trials had fewer epochs.")
+        has_fewer = "epochs or folds" if _first_folds(search) else "epochs"
+        sentences.append(f"Stopped trials had fewer {has_fewer}.")
     if search.in_state(TrialState.DIVERGED):
         sentences.append("Diverged trials score 0.")
     if failed := len(search.in_state(TrialState.FAILED)):
@@ -118,34 +119,50 @@ def _line(
 
 
 def learning_curves(search: Search) -> Figure | None:
-    """Return the best validation MAP@R so far against the epoch, by outcome, with the rungs."""
+    """Return the best validation MAP@R so far against the epoch, by outcome, with the rungs.
+
+    Where some folds train first, it is against the step, which counts the epochs of the others on.
+    """
     data = []
-    best = search.best
+    best, first = search.best, _first_folds(search)
+    counted = "step" if first else "epoch"
     for state, look in STATE_STYLES.items():
         trials = [t for t in search.in_state(state) if t.curve and t is not best]
         if trials:
             style = {"color": look.colour, "width": 1.2, "dash": look.dash}
-            data.append(_curves(state.for_people, trials, style))
+            data.append(_curves(state.for_people, trials, style, counted))
     if best and best.curve:
         style = {"color": BLACK, "width": 3}
-        data.append(_curves(f"best: trial {best.outcome.number}", [best], style))
+        data.append(_curves(f"best: trial {best.outcome.number}", [best], style, counted))
     if not data:
         return None
     rungs = _rungs(search)
+    protocol = search.identity["protocol"]
+    x_axis = f"step (epochs of {first} of {protocol['folds']} folds, then of the others)"
     layout = {
-        "xaxis": axis("epoch", rangemode="tozero"),
+        "xaxis": axis(x_axis if first else counted, rangemode="tozero"),
         "yaxis": axis("best so far, validation MAP@R, %"),
         "shapes": [vertical(epoch, EDGE_LINE) for epoch in rungs],
         "annotations": [beside(epoch, f"rung {epoch}", top=False) for epoch in rungs],
     }
     caption = "Each line is a trial: the mean over folds of their best validation MAP@R so far."
     if rungs:
-        caption += " Dotted: epochs at which successive halving compares trials."
+        caption += f" Dotted: {counted}s at which successive halving compares trials."
+    if first:
+        caption += (
+            f" After step {protocol['max_epochs']} the other folds train, so a mean may jump there."
+        )
     return Figure("Learning curves", caption, data, layout, height=420)
 
 
-def _curves(name: str, trials: Sequence[TrialHistory], line: dict[str, Any]) -> dict[str, Any]:
-    """Return the curves of several trials as one trace, with gaps between them."""
+def _curves(
+    name: str, trials: Sequence[TrialHistory], line: dict[str, Any], counted: str
+) -> dict[str, Any]:
+    """Return the curves of several trials as one trace, with gaps between them.
+
+    Args:
+        counted: what their x counts, "epoch" or "step".
+    """
     x: list[int | None] = []
     y: list[float | None] = []
     numbers: list[int | None] = []
@@ -159,7 +176,7 @@ def _curves(name: str, trials: Sequence[TrialHistory], line: dict[str, Any]) -> 
         numbers.append(None)
     return {
         "type": "scatter", "mode": "lines", "name": name, "x": x, "y": y, "customdata": numbers,
-        "line": line, "hovertemplate": "trial %{customdata}, epoch %{x}<br>%{y:.2f} %",
+        "line": line, "hovertemplate": f"trial %{{customdata}}, {counted} %{{x}}<br>%{{y:.2f}} %",
     }  # fmt: skip
 
 
@@ -169,6 +186,11 @@ def _corners(curve: Sequence[tuple[int, float]]) -> Iterator[tuple[int, float]]:
         inner = 0 < i < len(curve) - 1
         if not (inner and curve[i - 1][1] == score == curve[i + 1][1]):
             yield epoch, score
+
+
+def _first_folds(search: Search) -> int:
+    """Return how many folds of a trial train first, 0 where all train in lockstep."""
+    return int(search.identity["protocol"]["first_folds"])
 
 
 def _rungs(search: Search) -> list[int]:

@@ -18,12 +18,16 @@ from analysis.studies.ranking import rank_trials
 from analysis.studies.score_surface import predict_surface
 from analysis.text.importance import lay_out_checks, lay_out_importance
 from analysis.text.layout import NotedTable, format_hours, format_percent
-from analysis.text.trial_columns import COLUMNS, find_column, origin_columns, parameter_names
+from analysis.text.trial_columns import (
+    COLUMNS,
+    find_column,
+    origin_columns,
+    parameter_names,
+    usual_columns,
+)
 from wpm.errors import UserError
 from wpm.records import StudyPlace, TrialState
 from wpm.spaces import load_space
-
-_TRIAL_COLUMNS = ("rank", "trial", "state", "score", "score_deviation", "epochs", "device_hours")
 
 
 @dataclass(frozen=True)
@@ -176,15 +180,10 @@ def lay_out_trials(search: Search) -> NotedTable:
     """Return the table of all trials, ranked, with their parameters."""
     trials = rank_trials([trial.outcome for trial in search.trials])
     parameters = parameter_names(trials)
-    names = [*_TRIAL_COLUMNS, *parameters, "edge_distance", "edge", *origin_columns(trials)]
+    edges = ["edge_distance", "edge"]
+    names = [*usual_columns(trials), *parameters, *edges, *origin_columns(trials)]
     columns = [find_column(name) for name in names]
-    rows = [
-        [
-            "-" if (value := column.value(trial)) is None else column.show(value)
-            for column in columns
-        ]
-        for trial in trials
-    ]
+    rows = [[column.text(trial) for column in columns] for trial in trials]
     notes = [
         "to edge: distance of the nearest parameter from an edge of its range, in % of the range"
     ]

@@ -45,6 +45,7 @@ _NAMES = {
     "patience": "patience in epochs",
     "max_epochs": "epochs at most",
     "folds": "folds of cross-validation",
+    "first_folds": "folds of a trial that train before the others",
     "trunk_passes": "trunk passes T of a view",
     "embedding_masks": "embedding masks K of a pass",
 }

@@ -17,7 +17,8 @@ class TrialHistory:
 
     Attributes:
         outcome: how the trial ended, or how far it is.
-        curve: for every validation, its epoch and the best validation MAP@R so far, a fraction.
+        curve: for every validation, its step (see `wpm.reports.Report`; the epoch, where all folds
+            train in lockstep) and the best validation MAP@R so far, a fraction.
         started: time at which the trial was first handed out; None if the record does not say.
         ended: None while the trial is running.
     """
@@ -27,9 +28,9 @@ class TrialHistory:
     started: datetime | None
     ended: datetime | None
 
-    def score_at(self, epoch: int) -> float | None:
-        """Return the best score so far at the first validation at or after an epoch."""
-        return next((score for reached, score in self.curve if reached >= epoch), None)
+    def score_at(self, step: int) -> float | None:
+        """Return the best score so far at the first validation at or after a step."""
+        return next((score for reached, score in self.curve if reached >= step), None)
 
 
 @dataclass(frozen=True)
@@ -90,21 +91,21 @@ def read_search(place: StudyPlace) -> tuple[Search, list[str]]:
     """
     study = require_study(place)
     records, problems = read_trials(place, with_reports=True)
-    searched = study["identity"].get("searched", {})
+    identity = study["identity"]
     trials, more_problems = convert_records(
-        records, lambda record: _describe(place, record, searched)
+        records, lambda record: _describe(place, record, identity)
     )
     trials.sort(key=lambda trial: trial.outcome.number)
-    search = Search(place, study["identity"], study.get("provenance", {}), study["trials"], trials)
+    search = Search(place, identity, study.get("provenance", {}), study["trials"], trials)
     return search, problems + more_problems
 
 
 def _describe(
-    place: StudyPlace, record: TrainingRecord, searched: Mapping[str, Mapping[str, Any]]
+    place: StudyPlace, record: TrainingRecord, identity: Mapping[str, Any]
 ) -> TrialHistory:
     return TrialHistory(
-        outcome=describe_trial(place, record, searched),
-        curve=[(report.epoch, report.best_map_at_r) for report in record.reports],
+        outcome=describe_trial(place, record, identity),
+        curve=[(report.step, report.best_map_at_r) for report in record.reports],
         started=_parse_time(record.identity.get("provenance", {}).get("started")),
         ended=_parse_time(record.outcome.ended),
     )

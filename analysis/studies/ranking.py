@@ -38,7 +38,10 @@ class RankedTrial:
         score: mean over the folds, a fraction; None if the trial failed or has no validation yet.
         deviation: sample standard deviation over the folds; None with one fold, and if the trial
             diverged.
-        epochs: epochs that have been trained.
+        epochs: epochs that have been trained; where folds train one after another, those of all.
+        folds: folds that have been trained.
+        folds_of: folds of a complete trial; None where all folds train in lockstep, so that every
+            trial has them.
         seconds: worker time.
         hours: device-hours.
         edges: distances of the parameters from the edges of their ranges, the nearest first.
@@ -53,6 +56,8 @@ class RankedTrial:
     score: float | None
     deviation: float | None
     epochs: int
+    folds: int
+    folds_of: int | None
     seconds: float
     hours: float
     parameters: Mapping[str, float]
@@ -105,12 +110,11 @@ def read_ranking(place: StudyPlace) -> tuple[Ranking, list[str]]:
                 records[position] = TrainingFolder(record.folder).read()
             except UserError as error:
                 problems.append(str(error))
-    searched = study["identity"].get("searched", {})
+    identity = study["identity"]
     trials, more_problems = convert_records(
-        records, lambda record: describe_trial(place, record, searched)
+        records, lambda record: describe_trial(place, record, identity)
     )
     ended = sum(trial.state.has_ended for trial in trials)
-    identity = study["identity"]
     ranking = Ranking(
         [place],
         study["trials"],
@@ -134,12 +138,17 @@ def merge_rankings(rankings: Sequence[Ranking]) -> Ranking:
 
 
 def rank_trials(trials: Sequence[RankedTrial]) -> list[RankedTrial]:
-    """Sort trials by state; complete and stopped ones by score, the others by number."""
+    """Sort trials by state; complete and stopped ones by score, the others by number.
 
-    def place_of(trial: RankedTrial) -> tuple[int, float, int, str]:
+    Of stopped trials those with more folds come first: their scores do not compare with others'.
+    """
+
+    def place_of(trial: RankedTrial) -> tuple[int, float, float, int, str]:
         score = trial.score if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None
+        is_stopped = trial.state == TrialState.PRUNED
         return (
             _STATES.index(trial.state),
+            -trial.folds / trial.folds_of if is_stopped and trial.folds_of else -1.0,
             float("inf") if score is None else -score,
             trial.number,
             trial.place.name,
@@ -152,19 +161,19 @@ def rank_trials(trials: Sequence[RankedTrial]) -> list[RankedTrial]:
 
 
 def describe_trial(
-    place: StudyPlace, record: TrainingRecord, searched: Mapping[str, Mapping[str, Any]]
+    place: StudyPlace, record: TrainingRecord, identity: Mapping[str, Any]
 ) -> RankedTrial:
     """Describe a trial that has no rank yet; a running one is described by its reports.
 
     Args:
         record: record of the trial, with its reports if it is running.
-        searched: ranges by parameter, as study.json has them.
+        identity: of the study, as study.json has it: ranges by parameter, and the protocol.
 
     Raises:
         ValueError: the record has a value that no search writes.
         KeyError: the record lacks a value.
     """
-    outcome, parameters = record.outcome, record.parameters
+    outcome, parameters, protocol = record.outcome, record.parameters, identity["protocol"]
     # A failed trial has no score, as in the search, even if it reached one before it failed.
     scored = outcome.state is not TrialState.FAILED and outcome.score is not None
     return RankedTrial(
@@ -177,10 +186,12 @@ def describe_trial(
         if scored and outcome.state is not TrialState.DIVERGED
         else None,
         epochs=outcome.epochs,
+        folds=len(outcome.fold_scores),
+        folds_of=protocol["folds"] if protocol["first_folds"] else None,
         seconds=outcome.training_seconds + outcome.validation_seconds,
         hours=device_hours(outcome),
         parameters=parameters,
-        edges=edge_distances(parameters, searched),
+        edges=edge_distances(parameters, identity.get("searched", {})),
         reason=outcome.reason,
         origin=record.origin,
     )

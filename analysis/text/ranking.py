@@ -15,6 +15,7 @@ from analysis.text.trial_columns import (
     find_column,
     origin_columns,
     parameter_names,
+    usual_columns,
 )
 from wpm.formatting import format_table
 from wpm.records import TrialState
@@ -22,7 +23,6 @@ from wpm.records import TrialState
 _TRACE_COUNTS = (1, 5, 10, 20, 50)  # numbers of trials at which two searches are compared
 _STUDY_COLUMNS = ("dataset", "protocol", "row", "search")
 _EXPLAINED = (TrialState.FAILED, TrialState.DIVERGED)  # states whose reason people see
-_TEXT_COLUMNS = ("rank", "trial", "state", "score", "score_deviation", "epochs", "device_hours")
 
 
 @dataclass(frozen=True)
@@ -131,15 +131,13 @@ def _usual_columns(ranking: Ranking, shown: Sequence[RankedTrial]) -> list[str]:
     ]
     reason = ["reason"] if any(trial.state in _EXPLAINED for trial in shown) else []
     origin = origin_columns(shown)
-    return [*varying, *_TEXT_COLUMNS, *parameter_names(shown), *origin, *reason]
+    return [*varying, *usual_columns(shown), *parameter_names(shown), *origin, *reason]
 
 
 def _show(trial: RankedTrial, name: str, choice: Choice) -> str:
-    column = find_column(name)
-    value = column.value(trial)
     if name == "reason" and trial.state not in _EXPLAINED and not choice.columns:
         return ""  # the column of epochs shows where successive halving stopped the trial
-    return "-" if value is None else column.show(value)
+    return find_column(name).text(trial)
 
 
 def _describe_ranking(ranking: Ranking, choice: Choice) -> list[str]:
@@ -156,6 +154,11 @@ def _describe_ranking(ranking: Ranking, choice: Choice) -> list[str]:
         )
     if len({(place.dataset, place.protocol) for place in ranking.places}) > 1:
         notes.append("scores on different data sets or under different protocols do not compare")
+    if any(trial.folds_of and trial.state == TrialState.PRUNED for trial in ranking.trials):
+        notes.append(
+            "the score of a stopped trial is a mean over the folds that it trained; those with "
+            "more folds are ranked first"
+        )
     if choice.progress and len(ranking.places) == 1:
         notes.append(describe_progress(ranking))
     if len(ranking.procedures) > 1:

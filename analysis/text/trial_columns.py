@@ -21,12 +21,21 @@ class Column:
         value: returns the value of a trial, None if it has none; scores are fractions.
         show: writes a value for people.
         numeric: whether a condition can compare the value with a number.
+        whole: returns the number of which the value is a part, None if people need not know it.
     """
 
     heading: str
     value: Callable[[RankedTrial], Any]
     show: Callable[[Any], str] = str
     numeric: bool = True
+    whole: Callable[[RankedTrial], int | None] = lambda trial: None
+
+    def text(self, trial: RankedTrial) -> str:
+        """Write the value of a trial for people."""
+        value, whole = self.value(trial), self.whole(trial)
+        if value is None:
+            return "-"
+        return self.show(value) + ("" if whole is None else f" of {whole}")
 
 
 def _shorten(reason: str) -> str:
@@ -45,6 +54,7 @@ COLUMNS: Mapping[str, Column] = {
     "score": Column("MAP@R %", lambda trial: trial.score, format_percent),
     "score_deviation": Column("± sd", lambda trial: trial.deviation, format_percent),
     "epochs": Column("epochs", lambda trial: trial.epochs),
+    "folds": Column("folds", lambda trial: trial.folds, whole=lambda trial: trial.folds_of),
     "seconds": Column("seconds", lambda trial: trial.seconds, "{:.0f}".format),
     "device_hours": Column("device-h", lambda trial: trial.hours, format_hours),
     "edge_distance": Column(
@@ -68,6 +78,15 @@ def parameter_names(trials: Sequence[RankedTrial]) -> list[str]:
 def origin_columns(trials: Sequence[RankedTrial]) -> list[str]:
     """Return the column of origins if any trial was known before its search."""
     return ["origin"] if any(trial.origin for trial in trials) else []
+
+
+def usual_columns(trials: Sequence[RankedTrial]) -> list[str]:
+    """Return the columns that people see before those of the parameters.
+
+    Folds are among them where trials do not train all of them in lockstep.
+    """
+    folds = ["folds"] if any(trial.folds_of is not None for trial in trials) else []
+    return ["rank", "trial", "state", "score", "score_deviation", "epochs", *folds, "device_hours"]
 
 
 def find_column(name: str) -> Column:

@@ -16,6 +16,7 @@ from analysis import command_line as options
 from analysis import rank_trials
 from analysis.studies import selection
 from analysis.studies.published import read_trace
+from tests.support.searches import write_search_of_waiting_folds
 from tests.support.stored import bytes_under, write_search
 from tests.support.trials import curve, fold_report, outcome
 from wpm.cli.entry import EXIT_BROKEN_PIPE
@@ -320,14 +321,14 @@ def test_csv_is_one_flat_table_of_exact_numbers(
     rows = read_csv(capsys.readouterr().out)
     assert list(rows[0]) == [
         "dataset", "protocol", "row", "search", "rank", "trial", "state", "score",
-        "score_deviation", "epochs", "seconds", "device_hours", "edge_distance", "edge", "origin",
-        "beta", "margin", "sharpness", "reason",
+        "score_deviation", "epochs", "folds", "seconds", "device_hours", "edge_distance", "edge",
+        "origin", "beta", "margin", "sharpness", "reason",
     ]  # fmt: skip
     assert rows[0] == {
         "dataset": "glyphs", "protocol": "smoke", "row": "margin", "search": "1", "rank": "1",
         "trial": "0", "state": "complete", "score": str(1 / 3), "score_deviation": "",
-        "epochs": "20", "seconds": "65.25", "device_hours": "0.018125", "edge_distance": "",
-        "edge": "", "origin": "", "beta": "1.2", "margin": "", "sharpness": "", "reason": "",
+        "epochs": "20", "folds": "1", "seconds": "65.25", "device_hours": "0.018125",
+        "edge_distance": "", "edge": "", "origin": "", "beta": "1.2", "margin": "", "sharpness": "", "reason": "",
     }  # fmt: skip
     assert [row["trial"] for row in rows[1:]] == ["3", "0", "5", "2", "4", "6", "1"]
     assert float(rows[2]["score_deviation"]) == pytest.approx(DEVIATION)
@@ -336,6 +337,26 @@ def test_csv_is_one_flat_table_of_exact_numbers(
     assert [rows[7][name] for name in ("rank", "score", "reason")] == [
         "", "", "diverged:\nloss | nan",
     ]  # fmt: skip
+
+
+def test_folds_trained_are_shown_and_ranked_where_some_wait(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_search_of_waiting_folds(tmp_path)
+    assert rank(tmp_path) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "epochs   folds" in lines[1]
+    start = lines[1].index("state")
+    shown = [line[start:].split() for line in lines[2:6]]
+    assert [(words[0], words[3], " ".join(words[4:7])) for words in shown] == [
+        ("complete", "40", "2 of 2"),
+        ("stopped", "23", "2 of 2"),
+        ("stopped", "5", "1 of 2"),
+        ("running", "2", "1 of 2"),
+    ]
+    assert "mean over the folds that it trained" in lines[-1]
+    assert rank(tmp_path, "--where", "folds == 2", "--columns", "trial", "--format", "csv") == 0
+    assert capsys.readouterr().out.split() == ["trial", "0", "2"]
 
 
 def test_equal_scores_are_ranked_by_number(

@@ -17,7 +17,13 @@ from analysis.studies.published import read_trace
 from analysis.studies.row_results import RowRecord, read_row
 from analysis.studies.score_surface import predict_surface
 from analysis.studies.validation import validate_rows
-from tests.support.searches import RANGES, draw_parameters, write_course, write_searched
+from tests.support.searches import (
+    RANGES,
+    draw_parameters,
+    write_course,
+    write_search_of_waiting_folds,
+    write_searched,
+)
 from tests.support.stored import COMPLETE, FAILED, PRUNED, write_final, write_run, write_search
 from wpm.records import StudyPlace, TrainingFolder, TrialState
 from wpm.rows import Row
@@ -125,6 +131,21 @@ def test_learning_curves_go_by_outcome_and_show_the_rungs(tmp_path: Path) -> Non
     without = search_figures.learning_curves(search_of(tmp_path / "b", stopped=(), trials=6))
     assert without is not None
     assert without.layout["shapes"] == []
+
+
+def test_learning_curves_are_drawn_over_steps_where_some_folds_wait(tmp_path: Path) -> None:
+    search, _ = read_search(write_search_of_waiting_folds(tmp_path))
+    figure = search_figures.learning_curves(search)
+    check(figure)
+    assert figure is not None
+    best = trace(figure, "best: trial 0")
+    assert (best["x"][0], best["x"][-2]) == (1, 40)
+    assert "step" in best["hovertemplate"]
+    title = figure.layout["xaxis"]["title"]["text"]
+    assert title == "step (epochs of 1 of 2 folds, then of the others)"
+    assert [shape["x0"] for shape in figure.layout["shapes"]] == [5, 15]
+    assert "After step 20 the other folds train" in figure.caption
+    assert "fewer epochs or folds" in search_figures.best_so_far(search, None).caption
 
 
 def test_level_stretches_are_drawn_by_their_ends() -> None:

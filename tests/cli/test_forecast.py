@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.searches import write_search_of_waiting_folds
 from tests.support.stored import COMPLETE, PRUNED, write_search
 from tests.support.trials import fold_report, outcome
 from wpm.cli.forecast import Forecast, forecast_finals, forecast_search, format_forecasts
@@ -16,9 +17,11 @@ from wpm.rows import Row
 PROTOCOL = find_protocol("small", "omniglot")
 
 
-def write_reports(folder: Path, seconds: float) -> None:
-    fold = fold_report(training_seconds=seconds * 0.9, validation_seconds=seconds * 0.1)
-    TrainingFolder(folder).progress.write_reports([Report(1, 0.5, (fold,))])
+def write_reports(folder: Path, seconds: float, folds: int = 1) -> None:
+    fold = fold_report(
+        training_seconds=seconds / folds * 0.9, validation_seconds=seconds / folds * 0.1
+    )
+    TrainingFolder(folder).progress.write_reports([Report(1, 0.5, (fold,) * folds)])
 
 
 def test_ended_trials_are_taken_off_and_timed(tmp_path: Path) -> None:
@@ -52,7 +55,7 @@ def test_further_search_is_timed_by_the_rows_other_searches_first(tmp_path: Path
 def test_final_runs_are_timed_by_their_own_kind_first(tmp_path: Path) -> None:
     place = write_search(tmp_path, "triplet", [COMPLETE, PRUNED], 2)
     for number in range(2):
-        write_reports(place.trial_folder(number), 40.0)
+        write_reports(place.trial_folder(number), 40.0, folds=4)
     by_trials = forecast_finals(place, PROTOCOL, runs=5)
     assert (by_trials.pieces, by_trials.seconds) == (20, 10.0)
     assert by_trials.source == "at least, by 2 trials"
@@ -61,6 +64,13 @@ def test_final_runs_are_timed_by_their_own_kind_first(tmp_path: Path) -> None:
     TrainingFolder(fold).write_result(outcome(0.5))
     by_finals = forecast_finals(place, PROTOCOL, runs=5)
     assert (by_finals.pieces, by_finals.seconds) == (19, 25.0)
+
+
+def test_final_runs_are_timed_by_the_folds_that_trials_trained(tmp_path: Path) -> None:
+    """Two trials trained both folds and one a single fold, for a second each."""
+    place = write_search_of_waiting_folds(tmp_path, "triplet")
+    assert forecast_search(place, 4).seconds == pytest.approx((2 + 1 + 2) / 3)
+    assert forecast_finals(place, PROTOCOL, runs=5).seconds == pytest.approx(1.0)
 
 
 def test_row_without_training_takes_nothing(tmp_path: Path) -> None:

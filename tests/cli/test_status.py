@@ -5,7 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.searches import write_course, write_searched
+from tests.support.searches import (
+    write_course,
+    write_search_of_waiting_folds,
+    write_searched,
+)
 from tests.support.tiny import make_plan
 from wpm.cli.status import describe_status, format_status, watch_status
 from wpm.errors import UserError
@@ -45,6 +49,14 @@ def test_study_of_an_older_procedure_is_named(tmp_path: Path) -> None:
     assert line.startswith(
         "omniglot/small/contrastive+wpm can be read and not continued: procedure 1 of wpm 0.2 "
         "(since then classes of batches are dealt from a deck, "
+    )
+
+
+def test_folds_trained_are_counted_where_some_wait(tmp_path: Path) -> None:
+    write_search_of_waiting_folds(tmp_path)
+    *_, note = format_status(tmp_path).splitlines()
+    assert note == (
+        "omniglot/small/contrastive folds trained: 1 of 2 in 2 trials, 2 of 2 in 2 trials"
     )
 
 

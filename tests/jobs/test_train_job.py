@@ -361,6 +361,66 @@ def test_interrupted_job_saves_its_last_step(
     assert scores(resumed[-1]) == scores(whole[-1])
 
 
+@pytest.mark.parametrize("stop", [0, 7, 8, 12, 22])
+def test_job_that_is_interrupted_while_folds_wait_or_train_last_saves_its_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    """At the start, in and after the last step of the first folds, and among the others'."""
+    config = make_config(folds=(0, 1, 2), max_epochs=2, first_folds=1)
+    whole = finish(make_job(tmp_path / "whole", config))
+    job = make_job(tmp_path / "cut", config)
+    with monkeypatch.context() as patched, pytest.raises(InterruptedJobError):
+        steps_until(job, stop, patched)
+    job.close()
+    trained = []
+    plain = FoldTraining.draw_batch
+
+    def draw(fold: FoldTraining) -> torch.Tensor:
+        trained.append(fold.position)
+        return plain(fold)
+
+    monkeypatch.setattr(FoldTraining, "draw_batch", draw)
+    resumed = finish(make_job(tmp_path / "cut", config))
+    assert len(trained) == 3 * 8 - (stop + 1), "a step was repeated"
+    assert scores(resumed[-1]) == scores(whole[-1])
+    assert [report.step for report in resumed[-1].reports] == [1, 2, 3, 4]
+    assert len(outcome_of(resumed[-1]).fold_scores) == 3
+
+
+def test_complete_trial_has_all_folds_and_a_stopped_one_those_that_it_trained(
+    tmp_path: Path,
+) -> None:
+    config = make_config(max_epochs=2, first_folds=1)
+    job = make_job(tmp_path, config)
+    step = job.step()
+    stopped = Outcome.from_reports(TrialState.PRUNED, step.reports)
+    assert (stopped.epochs, len(stopped.fold_scores)) == (1, 1)
+    assert step.result is None
+    assert job.step().result is None, "the first fold has finished, and three have not begun"
+    complete = outcome_of(finish(job)[-1])
+    assert complete.state is TrialState.COMPLETE
+    assert (complete.epochs, len(complete.fold_scores)) == (4, 4)
+    log = (tmp_path / "training" / LOG_NAME).read_text()
+    assert "the first folds have finished, these begin: 1, 2, 3" in log
+    assert log.count("fold 0 loss") == log.count("fold 3 loss") == 2, "each in its own epochs"
+
+
+def test_history_ahead_of_the_checkpoint_is_kept_between_groups_of_folds(tmp_path: Path) -> None:
+    """Killed right after the last report of the first fold, and of the others, was written."""
+    config = make_config(folds=(0, 1), max_epochs=2, first_folds=1)
+    whole = finish(make_job(tmp_path / "whole", config))
+    reports = whole[-1].reports
+    for known in (2, 4):
+        job = make_job(tmp_path / str(known), config)
+        folder = TrainingFolder(tmp_path / str(known) / "training")
+        job.close()
+        folder.progress.write_reports(reports[:known])
+        resumed = finish(make_job(tmp_path / str(known), config))
+        assert len(resumed[0].reports) == known
+        assert scores(resumed[-1]) == scores(whole[-1])
+        assert len(outcome_of(resumed[-1]).fold_scores) == 2
+
+
 def test_job_that_is_interrupted_where_it_was_saved_writes_nothing(tmp_path: Path) -> None:
     """After a kill in between, a second checkpoint of this name would not match the history."""
     job = make_job(tmp_path)

@@ -10,6 +10,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
+from tests.support.tiny import make_config
 from tests.support.training_jobs import finish, make_job, outcome_of
 from wpm.records import TrainingFolder, TrialState
 from wpm.records.curves import MEAN, SCALARS, CurveFile
@@ -47,6 +48,23 @@ def expected(reports: Sequence[Report]) -> dict[tuple[int, str], float]:
         for fold in r.folds
         for name in SCALARS
     }
+
+
+def test_fold_is_drawn_at_its_own_epochs_and_the_mean_at_steps(tmp_path: Path) -> None:
+    steps = finish(make_job(tmp_path, make_config(max_epochs=2, first_folds=1)))
+    reports = TrainingFolder(tmp_path / "training").read_reports()
+    assert len(reports) == len(steps[-1].reports) == 4
+    expected = {(r.step, MEAN): r.best_map_at_r for r in reports}
+    for report, folds in zip(reports, ((0,), (0,), (1, 2, 3), (1, 2, 3)), strict=True):
+        for fold in folds:
+            for name in SCALARS:
+                value = getattr(report.folds[fold], name)
+                expected[report.epoch, f"{name}/fold-{fold}"] = value
+    assert read_scalars(tmp_path / "training") == pytest.approx(expected, rel=1e-6)
+    anew = CurveFile(tmp_path / "training")
+    anew.restart(reports)
+    anew.close()
+    assert read_scalars(tmp_path / "training") == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_training_leaves_every_validation_once(tmp_path: Path) -> None:

@@ -110,3 +110,38 @@ def test_choice_is_written_read_and_described(
     assert chosen.to_json() == content
     assert Chosen.from_json(content) == chosen
     assert str(chosen) == words
+
+
+def test_step_is_the_epoch_unless_some_folds_trained_first() -> None:
+    (report,) = curve(0.9, epochs=1)
+    assert (report.step, report.earlier_steps) == (1, 0)
+    content = report.to_json()
+    del content["step"]  # as earlier versions wrote it
+    assert Report.from_json(content) == report
+    later = Report(3, 0.5, report.folds, step=23)
+    assert Report.from_json(later.to_json()) == later
+    assert later.earlier_steps == 20
+
+
+def test_epochs_of_folds_that_trained_one_after_another_are_added() -> None:
+    (report,) = curve(0.9, epochs=1)
+    first = [Report(epoch, 0.5, report.folds) for epoch in (1, 2, 5)]
+    then = [Report(epoch, 0.5, report.folds * 4, step=20 + epoch) for epoch in (1, 3)]
+    assert Outcome.from_reports(TrialState.PRUNED, first).epochs == 5
+    ended = Outcome.from_reports(TrialState.PRUNED, [*first, *then])
+    assert (ended.epochs, len(ended.fold_scores)) == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "step", "first_folds", "words"),
+    [
+        (5, 5, 0, "epoch 5"),
+        (5, 5, 1, "epoch 5 on 1 of 4 folds"),
+        (3, 23, 1, "epoch 3 on the other 3 of 4 folds"),
+    ],
+)
+def test_people_read_which_folds_a_trial_has_reached(
+    epoch: int, step: int, first_folds: int, words: str
+) -> None:
+    folds = curve(0.9, epochs=1)[0].folds
+    assert Report(epoch, 0.5, folds, step=step).describe_reached(4, first_folds) == words

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.final_runs import drain, final_plan, finish_work
 from tests.support.tiny import make_plan, smoke_protocol
-from tests.support.trials import run_trial
+from tests.support.trials import EPOCHS, curve, run_trial
 from wpm.errors import UserError
 from wpm.files import read_json, write_json
 from wpm.jobs.held_out_embeddings import embed_test_images
@@ -23,6 +23,27 @@ from wpm.studies.study_end import STUDY_FAILED, STUDY_FINISHED, StudyEnd
 
 def test_best_complete_trial_is_chosen(study_plan: StudyPlan) -> None:
     (best,) = choose_best_trials(study_plan.place, allow_unfinished=False)
+    assert best.number == 1
+
+
+def test_trial_that_was_stopped_on_its_first_folds_is_never_chosen(tmp_path: Path) -> None:
+    """Its mean over fold 0 alone is higher than the complete trial's over all folds."""
+    plan = make_plan(tmp_path, trials=2, first_folds=1, max_epochs=EPOCHS)
+    with Study(plan) as study:
+        for number, state in enumerate((TrialState.PRUNED, TrialState.COMPLETE)):
+            asked = study.ask()
+            assert asked is not None
+            first = curve(0.9 if number == 0 else 0.5)
+            if state is TrialState.PRUNED:
+                study.record_stopped(number, first)
+                continue
+            then = [dataclasses.replace(r, step=EPOCHS + r.epoch) for r in curve(0.4)]
+            reports = [*first, *then]
+            result = Outcome.from_reports(state, reports)
+            TrainingFolder(Path(asked[1]["folder"])).write_result(result)
+            study.record_ended(number, result, reports)
+        assert study.best == (1, 0.4)
+    (best,) = choose_best_trials(plan.place, count=2, allow_unfinished=False)
     assert best.number == 1
 
 

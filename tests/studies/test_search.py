@@ -8,10 +8,12 @@ import pytest
 from tests.support.tiny import make_plan
 from tests.support.trials import curve
 from wpm.errors import UserError
-from wpm.jobs.job import StepResult
+from wpm.jobs.job import Job, StepResult
+from wpm.jobs.start import start_job
 from wpm.jobs.work import Decision, Work
-from wpm.records import Outcome, TrialState, read_study
+from wpm.records import Outcome, TrialState, read_study, read_trials
 from wpm.records.training_log import LOG_NAME
+from wpm.studies.best_trials import choose_best_trials
 from wpm.studies.search import MAX_FIRST_FAILURES, SearchWork
 from wpm.studies.study import Study
 from wpm.studies.study_end import STUDY_FAILED, STUDY_FINISHED, StudyEnd
@@ -55,6 +57,46 @@ def test_line_of_a_known_configuration_says_where_it_comes_from(tmp_path: Path) 
             end(source, work)
     assert lines[0].endswith(" epochs  (published thresholds)")
     assert lines[1].endswith(" epochs")
+
+
+def test_trials_that_start_on_one_fold_are_stopped_there_or_earn_the_others(
+    tmp_path: Path,
+) -> None:
+    """Real trainings under successive halving, two at a time."""
+    lines: list[str] = []
+    with Study(make_plan(tmp_path, trials=5, first_folds=1)) as study:
+        source = SearchWork([study], lines.append)
+        running: list[tuple[Work, Job]] = []
+        while True:
+            while len(running) < 2 and (work := source.next_work()) is not None:
+                running.append((work, start_job(work.payload)))
+            if not running:
+                break
+            work, job = running.pop(0)
+            step = job.step()
+            if step.result is not None:
+                source.on_ended(work, step)
+            elif source.on_step(work, step) is Decision.STOP:
+                source.on_stopped(work, step)
+            else:
+                running.append((work, job))
+                continue
+            job.close()
+        best = study.best
+    records, problems = read_trials(study.plan.place, with_reports=True)
+    assert not problems
+    assert {record.state for record in records} == {TrialState.COMPLETE, TrialState.PRUNED}
+    for record in records:
+        last, outcome = record.reports[-1], record.outcome
+        assert len(outcome.fold_scores) == len(last.folds) == (1 if last.step <= 4 else 4)
+        if record.state is TrialState.COMPLETE:
+            assert (last.step, last.epoch, outcome.epochs) == (8, 4, 8)
+        else:
+            assert last.step in (1, 2, 4), "the rungs; 8 is the end"
+            assert outcome.reason.removeprefix("stopped ") in "".join(lines)
+    (chosen,) = choose_best_trials(study.plan.place, allow_unfinished=False)
+    assert best is not None
+    assert (chosen.number, len(chosen.outcome.fold_scores)) == (best[0], 4)
 
 
 def test_work_that_starts_records_the_budgets_of_all_studies(tmp_path: Path) -> None:

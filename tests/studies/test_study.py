@@ -49,6 +49,22 @@ def test_values_are_reported_under_their_epoch(tmp_path: Path) -> None:
     assert values == {r.epoch: r.best_map_at_r for r in curve(0.9)}
 
 
+def test_values_of_folds_that_wait_are_reported_under_later_steps(tmp_path: Path) -> None:
+    with Study(make_plan(tmp_path, first_folds=1, max_epochs=EPOCHS)) as study:
+        asked = study.ask()
+        assert asked is not None
+        first = curve(0.9, epochs=2)  # the patience of the first fold ran out after two epochs
+        then = [dataclasses.replace(r, step=EPOCHS + r.epoch) for r in curve(0.5, epochs=3)]
+        study.report(0, first)
+        study.report(0, [*first, *then])
+        values = stored_trials(study.plan)[0].intermediate_values
+        stopped = study.record_stopped(0, [*first, *then])
+    assert list(values) == [1, 2, 10, 11, 12]
+    assert values[10] == then[0].best_map_at_r
+    assert stopped.reason == "stopped at epoch 3 on the other 3 of 4 folds"
+    assert stopped.epochs == 5
+
+
 def test_stopped_trial_keeps_the_report_that_stopped_it(tmp_path: Path) -> None:
     with Study(make_plan(tmp_path)) as study:
         run_trial(study, lambda n: 0.9)

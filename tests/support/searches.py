@@ -14,6 +14,7 @@ from wpm.records import (
     StudyPlace,
     TrainingFolder,
     TrialState,
+    read_study,
     write_study,
 )
 from wpm.reports import Report
@@ -98,6 +99,42 @@ def _report(epoch: int, epochs: int, score: float) -> Report:
         for k in range(2)
     )
     return Report(epoch, reached, tuple(folds))
+
+
+def write_search_of_waiting_folds(root: Path, row: str = "contrastive") -> StudyPlace:
+    """Write a study whose trials train fold 0 of 2 first.
+
+    Trial 0 is complete, 1 was stopped on fold 0 alone, 2 on the other fold, 3 is running.
+    """
+    place = write_searched(root, row, trials=0, early_stopping=True)
+    study = read_study(place)
+    assert study is not None
+    study["identity"]["protocol"]["first_folds"] = 1
+    length = study["identity"]["protocol"]["max_epochs"]
+    ends = {
+        0: (2 * length, TrialState.COMPLETE), 1: (5, TrialState.PRUNED),
+        2: (length + 3, TrialState.PRUNED), 3: (2, None),
+    }  # fmt: skip
+    write_study(place, {**study, "trials": len(ends)})
+    for number, parameters in enumerate(draw_parameters(len(ends))):
+        last, state = ends[number]
+        folder = TrainingFolder(place.trial_folder(number))
+        folder.write_identity({"number": number, "parameters": parameters})
+        reports = [_staged_report(step, length, 0.2 + 0.1 * number) for step in range(1, last + 1)]
+        folder.progress.write_reports(reports)
+        if state is not None:
+            reason = f"stopped at {reports[-1].describe_reached(2, 1)}"
+            stopped = state is TrialState.PRUNED
+            folder.write_result(Outcome.from_reports(state, reports, reason if stopped else ""))
+    return place
+
+
+def _staged_report(step: int, length: int, score: float) -> Report:
+    folds = tuple(
+        fold_report(fold, best_map_at_r=score, training_seconds=0.9, validation_seconds=0.1)
+        for fold in range(1 if step <= length else 2)
+    )
+    return Report(step if step <= length else step - length, score, folds, step=step)
 
 
 def write_searched(

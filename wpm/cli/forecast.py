@@ -14,6 +14,7 @@ from wpm.records import (
     read_trials,
     worker_seconds,
 )
+from wpm.reports import Report
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def forecast_search(place: StudyPlace, trials: int) -> Forecast:
     records, _ = read_trials(place)
     ended = sum(record.state.has_ended for record in records)
     for other in _alike(place):
-        seconds = list(_trial_seconds(other))
+        seconds = [worker_seconds(reports) for reports in _trial_reports(other)]
         if seconds:
             source = f"{len(seconds)} trials of {other.name}"
             return Forecast(place, max(0, trials - ended), sum(seconds) / len(seconds), source)
@@ -68,10 +69,11 @@ def forecast_finals(
         if seconds:
             source = f"{len(seconds)} trainings of {other.name}"
             return Forecast(place, to_go, sum(seconds) / len(seconds), source)
-    trials = [seconds for other in _alike(place) for seconds in _trial_seconds(other)]
+    trials = [reports for other in _alike(place) for reports in _trial_reports(other)]
     if trials:
         # Some of these trials were stopped early, so a complete training takes at least this.
-        each = sum(trials) / len(trials) / protocol.folds
+        folds = sum(len(reports[-1].folds) for reports in trials)
+        each = sum(map(worker_seconds, trials)) / folds
         return Forecast(place, to_go, each, f"at least, by {len(trials)} trials")
     return Forecast(place, to_go, None, "no records of this row")
 
@@ -82,11 +84,12 @@ def _alike(place: StudyPlace) -> list[StudyPlace]:
     return sorted(others, key=lambda other: (other != place, other.dataset != place.dataset))
 
 
-def _trial_seconds(place: StudyPlace) -> Iterator[float]:
+def _trial_reports(place: StudyPlace) -> Iterator[Sequence[Report]]:
+    """Yield the reports of every trial that has ended and has any."""
     records, _ = read_trials(place, with_reports=True)
     for record in records:
         if record.state.has_ended and record.reports:
-            yield worker_seconds(record.reports)
+            yield record.reports
 
 
 def format_forecasts(

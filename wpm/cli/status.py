@@ -142,7 +142,11 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
         _saving(records),
         now,
     ]
-    notes = [*_describe_age(study, place), *_last_failures(place, records)]
+    notes = [
+        *_describe_age(study, place),
+        *_describe_folds(study, place, records),
+        *_last_failures(place, records),
+    ]
     return row, notes, problems + more_problems
 
 
@@ -152,6 +156,21 @@ def _describe_age(study: Mapping[str, Any], place: StudyPlace) -> list[str]:
     if number == PROCEDURE or not place.row.is_trained:
         return []
     return [f"{place.name} can be read and not continued: {describe_procedure(number)}"]
+
+
+def _describe_folds(
+    study: Mapping[str, Any], place: StudyPlace, records: Sequence[TrainingRecord]
+) -> list[str]:
+    """Say how many folds the trials have trained, where not all folds train in lockstep."""
+    protocol = study["identity"]["protocol"]
+    if not protocol["first_folds"] or not records:
+        return []
+    trained = Counter(len(record.outcome.fold_scores) for record in records)
+    counts = ", ".join(
+        f"{folds} of {protocol['folds']} in {trials} {'trial' if trials == 1 else 'trials'}"
+        for folds, trials in sorted(trained.items())
+    )
+    return [f"{place.name} folds trained: {counts}"]
 
 
 def _last_failures(place: StudyPlace, records: Sequence[TrainingRecord]) -> list[str]:

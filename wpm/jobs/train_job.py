@@ -23,6 +23,7 @@ from wpm.records.training_log import log_training
 from wpm.reports import Report
 from wpm.training.config import TrainingConfig
 from wpm.training.fold import DivergedError
+from wpm.training.stages import Stages
 from wpm.training.training import Training
 
 # A worker that outlived its launch ends within one step; its successor waits that long for it.
@@ -62,6 +63,7 @@ class TrainJob:
         self._folder = TrainingFolder(folder)
         self._pixel_cache, self._config, self._export = pixel_cache, config, export
         self._gpus = gpus
+        self._stages = Stages.of(config)
         self._training: Training | None = None
         self._saver: Saver | None = None
         self._reports: tuple[Report, ...] = ()
@@ -131,11 +133,7 @@ class TrainJob:
         self._saver = Saver(self._folder.progress, training, spent or 0.0)
         self._training = training
         # The last report comes with the result: the driver must not end a training for it.
-        return bool(self._reports) and not self._is_last(self._reports[-1])
-
-    def _is_last(self, report: Report) -> bool:
-        is_over = report.epoch >= self._config.protocol.max_epochs
-        return is_over or all(fold.stopped for fold in report.folds)
+        return bool(self._reports) and not self._stages.is_last(self._reports[-1])
 
     def _advance(self) -> Outcome | None:
         training, saver = self._training, self._saver
@@ -146,11 +144,15 @@ class TrainJob:
                 raise InterruptedJobError
             if saver.is_due():
                 saver.save_aside()
-            epoch = training.epoch
+            step, group = training.step, training.group
             report = training.run_epoch(lambda: self._interrupted or saver.is_due())
             is_new = report is not None and self._add(report, saver)
-            if training.epoch > epoch:
-                self._log_epoch(training.epoch, report if is_new else None)
+            if training.step > step:
+                epoch = training.epoch if report is None else report.epoch
+                self._log_epoch(epoch, report if is_new else None)
+            if training.group > group:
+                begin = ", ".join(map(str, self._stages.groups[training.group]))
+                _log.info("the first folds have finished, these begin: %s", begin)
             if is_new and not training.finished:
                 self._save_if_interrupted(saver)  # the machine may not last to the next step
                 return None
@@ -166,7 +168,7 @@ class TrainJob:
 
         What was reported once stays: on a GPU the same steps may end in other last digits.
         """
-        if self._reports and report.epoch <= self._reports[-1].epoch:
+        if self._reports and report.step <= self._reports[-1].step:
             return False
         report = dataclasses.replace(report, gpus=self._gpus, saving_seconds=saver.seconds)
         self._reports = (*self._reports, report)
@@ -197,10 +199,12 @@ class TrainJob:
             _log.info("epoch %d: trained", epoch)
             return
         self._curves.add(self._reports[-1])
+        trained = self._stages.groups[self._stages.group_of(report)]
         folds = ", ".join(
             f"fold {fold.fold} loss {fold.loss:.4g} MAP@R {fold.map_at_r:.4f}"
             + (" (patience over)" if fold.stopped else "")
             for fold in report.folds
+            if fold.fold in trained
         )
         _log.info("epoch %d: best MAP@R %.4f; %s", epoch, report.best_map_at_r, folds)
 

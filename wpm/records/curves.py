@@ -33,6 +33,8 @@ class CurveFile:
         self._folder = folder
         self._writer: RecordWriter | None = None
         self._started = 0.0
+        self._before: Report | None = None
+        self._finished: frozenset[int] = frozenset()
 
     def restart(self, reports: Sequence[Report]) -> None:
         """Write all reports so far into a new file, and delete the files of earlier processes."""
@@ -41,6 +43,7 @@ class CurveFile:
         name = _PATTERN.replace("*", f"{time.time():.6f}.{os.getpid()}")
         # The time axis counts the worker's time only, without the pauses between two processes.
         self._started = time.time() - worker_seconds(reports)
+        self._before, self._finished = None, frozenset()
         try:
             self._writer = RecordWriter(str(self._folder / name))
             self._write(Event(wall_time=self._started, file_version="brain.Event:2"))
@@ -48,7 +51,7 @@ class CurveFile:
             start = SessionLog(status=SessionLog.START)
             self._write(Event(wall_time=self._started, step=0, session_log=start))
             for report in reports:
-                self._write(self._event_of(report))
+                self._write_report(report)
             self._writer.flush()
             for path in before:
                 path.unlink(missing_ok=True)
@@ -60,7 +63,7 @@ class CurveFile:
         if self._writer is None:
             return
         try:
-            self._write(self._event_of(report))
+            self._write_report(report)
             self._writer.flush()
         except OSError as error:
             self._give_up(error)
@@ -80,12 +83,18 @@ class CurveFile:
         assert self._writer is not None
         self._writer.write(event.SerializeToString())
 
-    def _event_of(self, report: Report) -> Event:
-        values = [Summary.Value(tag=MEAN, simple_value=report.best_map_at_r)]
-        values += [
+    def _write_report(self, report: Report) -> None:
+        """Write the mean at the report's step, and each fold that trains at its own epoch."""
+        if self._before is not None and report.earlier_steps > self._before.earlier_steps:
+            self._finished = frozenset(fold.fold for fold in self._before.folds)
+        self._before = report
+        values = {report.step: [Summary.Value(tag=MEAN, simple_value=report.best_map_at_r)]}
+        values.setdefault(report.epoch, []).extend(
             Summary.Value(tag=f"{name}/fold-{fold.fold}", simple_value=getattr(fold, name))
             for fold in report.folds
+            if fold.fold not in self._finished
             for name in SCALARS
-        ]
+        )
         when = self._started + worker_seconds([report])
-        return Event(wall_time=when, step=report.epoch, summary=Summary(value=values))
+        for step, scalars in values.items():
+            self._write(Event(wall_time=when, step=step, summary=Summary(value=scalars)))

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from wpm.records.provenance import timestamp
 from wpm.records.states import TrialState
-from wpm.reports import Report
+from wpm.reports import Report, epochs_trained
 
 
 @dataclass(frozen=True)
@@ -16,13 +16,13 @@ class Outcome:
     Attributes:
         state: RUNNING or WAITING if it was made from the reports of a training that has not ended.
         reason: why it diverged, failed or was stopped; "" otherwise.
-        score: mean over the folds of the best validation MAP@R; None without a validation. 0 if it
-            diverged.
-        epochs: epochs trained.
-        fold_scores: best validation MAP@R of each fold.
+        score: mean over the folds trained of the best validation MAP@R; None without a validation.
+            0 if it diverged.
+        epochs: epochs trained; where folds train one after another, those of all of them.
+        fold_scores: best validation MAP@R of each fold trained; a complete training has all.
         training_seconds: of all folds.
         validation_seconds: of all folds.
-        best_epochs: epoch of the best validation of each fold.
+        best_epochs: epoch of the best validation of each fold trained.
         gpus: GPUs, or the share of one, that the worker was given.
         ended: time in UTC; None while it runs.
         models: SHA-256 of the weights that were kept, by file name.
@@ -66,7 +66,7 @@ class Outcome:
             state=state,
             reason=reason,
             score=0.0 if state is TrialState.DIVERGED else score,
-            epochs=last.epoch if last else 0,
+            epochs=epochs_trained(reports),
             fold_scores=tuple(fold.best_map_at_r for fold in folds),
             best_epochs=tuple(fold.best_epoch for fold in folds),
             training_seconds=sum(fold.training_seconds for fold in folds),

@@ -53,7 +53,8 @@ class Progress:
 
         Args:
             state: what the next step depends on: tensors and plain values, and the position:
-                `epoch`, and `iteration` in the middle of an epoch; best models under `MODELS`.
+                `epoch`, `step` where it is another number (see `wpm.reports.Report`), and
+                `iteration` in the middle of an epoch; best models under `MODELS`.
             reports: the history to write with it; None leaves it as it is.
             is_cancelled: asked often; True gives up.
 
@@ -208,7 +209,8 @@ class Progress:
 
 def _checkpoint_name(state: Mapping[str, Any]) -> str:
     iteration = state.get("iteration", 0)
-    return f"checkpoint-{state['epoch']}{f'-{iteration}' if iteration else ''}.pt"
+    step = state.get("step", state["epoch"])
+    return f"checkpoint-{step}{f'-{iteration}' if iteration else ''}.pt"
 
 
 def parse_reports(progress: Mapping[str, Any], path: Path) -> tuple[Report, ...]:

@@ -81,7 +81,8 @@ class SearchWork:
         """Record that the trial was behind at a rung and ends there."""
         study, number = self._running.pop(work.key)
         outcome = study.record_stopped(number, step.reports)
-        self._handle_end(study, number, outcome, f"at epoch {outcome.epochs}")
+        reached = study.describe_reached(step.reports[-1])
+        self._handle_end(study, number, outcome, f"at {reached}")
 
     def on_ended(self, work: Work, step: StepResult) -> None:
         """Record that the trial ran to its end, diverged, or failed with an error."""

@@ -199,9 +199,9 @@ class Study:
         """
         trial = self._running[number]
         for report in self._unknown(trial, reports):
-            trial.report(report.best_map_at_r, step=report.epoch)
+            trial.report(report.best_map_at_r, step=report.step)
             if not self._rungs.reach(
-                number, report.epoch, report.best_map_at_r, known=bool(_origin_of(trial))
+                number, report.step, report.best_map_at_r, known=bool(_origin_of(trial))
             ):
                 return Decision.SUSPEND if self._rungs.pauses else Decision.STOP
         return Decision.CONTINUE
@@ -209,7 +209,7 @@ class Study:
     def _unknown(self, trial: Trial, reports: Sequence[Report]) -> list[Report]:
         """Return the reports that Optuna does not know: a killed launch may have lost some."""
         known = self._study._storage.get_trial(trial._trial_id).intermediate_values
-        return [report for report in reports if report.epoch not in known]
+        return [report for report in reports if report.step not in known]
 
     def suspend(self, number: int) -> None:
         """Forget that a trial runs: it waits at a rung, or the next launch adopts it."""
@@ -220,8 +220,13 @@ class Study:
 
     def record_stopped(self, number: int, reports: Sequence[Report]) -> Outcome:
         """Record that a trial was behind at a rung and ends; return what was recorded."""
-        reason = f"stopped at epoch {reports[-1].epoch}"
+        reason = f"stopped at {self.describe_reached(reports[-1])}"
         return self._record_end(number, TrialState.PRUNED, reason, reports)
+
+    def describe_reached(self, report: Report) -> str:
+        """Say which epoch a trial has reached, and on which folds where that varies."""
+        protocol = self.plan.protocol
+        return report.describe_reached(protocol.folds, protocol.first_folds)
 
     def _note_waiting(self, number: int, waits: bool) -> None:
         TrainingFolder(self.plan.place.trial_folder(number)).write_waiting(waits)
@@ -239,7 +244,7 @@ class Study:
         """Record in the Optuna study that a trial ended by itself, as its result.json says."""
         trial = self._running[number]
         for report in self._unknown(trial, reports):
-            trial.report(report.best_map_at_r, step=report.epoch)
+            trial.report(report.best_map_at_r, step=report.step)
         self._tell_optuna(number, result)
 
     def _record_end(

@@ -1,7 +1,8 @@
 """Train one configuration on several folds in lockstep, an epoch at a time.
 
 In lockstep, because a search compares configurations by the mean over their folds, early in
-training too.
+training too. A protocol may let some folds train to their end first: then a configuration that is
+stopped early has cost no epoch of the others, and is compared by the same folds as all are.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from wpm.reports import Report
 from wpm.splits import Fold, class_disjoint_splits
 from wpm.training.config import TrainingConfig
 from wpm.training.fold import FoldTraining, never_pause
+from wpm.training.stages import Stages
 from wpm.training.steps import find_backend
 
 
@@ -25,8 +27,8 @@ class Training:
     """One configuration and the training of each of its folds.
 
     Attributes:
-        epoch: epochs that all folds have completed.
-        folds: the folds, in the order of the configuration.
+        step: completed epochs of all folds that train now, counted as `Report.step` is.
+        folds: the folds that have begun, in the order of the configuration.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class Training:
         *,
         keep_models: bool = True,
     ) -> None:
-        """Prepare all folds at epoch 0.
+        """Prepare the folds that train first at epoch 0.
 
         Args:
             config: what to train.
@@ -48,31 +50,67 @@ class Training:
         Raises:
             UserError: the configuration does not fit the images.
         """
-        folds = _folds_of(pixels, config.protocol.folds)
-        self.epoch = 0
-        self._config = config
-        backend = find_backend(device)  # one for all folds, whose graphs share memory
-        self.folds = [
-            FoldTraining(config, k, folds[k], pixels, device, backend, keep_model=keep_models)
-            for k in config.folds
-        ]
+        self.step = 0
+        self.folds: list[FoldTraining] = []
+        self._config, self._stages = config, Stages.of(config)
+        self._pixels, self._device, self._keep_models = pixels, device, keep_models
+        self._splits = _folds_of(pixels, config.protocol.folds)
+        self._backend = find_backend(device)  # one for all folds, whose graphs share memory
+        self._begin_folds()
+
+    def _begin_folds(self) -> None:
+        """Prepare the folds whose turn it is: until then they would only take memory."""
+        groups = self._stages.groups[: self.group + 1]
+        due = [position for group in groups for position in group]
+        for k in due[len(self.folds) :]:
+            fold = FoldTraining(
+                self._config,
+                k,
+                self._splits[k],
+                self._pixels,
+                self._device,
+                self._backend,
+                keep_model=self._keep_models,
+            )
+            self.folds.append(fold)
+
+    @property
+    def group(self) -> int:
+        """Number of the group of folds that trains now, from 0; see `Stages`."""
+        return self._stages.group_after(self.step)
+
+    @property
+    def epoch(self) -> int:
+        """Epochs that all folds which train now have completed."""
+        return self.step - self._stages.begin(self.group)
+
+    @property
+    def _training_folds(self) -> list[FoldTraining]:
+        """The folds that train now; none while they are still to be prepared."""
+        positions = self._stages.groups[self.group]
+        return [fold for fold in self.folds if fold.position in positions]
 
     @property
     def finished(self) -> bool:
         """Whether no fold trains on: the epochs, or every fold's patience, have run out."""
-        return self.epoch >= self._config.protocol.max_epochs or all(f.stopped for f in self.folds)
+        if len(self.folds) < len(self._config.folds):
+            return False
+        is_over = self.epoch >= self._config.protocol.max_epochs
+        return is_over or all(fold.stopped for fold in self._training_folds)
 
     @property
     def position(self) -> tuple[int, int]:
-        """Epochs that all folds have completed, and optimiser steps of the current one."""
+        """The step, and optimiser steps since."""
         steps = self._config.protocol.iterations_per_epoch
-        ahead = [fold for fold in self.folds if fold.epoch > self.epoch]
-        return self.epoch, len(ahead) * steps + sum(fold.iteration for fold in self.folds)
+        folds = self._training_folds
+        ahead = [fold for fold in folds if fold.epoch > self.epoch]
+        return self.step, len(ahead) * steps + sum(fold.iteration for fold in folds)
 
     def run_epoch(self, pause: Callable[[], bool] = never_pause) -> Report | None:
         """Train every fold that has patience left for one epoch, and validate when it is due.
 
-        Before its first epoch a fold validates the untrained model, if the protocol says so.
+        Before its first epoch a fold validates the untrained model, if the protocol says so. Folds
+        that wait for others begin once the epochs, or the patience, of those have run out.
 
         Args:
             pause: called before every optimiser step; True returns in the middle of the epoch.
@@ -85,10 +123,11 @@ class Training:
             DivergedError: a fold's loss or embeddings are not finite.
         """
         protocol = self._config.protocol
+        self._begin_folds()
         epoch = self.epoch + 1
         is_validation = epoch % protocol.validation_interval == 0 or epoch == protocol.max_epochs
         with float32_products(protocol.precision):
-            for fold in self.folds:
+            for fold in self._training_folds:
                 if fold.stopped or fold.epoch == epoch:
                     continue
                 if epoch == 1 and protocol.validate_untrained:
@@ -98,12 +137,16 @@ class Training:
                 if is_validation:
                     fold.validate(epoch)
                 fold.epoch = epoch
-        self.epoch = epoch
+        group, has_patience = self.group, not all(fold.stopped for fold in self._training_folds)
+        self.step += 1
         if not is_validation:
             return None
         reports = tuple(fold.report for fold in self.folds if fold.report is not None)
         mean = sum(report.best_map_at_r for report in reports) / len(reports)
-        return Report(epoch=epoch, best_map_at_r=mean, folds=reports)
+        report = Report(epoch=epoch, best_map_at_r=mean, folds=reports, step=self.step)
+        if group < len(self._stages.groups) - 1 and not has_patience:
+            self.step = self._stages.begin(group + 1)
+        return report
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next epoch depends on, and the best models under "models".
@@ -111,15 +154,23 @@ class Training:
         The tensors change with the next step, but for those of the models: what a name stands for
         there never changes.
         """
-        epoch, iteration = self.position
+        step, iteration = self.position
         folds = [fold.state_dict() for fold in self.folds]
         models = {fold.best_model_name: fold.best_model for fold in self.folds if fold.best_model}
-        return {"epoch": epoch, "iteration": iteration, "folds": folds, "models": models}
+        return {
+            "epoch": self.epoch,
+            "step": step,
+            "iteration": iteration,
+            "folds": folds,
+            "models": models,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume where `state_dict` was taken."""
-        self.epoch = state["epoch"]
+        self.step = state.get("step", state["epoch"])  # checkpoints of before have no step
         models = state["models"]
+        if self.epoch > 0 or len(state["folds"]) > len(self.folds):
+            self._begin_folds()
         for fold, saved in zip(self.folds, state["folds"], strict=True):
             fold.load_state_dict(saved)
             if fold.best_model_name in models:
