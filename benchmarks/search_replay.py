@@ -68,8 +68,9 @@ class Curves:
                 now = [self.values[fold][:epoch][-1] for fold in stage]
                 running = sum(len(self.values[fold]) >= epoch for fold in stage)
                 spent += running * self.seconds
-                # The last report of a stage has the stage's last step, see `wpm.reports.Report`.
-                steps.append(max_epochs * number + (epoch if epoch < last else max_epochs))
+                # As `Report.compared_at` says.
+                others_follow = epoch == last and number < len(stages) - 1
+                steps.append(max_epochs * number + (max_epochs if others_follow else epoch))
                 values.append(sum(now + ended) / len(now + ended))
                 costs.append(running)
                 seconds.append(spent)

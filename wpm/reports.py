@@ -103,6 +103,19 @@ class Report:
         """Steps of the folds that trained before those that train now; 0 where none did."""
         return self.step - self.epoch
 
+    def compared_at(self, folds: int, max_epochs: int) -> int:
+        """Return the step at which a search compares this report with those of other trials.
+
+        Where patience has ended the first folds early, that is their last step: the report says
+        what they reach in the end.
+
+        Args:
+            folds: how many folds the trial has in all.
+            max_epochs: largest number of epochs of a fold.
+        """
+        others_follow = len(self.folds) < folds and all(fold.stopped for fold in self.folds)
+        return max_epochs if others_follow else self.step
+
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Read what `to_json` returned, by this version or an earlier one.

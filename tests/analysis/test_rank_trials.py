@@ -328,7 +328,8 @@ def test_csv_is_one_flat_table_of_exact_numbers(
         "dataset": "glyphs", "protocol": "smoke", "row": "margin", "search": "1", "rank": "1",
         "trial": "0", "state": "complete", "score": str(1 / 3), "score_deviation": "",
         "epochs": "20", "folds": "1", "seconds": "65.25", "device_hours": "0.018125",
-        "edge_distance": "", "edge": "", "origin": "", "beta": "1.2", "margin": "", "sharpness": "", "reason": "",
+        "edge_distance": "", "edge": "", "origin": "", "beta": "1.2", "margin": "",
+        "sharpness": "", "reason": "",
     }  # fmt: skip
     assert [row["trial"] for row in rows[1:]] == ["3", "0", "5", "2", "4", "6", "1"]
     assert float(rows[2]["score_deviation"]) == pytest.approx(DEVIATION)

@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from optuna.trial import TrialState as OptunaState
 
 from tests.support.tiny import make_plan
-from tests.support.trials import curve, killed_launch, states, stored_trials
+from tests.support.trials import curve, fold_report, killed_launch, states, stored_trials
 from wpm.jobs.job import StepResult
 from wpm.jobs.work import Decision
 from wpm.protocols import PAUSING
@@ -189,3 +190,22 @@ def test_search_announces_what_waited_in_vain(tmp_path: Path) -> None:
         assert states(study) == [OptunaState.COMPLETE, OptunaState.PRUNED]
     assert [line.split()[3] for line in lines] == ["complete", "stopped"]
     assert lines[1].endswith("at epoch 1")
+
+
+@pytest.mark.parametrize(
+    ("stopped", "folds", "step", "compared_at"),
+    [
+        ((False,), 4, 5, 5),
+        ((True,), 4, 5, 20),
+        ((True, True), 4, 5, 20),
+        ((True, False), 4, 5, 5),
+        ((True, True, True, True), 4, 5, 5),
+        ((True, False, False, True), 4, 25, 25),
+    ],
+)
+def test_end_of_the_first_folds_is_compared_at_their_last_step(
+    stopped: tuple[bool, ...], folds: int, step: int, compared_at: int
+) -> None:
+    reports = tuple(fold_report(fold, stopped=over) for fold, over in enumerate(stopped))
+    report = Report(epoch=5, best_map_at_r=0.5, folds=reports, step=step)
+    assert report.compared_at(folds, max_epochs=20) == compared_at

@@ -199,17 +199,20 @@ class Study:
         """
         trial = self._running[number]
         for report in self._unknown(trial, reports):
-            trial.report(report.best_map_at_r, step=report.step)
-            if not self._rungs.reach(
-                number, report.step, report.best_map_at_r, known=bool(_origin_of(trial))
-            ):
+            step, value = self._step_of(report), report.best_map_at_r
+            trial.report(value, step=step)
+            if not self._rungs.reach(number, step, value, known=bool(_origin_of(trial))):
                 return Decision.SUSPEND if self._rungs.pauses else Decision.STOP
         return Decision.CONTINUE
 
     def _unknown(self, trial: Trial, reports: Sequence[Report]) -> list[Report]:
         """Return the reports that Optuna does not know: a killed launch may have lost some."""
         known = self._study._storage.get_trial(trial._trial_id).intermediate_values
-        return [report for report in reports if report.step not in known]
+        return [report for report in reports if self._step_of(report) not in known]
+
+    def _step_of(self, report: Report) -> int:
+        """Return the step under which Optuna knows a report."""
+        return report.compared_at(self.plan.protocol.folds, self.plan.protocol.max_epochs)
 
     def suspend(self, number: int) -> None:
         """Forget that a trial runs: it waits at a rung, or the next launch adopts it."""
@@ -244,7 +247,7 @@ class Study:
         """Record in the Optuna study that a trial ended by itself, as its result.json says."""
         trial = self._running[number]
         for report in self._unknown(trial, reports):
-            trial.report(report.best_map_at_r, step=report.step)
+            trial.report(report.best_map_at_r, step=self._step_of(report))
         self._tell_optuna(number, result)
 
     def _record_end(
