@@ -95,11 +95,11 @@ def test_several_searches_are_made_trained_again_and_told_apart(tmp_path: Path) 
     assert len(list(out.glob("*.safetensors"))) == 4
 
 
-def test_trials_that_start_on_one_fold_are_stopped_there_or_earn_the_others(
+def test_trials_start_on_one_fold_wait_there_and_are_stopped_or_earn_the_others(
     tmp_path: Path,
 ) -> None:
     launcher = Launcher(tmp_path)
-    setting = ("--rows", "contrastive", "--set", "first_folds=1")
+    setting = ("--rows", "contrastive", "--set", "first_folds=1", "--stopping", "pausing")
     output = launcher.run(*setting, "--trials", "6")
     assert "Traceback" not in output
     (place,) = find_studies(launcher.run_root)
