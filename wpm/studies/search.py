@@ -59,7 +59,7 @@ class SearchWork:
                 self._running[key] = (study, number)
                 return Work(key, name, payload)
             for number, outcome in study.stop_waiting():
-                self._handle_end(study, number, outcome, f"at epoch {outcome.epochs}")
+                self._handle_end(study, number, outcome, outcome.reason.removeprefix("stopped "))
             # Its last orphans may have turned out to have ended when they were to be adopted.
             self._notify_if_finished(study)
         return None
