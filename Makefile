@@ -57,7 +57,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
-	for name in within_pair_step interrupt folds retrieval_memory table_cost search_halving; do \
+	for name in within_pair_step interrupt folds retrieval_memory table_cost search_stopping; do \
 	  echo; echo "== python -m benchmarks.$$name --quick"; \
 	  $(BIN)/python -m benchmarks.$$name --quick || exit 1; \
 	done
