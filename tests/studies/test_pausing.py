@@ -12,7 +12,7 @@ from tests.support.trials import curve, fold_report, killed_launch, states, stor
 from wpm.jobs.job import StepResult
 from wpm.jobs.work import Decision
 from wpm.protocols import PAUSING
-from wpm.records import Outcome, TrainingFolder, TrialState, read_trials
+from wpm.records import FirstPoint, Outcome, TrainingFolder, TrialState, read_trials
 from wpm.reports import Report
 from wpm.studies.plan import StudyPlan
 from wpm.studies.search import SearchWork
@@ -164,6 +164,18 @@ def test_nobody_is_stopped_while_another_trial_trains(tmp_path: Path) -> None:
         assert study.ask() is None, "the other trial may yet move what waits"
         assert study.stop_waiting() == []
         assert not study.exhausted
+
+
+def test_known_configuration_passes_the_early_rungs_unless_it_was_sampled_in_part(
+    tmp_path: Path,
+) -> None:
+    whole = FirstPoint({"pos_margin": 0.1, "neg_margin": 0.9}, "published cub200")
+    part = FirstPoint({"pos_margin": 0.1}, "published thresholds")
+    plan = dataclasses.replace(plan_pausing(tmp_path), first_points=(whole, part))
+    with Study(plan) as study:
+        for expected in (Decision.CONTINUE, Decision.SUSPEND):
+            number, _ = study.ask() or pytest.fail("nothing to do")
+            assert study.report(number, curve(0.1, 1)) is expected
 
 
 def test_search_announces_what_waited_in_vain(tmp_path: Path) -> None:

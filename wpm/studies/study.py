@@ -201,7 +201,7 @@ class Study:
         for report in self._unknown(trial, reports):
             step, value = self._step_of(report), report.best_map_at_r
             trial.report(value, step=step)
-            if not self._rungs.reach(number, step, value, known=bool(_origin_of(trial))):
+            if not self._rungs.reach(number, step, value, known=self._is_known(number)):
                 return Decision.SUSPEND if self._rungs.pauses else Decision.STOP
         return Decision.CONTINUE
 
@@ -310,6 +310,12 @@ class Study:
                 study.enqueue_trial(dict(point.parameters), {_ORIGIN: point.origin})
         return study
 
+    def _is_known(self, number: int) -> bool:
+        """Whether every searched parameter of a trial was known before the search."""
+        points = self.plan.first_points  # tried in this order, before anything is sampled
+        searched = self.plan.space.searched.keys()
+        return number < len(points) and searched <= points[number].parameters.keys()
+
     def _recorded_parameters(self, number: int) -> dict[str, float]:
         """Return the searched parameters in a trial's record."""
         identity = TrainingFolder(self.plan.place.trial_folder(number)).read_identity()
@@ -322,7 +328,7 @@ class Study:
         for stored in self._study.get_trials(deepcopy=False):
             number, runs = stored.number, stored.state is OptunaState.RUNNING
             values = stored.intermediate_values
-            self._rungs.restore(number, values, known=bool(_origin_of(stored)), ends=not runs)
+            self._rungs.restore(number, values, known=self._is_known(number), ends=not runs)
             if not runs:
                 continue
             folder = TrainingFolder(self.plan.place.trial_folder(number))
