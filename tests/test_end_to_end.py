@@ -113,7 +113,8 @@ def test_trials_start_on_one_fold_wait_there_and_are_stopped_or_earn_the_others(
         if trial.state is TrialState.COMPLETE:
             assert (last.step, len(outcome.fold_scores)) == (8, 4)
         else:
-            assert f"stopped  MAP@R {outcome.score:.4f}  at {outcome.reason[11:]}" in output
+            where = outcome.reason.removeprefix("stopped ")
+            assert f"stopped   MAP@R {outcome.score:.4f}  {where}" in output
     assert "folds trained: 1 of 4 in" in launcher.run("--status")
     launcher.run(*setting, "--best-only", "--runs", "1")
     (final,), _ = read_finals(place)
