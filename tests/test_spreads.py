@@ -7,9 +7,22 @@ from wpm.spreads import (
     detectable_difference,
     detectable_effect,
     needed_searches,
+    pair_scores,
     split_variance,
     spread_factors,
 )
+
+
+def test_runs_pair_by_search_and_seed() -> None:
+    first = {1: {1000: 0.5, 1001: 0.6}, 2: {2000: 0.4}, 3: {3000: 0.1}}
+    second = {1: {1000: 0.7, 1002: 0.9}, 2: {2000: 0.3, 2001: 0.8}, 4: {4000: 0.2}}
+    found = pair_scores(first, second)
+    assert found == {1: {1000: pytest.approx(0.2)}, 2: {2000: pytest.approx(-0.1)}}
+
+
+def test_search_without_a_common_run_has_no_pair() -> None:
+    assert pair_scores({1: {1000: 0.5}}, {1: {1001: 0.5}}) == {}
+    assert pair_scores({}, {1: {1000: 0.5}}) == {}
 
 
 def test_variance_is_split_as_by_hand() -> None:

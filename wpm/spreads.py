@@ -4,12 +4,30 @@ docs/statistics.md says what the numbers mean, and where they end.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _POWER = 0.8  # share of comparisons that shall find the difference
 _CONFIDENCE = 0.95
 _MOST_SEARCHES = 200  # nobody runs more; the search for a number ends here
+
+RunScores = Mapping[int, Mapping[int, float]]  # by the number of the search, then by the run's seed
+
+
+def pair_scores(first: RunScores, second: RunScores) -> dict[int, dict[int, float]]:
+    """Return second minus first for every run of every search that both rows have.
+
+    Runs of one number and seed share weights and batches, and searches of one number share the
+    first points that they sample.
+    """
+    differences = {
+        search: {
+            run: second[search][run] - first[search][run]
+            for run in sorted(first[search].keys() & second[search].keys())
+        }
+        for search in sorted(first.keys() & second.keys())
+    }
+    return {search: runs for search, runs in differences.items() if runs}
 
 
 @dataclass(frozen=True)

@@ -130,3 +130,20 @@ def _order_weights(total: int, counts: Sequence[int]) -> NDArray[Any]:
     log_ways = -np.log(rank) - betaln(drawn, below + 1)
     log_all = -np.log(total + 1) - betaln(drawn + 1, total - drawn + 1)
     return np.where(reached, np.exp(log_ways - log_all), 0.0)
+
+
+def best_spread(scores: Sequence[float], count: int) -> float:
+    """Return the standard deviation of the best of some scores that are drawn with replacement.
+
+    Drawn without replacement, the best of all would not vary at all, though it does from one
+    search to another.
+
+    Args:
+        scores: at least one.
+        count: how many are drawn.
+    """
+    values = np.sort(np.array(scores, dtype=float))
+    share = np.arange(len(values) + 1) / len(values)
+    weights = np.diff(share**count)  # of the i-th smallest being the best
+    centre = weights @ values
+    return float(np.sqrt(weights @ (values - centre) ** 2))

@@ -1,29 +1,8 @@
-"""Scores of several searches: which of them are independent, and which runs of two rows pair.
+"""Scores of several searches: which of them are independent measurements."""
 
-Scores are `scores[search][run]`, by the number of the search and the seed of the run.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from analysis.numbers.means import mean
-
-Scores = Mapping[int, Mapping[int, float]]
-
-
-def pair_scores(first: Scores, second: Scores) -> dict[int, dict[int, float]]:
-    """Return second minus first for every run of every search that both rows have.
-
-    Runs of one number and seed share weights and batches, and searches of one number share the
-    first points that they sample.
-    """
-    differences = {
-        search: {
-            run: second[search][run] - first[search][run]
-            for run in sorted(first[search].keys() & second[search].keys())
-        }
-        for search in sorted(first.keys() & second.keys())
-    }
-    return {search: runs for search, runs in differences.items() if runs}
 
 
 def independent_scores(scores: Sequence[Sequence[float]]) -> list[float]:

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from analysis.numbers.paired import PairedDifference, correct_holm, paired_difference
 from analysis.numbers.search_curve import SearchCurve
-from analysis.numbers.search_scores import independent_scores, pair_scores
+from analysis.numbers.search_scores import independent_scores
 from analysis.studies.fairness import (
     describe_budgets,
     describe_choice,
@@ -18,7 +18,7 @@ from analysis.studies.row_results import RowRecord
 from analysis.studies.row_searches import RowSearches
 from analysis.studies.selection import report_problems
 from wpm.errors import UserError
-from wpm.spreads import VarianceSplit, split_variance
+from wpm.spreads import VarianceSplit, pair_scores, split_variance
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,16 @@ class RowSearches:
         """The progress of one search of the row: the mean where there are several."""
         return average_curves(self.curves)
 
+    def curve_at(self, trials: int) -> float:
+        """Return the best score to expect of a search of some trials, the mean of all searches."""
+        curves = [search_curve(search, [trials]) for search in self.searches if search.ended]
+        return average_curves(curves).expected[0]
+
+    @property
+    def trial_scores(self) -> list[float]:
+        """The score of every trial of all searches that has ended; 0 of a failed one."""
+        return [trial.score or 0.0 for search in self.searches for trial in search.ended]
+
     @property
     def pooled_curve(self) -> SearchCurve | None:
         """The expected best of the trials of all searches as if they were one; None for one."""
