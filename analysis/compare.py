@@ -8,6 +8,7 @@ from analysis.command_line import build_parser, run_main
 from analysis.studies.comparison import compare_rows, correct_comparisons, drop_unequal
 from analysis.studies.row_pairs import choose_pairs, choose_twins
 from analysis.studies.row_results import add_score_flags, read_row
+from analysis.studies.row_searches import group_searches
 from analysis.studies.selection import read_studies, select_studies
 from analysis.text.comparison import format_comparisons, format_curves_csv, format_pairs_csv
 from wpm.errors import UserError
@@ -16,8 +17,11 @@ DESCRIPTION = """Compare two rows, such as a loss and its twin with within-pair 
 
 Final runs: the difference of the test scores, second row minus first, in percentage points, with
 its 95% interval (Student t) and two-sided p-values of the paired t-test and the exact sign-flip
-test. Runs are paired by seed; the folds of a run make one score. The p-values of several pairs of
-rows are corrected together (Holm).
+test. Runs are paired by search and seed; the folds of a run make one score. Where both rows have
+several searches (launch.py --searches), each search counts once: interval and tests then hold
+another search and another seed, and the variance is split into these two. With one search they
+are about these configurations only. The p-values of several pairs of rows are corrected together
+(Holm).
 Searches: the best validation MAP@R after some trials and device-hours, and the best to expect from
 fewer trials in random order [95% bootstrap interval]. docs/statistics.md says more.
 
@@ -36,8 +40,7 @@ def _print_comparisons(args: argparse.Namespace) -> None:
         raise UserError("give two rows, before the flags, or --all-twins")
     if args.curves and args.format != "csv":
         raise UserError("--curves is for --format csv; text and markdown show the searches anyway")
-    places = select_studies(args)
-    rows = read_studies(places, read_row)
+    rows = group_searches(read_studies(select_studies(args), read_row))
     pairs = choose_twins(rows) if args.all_twins else choose_pairs(rows, args.rows)
     comparisons = [compare_rows(*pair, view=args.view, metric=args.metric) for pair in pairs]
     if not args.allow_unequal:

@@ -14,7 +14,8 @@ import scipy
 from scipy.stats import rankdata
 
 from analysis.numbers.correlation import correlate
-from analysis.numbers.paired import detectable_effect, paired_difference
+from analysis.numbers.paired import paired_difference
+from wpm.spreads import detectable_effect
 
 _Rng = np.random.Generator
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from analysis.numbers.means import confidence_half_width, mean, standard_deviation
+from wpm.spreads import detectable_effect
 
 _ROUNDING = 1e-12  # scores are fractions, so that a smaller spread is only rounding
 MAX_FLIPPED = 20  # the sign patterns of more pairs would not fit in memory
@@ -127,19 +128,3 @@ def correct_holm(p_values: Sequence[float | None]) -> list[float | None]:
         largest = max(largest, min(1.0, p * (len(ordered) - before)))
         corrected[i] = largest
     return corrected
-
-
-def detectable_effect(pairs: int, power: float = 0.8, confidence: float = 0.95) -> float:
-    """Return the true mean difference that a paired t-test finds with probability `power`.
-
-    Args:
-        pairs: number of pairs, at least 2.
-        confidence: 1 minus the significance level of the test.
-
-    Returns:
-        The difference, in standard deviations of the differences (noncentral t distribution).
-    """
-    from scipy.special import nctdtrinc, stdtrit
-
-    quantile = stdtrit(pairs - 1, (1 + confidence) / 2)
-    return float(nctdtrinc(pairs - 1, 1 - power, quantile) / math.sqrt(pairs))

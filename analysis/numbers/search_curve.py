@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.numbers.means import confidence_half_width, mean
+
 _RESAMPLES = 1000
 _SEED = 0  # fixed, so that the same records give the same interval
 ROUND_COUNTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # numbers of trials that tables show
@@ -79,6 +81,31 @@ def make_curve(
     )
 
 
+def average_curves(curves: Sequence[SearchCurve]) -> SearchCurve:
+    """Return the mean progress of several searches, as far as the shortest of them.
+
+    The interval of the expected best is Student's t over the searches, so that it holds another
+    search. That of a single search is of its trials.
+
+    Args:
+        curves: at least one; all have the same `counts`.
+    """
+    if len(curves) == 1:
+        return curves[0]
+    expected = [[*values] for values in zip(*(curve.expected for curve in curves), strict=True)]
+    centres = [mean(values) for values in expected]
+    widths = [confidence_half_width(values) or 0.0 for values in expected]
+    return SearchCurve(
+        best=tuple(mean(values) for values in zip(*(c.best for c in curves), strict=False)),
+        hours=tuple(mean(values) for values in zip(*(c.hours for c in curves), strict=False)),
+        counts=curves[0].counts,
+        expected=tuple(centres),
+        # A score is a fraction; the interval of two searches would often exceed 0 and 1.
+        low=tuple(max(0.0, m - w) for m, w in zip(centres, widths, strict=True)),
+        high=tuple(min(1.0, m + w) for m, w in zip(centres, widths, strict=True)),
+    )
+
+
 def _spread_counts(total: int) -> list[int]:
     if total <= _MOST_COUNTS:
         return list(range(1, total + 1))
@@ -103,3 +130,20 @@ def _order_weights(total: int, counts: Sequence[int]) -> NDArray[Any]:
     log_ways = -np.log(rank) - betaln(drawn, below + 1)
     log_all = -np.log(total + 1) - betaln(drawn + 1, total - drawn + 1)
     return np.where(reached, np.exp(log_ways - log_all), 0.0)
+
+
+def best_spread(scores: Sequence[float], count: int) -> float:
+    """Return the standard deviation of the best of some scores that are drawn with replacement.
+
+    Drawn without replacement, the best of all would not vary at all, though it does from one
+    search to another.
+
+    Args:
+        scores: at least one.
+        count: how many are drawn.
+    """
+    values = np.sort(np.array(scores, dtype=float))
+    share = np.arange(len(values) + 1) / len(values)
+    weights = np.diff(share**count)  # of the i-th smallest being the best
+    centre = weights @ values
+    return float(np.sqrt(weights @ (values - centre) ** 2))

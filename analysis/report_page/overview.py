@@ -9,26 +9,22 @@ from analysis.numbers.boundary import BoundaryCheck
 from analysis.report_page import runs_figures, search_figures
 from analysis.report_page.study_section import StudySection
 from analysis.report_page.theme import Figure
-from analysis.studies.comparison import (
-    Comparison,
-    compare_rows,
-    correct_comparisons,
-    search_curve,
-)
+from analysis.studies.comparison import Comparison, compare_rows, correct_comparisons
 from analysis.studies.published import PUBLISHED, read_scores
 from analysis.studies.row_pairs import choose_twins
 from analysis.studies.row_results import METRICS, VIEWS, RowRecord
+from analysis.studies.row_searches import group_searches, search_curve
 from analysis.studies.table_blocks import make_blocks
 from analysis.studies.validation import validate_rows
 from analysis.text.comparison import lay_out_finals
 from analysis.text.layout import NotedTable, format_hours, format_percent, format_points
 from analysis.text.table import lay_out_block
 from analysis.text.validation import lay_out_agreements
+from analysis.text.verdict import describe_difference, describe_order
 from wpm.errors import UserError
 from wpm.records import TrialState
 
 _VIEW, _METRIC = "concatenated", "map_at_r"  # the score of the headline
-_CLEAR = 0.05  # a difference with a smaller p-value is called clear
 
 
 @dataclass(frozen=True)
@@ -123,7 +119,7 @@ def _join(names: Iterable[str]) -> str:
 def compare_twins(rows: Sequence[RowRecord]) -> list[Comparison]:
     """Compare every plain row with its `+wpm` twin; return nothing if there are no twins."""
     try:
-        pairs = choose_twins(rows)
+        pairs = choose_twins(group_searches(rows))
     except UserError:
         return []
     return correct_comparisons([compare_rows(*pair, _VIEW, _METRIC) for pair in pairs])
@@ -144,32 +140,22 @@ def headline(comparisons: Sequence[Comparison]) -> TableSection:
 
 
 def progress(comparisons: Sequence[Comparison]) -> list[TableSection]:
-    """Return for each pair of twins what their searches had found by device-hours."""
-    figures = [search_figures.progress_by_hours(comparison) for comparison in comparisons]
-    shown = [figure for figure in figures if figure]
-    return [TableSection("What a device-hour of search found", figures=shown)] if shown else []
-
-
-def describe_difference(comparison: Comparison) -> str:
-    """Say in a sentence how the final runs of two rows differ, and what is unequal."""
-    difference, p = comparison.difference, comparison.t_p
-    if difference is None:
-        return f"{comparison.name}: no final runs with a common seed, nothing to compare."
-    sentence = f"{comparison.name}: {format_points(difference.mean)} points of test MAP@R"
-    if difference.low is None or difference.high is None or p is None:
-        sentence += "; no interval: there is one pair of runs, or no spread."
-    else:
-        low, high = format_points(difference.low), format_points(difference.high)
-        verdict = "no clear difference"
-        if p < _CLEAR:
-            verdict = "clearly better" if difference.mean > 0 else "clearly worse"
-        sentence += (
-            f", 95% interval {low} to {high}, {len(difference.values)} pairs of runs, "
-            f"p = {p:.2g}: {verdict}."
-        )
-    if comparison.unequal:
-        sentence += f" Unequal: {'; '.join(comparison.unequal)}."
-    return sentence
+    """Return for each pair of twins what their searches found, by trials and by device-hours."""
+    orders = [describe_order(comparison) for comparison in comparisons]
+    by_trials = [search_figures.expected_best(comparison) for comparison in comparisons]
+    by_hours = [search_figures.progress_by_hours(comparison) for comparison in comparisons]
+    sections = [
+        TableSection(
+            "Would more trials turn the order?",
+            lines=[order for order in orders if order],
+            figures=[figure for figure in by_trials if figure],
+        ),
+        TableSection(
+            "What a device-hour of search found",
+            figures=[figure for figure in by_hours if figure],
+        ),
+    ]
+    return [section for section in sections if section.figures]
 
 
 def results(rows: Sequence[RowRecord]) -> list[TableSection]:
@@ -179,7 +165,8 @@ def results(rows: Sequence[RowRecord]) -> list[TableSection]:
         where = f"{block.dataset}, protocol {block.protocol}"
         if not read_scores(block.dataset, block.protocol):
             (block,) = make_blocks(block.rows)
-        figures = [runs_figures.final_runs(block.rows, view) for view in VIEWS]
+        searched = group_searches(block.rows)
+        figures = [runs_figures.final_runs(searched, view) for view in VIEWS]
         parts.append(
             TableSection(
                 f"Results on {where}",

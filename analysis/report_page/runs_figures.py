@@ -17,17 +17,18 @@ from analysis.report_page.theme import (
     vertical,
 )
 from analysis.studies.comparison import Comparison
-from analysis.studies.row_results import RowRecord
+from analysis.studies.row_searches import RowSearches
 from analysis.studies.validation import Point
+from analysis.text.verdict import THESE_CONFIGURATIONS, name_scope
 from wpm.miners import WITHIN_PAIR
 
 _SPREAD = 0.22  # how far the runs of a row are spread, as a share of the height of a line
 _BELOW = 0.32  # how far the mean lies below its runs, as a share of the height of a line
 
 
-def final_runs(rows: Sequence[RowRecord], view: str) -> Figure | None:
-    """Return the test MAP@R of every run, with the mean and its interval below."""
-    tested = [row for row in rows if row.finals and row.finals.tested]
+def final_runs(rows: Sequence[RowSearches], view: str) -> Figure | None:
+    """Return the test MAP@R of every run of every search, with the mean and its interval below."""
+    tested = [row for row in rows if sum(row.tested_runs)]
     if not tested:
         return None
     data: list[dict[str, Any]] = []
@@ -38,11 +39,12 @@ def final_runs(rows: Sequence[RowRecord], view: str) -> Figure | None:
         y: list[float] = []
         seeds: list[int] = []
         for place, row in enumerate(tested):
-            if row.place.row.miner == miner and row.finals:
-                scores = row.finals.scores(view, "map_at_r")
-                x += [percent(score) for score in scores]
+            if row.place.row.miner == miner:
+                searches = row.scores_by_run(view, "map_at_r").values()
+                scores = {seed: score for runs in searches for seed, score in runs.items()}
+                x += [percent(score) for score in scores.values()]
                 y += [place - offset for offset in _offsets(len(scores))]
-                seeds += list(row.finals.tested)
+                seeds += list(scores)
         data.append(
             {
                 "type": "scatter", "mode": "markers", "name": label, "x": x, "y": y,
@@ -59,7 +61,11 @@ def final_runs(rows: Sequence[RowRecord], view: str) -> Figure | None:
             "range": [len(tested) - 0.4, -0.6], "zeroline": False,
         },
     }  # fmt: skip
-    caption = "Each point is a final run; below them are the mean and its 95% interval (Student t)."
+    caption = (
+        "Each point is a final run; below them are the mean and its 95% interval (Student t): of "
+        f"{THESE_CONFIGURATIONS} with other seeds where a row was searched once, and of other "
+        "searches too where it was searched several times."
+    )
     title = f"Final runs, {view}"
     return Figure(title, caption, data, layout, height=150 + 46 * len(tested))
 
@@ -71,8 +77,8 @@ def _offsets(count: int) -> list[float]:
     return [_SPREAD * (2 * i / (count - 1) - 1) for i in range(count)]
 
 
-def _means(tested: Sequence[RowRecord], view: str) -> dict[str, Any]:
-    scores = [row.finals.scores(view, "map_at_r") for row in tested if row.finals]
+def _means(tested: Sequence[RowSearches], view: str) -> dict[str, Any]:
+    scores = [row.scores(view, "map_at_r") for row in tested]
     return {
         "type": "scatter", "mode": "markers", "name": "mean, 95% interval",
         "x": [percent(mean(values)) for values in scores],
@@ -87,7 +93,7 @@ def _means(tested: Sequence[RowRecord], view: str) -> dict[str, Any]:
 
 
 def _half_width(scores: Sequence[float]) -> float:
-    """Return the half-width of the interval in percent; 0 for a single run, which has none."""
+    """Return the half-width of the interval in percent; 0 for a single score, which has none."""
     return percent(confidence_half_width(scores)) or 0.0
 
 
@@ -102,8 +108,8 @@ def differences(comparisons: Sequence[Comparison]) -> Figure | None:
     for place, comparison in enumerate(known):
         difference = comparison.difference
         assert difference is not None
-        runs["x"] += [percent(value) for value in difference.values]
-        runs["y"] += [place - offset for offset in _offsets(len(difference.values))]
+        runs["x"] += [percent(value) for value in comparison.run_differences]
+        runs["y"] += [place - offset for offset in _offsets(len(comparison.seeds))]
         runs["customdata"] += list(comparison.seeds)
         means.append(percent(difference.mean))
         widths.append(percent(difference.half_width) or 0.0)
@@ -139,9 +145,14 @@ def differences(comparisons: Sequence[Comparison]) -> Figure | None:
         },
         "shapes": [vertical(0, {**EDGE_LINE, "color": BLACK, "dash": "solid"})],
     }  # fmt: skip
-    caption = "Second row minus first, seed by seed; right of the line the second row is better."
+    better = "the second row"
     if all(c.second.place.row.miner == WITHIN_PAIR for c in known):
-        caption = "Second row minus first, seed by seed; right of the line mining is better."
+        better = "mining"
+    scopes = sorted({name_scope(len(comparison.pairs)) for comparison in known})
+    caption = (
+        f"Second row minus first, seed by seed; right of the line {better} is better. Intervals "
+        f"are of {' or '.join(scopes)}."
+    )
     return Figure("Differences and their intervals", caption, data, layout,
                   height=160 + 46 * len(known))  # fmt: skip
 

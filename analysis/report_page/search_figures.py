@@ -19,6 +19,7 @@ from analysis.report_page.theme import (
     percent,
     plain,
     shorten,
+    translucent,
     vertical,
 )
 from analysis.studies.comparison import Comparison
@@ -83,6 +84,62 @@ def _describe_best_so_far(search: Search, *, has_published: bool) -> str:
     return " ".join(sentences)
 
 
+def expected_best(comparison: Comparison) -> Figure | None:
+    """Return the best to expect from some trials of two searches, with its interval.
+
+    Where rows have several searches, dotted lines continue it: what as many trials as all searches
+    have together would find, in random order.
+    """
+    data: list[dict[str, Any]] = []
+    looks = ((BLUE, "solid"), (ORANGE, "dash"))
+    for row, curve, (colour, dash) in zip(comparison.rows, comparison.curves, looks, strict=True):
+        if not curve.counts:
+            continue
+        name = plain(row.name)
+        counts = [*curve.counts]
+        band = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "legendgroup": name}
+        data += [
+            _expectation(f"{name}, low", counts, curve.low, **band, showlegend=False),
+            _expectation(f"{name}, 95% interval", counts, curve.high, **band, fill="tonexty",
+                         fillcolor=translucent(colour)),
+            _expectation(name, counts, curve.expected, mode="lines+markers", legendgroup=name,
+                         line={"color": colour, "dash": dash, "width": 2},
+                         marker={"color": colour, "size": 5},
+                         hovertemplate="%{x} trials<br>%{y:.2f} %"),
+        ]  # fmt: skip
+        pooled = row.pooled_curve
+        if pooled is not None:
+            more = [i for i, count in enumerate(pooled.counts) if count >= counts[-1]]
+            data.append(
+                _expectation(f"{name}, all searches as one", [pooled.counts[i] for i in more],
+                             [pooled.expected[i] for i in more], mode="lines", legendgroup=name,
+                             line={"color": colour, "dash": "dot", "width": 2},
+                             hovertemplate="%{x} trials<br>%{y:.2f} %")
+            )  # fmt: skip
+    if not data:
+        return None
+    layout = {"xaxis": axis("trials", rangemode="tozero"), "yaxis": axis(f"expected {MAP_AT_R}")}
+    return Figure(comparison.name, _describe_expected(comparison), data, layout)
+
+
+def _expectation(
+    name: str, counts: Sequence[int], fractions: Sequence[float], **style: Any
+) -> dict[str, Any]:
+    values = [percent(value) for value in fractions]
+    return {"type": "scatter", "name": name, "x": [*counts], "y": values, **style}
+
+
+def _describe_expected(comparison: Comparison) -> str:
+    searches = len(comparison.first.searches)
+    caption = "The best validation MAP@R to expect from so many trials in random order. Bands: "
+    if searches == 1:
+        return f"{caption}95% intervals over the trials of one search; another is not in them."
+    return (
+        f"{caption}95% intervals over {searches} searches (Student t). Dotted: what all of their "
+        "trials as one search would find."
+    )
+
+
 def progress_by_hours(comparison: Comparison) -> Figure | None:
     """Return the best so far of two searches, against the device-hours spent."""
     data: list[dict[str, Any]] = []
@@ -104,6 +161,8 @@ def progress_by_hours(comparison: Comparison) -> Figure | None:
         "Best validation MAP@R of a complete trial so far, against the device-hours of all trials "
         "until then, including failed and stopped ones."
     )
+    if len(comparison.first.searches) > 1:
+        caption += f" Both are means over {len(comparison.first.searches)} searches."
     return Figure(comparison.name, caption, data, layout, height=320)
 
 

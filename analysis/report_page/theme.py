@@ -73,6 +73,12 @@ def describe_origins(origins: Sequence[str]) -> list[str]:
     return [f" ({plain(origin)})" if origin else "" for origin in origins]
 
 
+def translucent(colour: str) -> str:
+    """Return a colour of the palette for an area behind lines."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.18)"
+
+
 def percent(fraction: float | None) -> float | None:
     """Convert a fraction to percent, with the digits that a plot can show."""
     return None if fraction is None else round(100 * fraction, 3)

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from analysis.studies.published import DIMENSIONS, PUBLISHED, Scores, read_scores
-from analysis.studies.row_results import FinalRuns, RowRecord
+from analysis.studies.row_results import RowRecord
+from analysis.studies.row_searches import RowSearches, group_searches
 from wpm.rows import Row
 
 
@@ -15,29 +16,22 @@ class TableLine:
 
     Attributes:
         name: name of the row.
-        row: our results; None if the row is only published.
+        row: our results, with all searches of the row; None if the row is only published.
         published: published scores of the row; empty if there are none.
     """
 
     name: str
-    row: RowRecord | None = None
+    row: RowSearches | None = None
     published: Scores = field(default_factory=dict)
 
     @property
-    def order(self) -> tuple[str, str, int]:
-        """A sort key that puts a row with a miner below its plain twin, searches by number."""
-        if self.row is None:
-            return (*twin_order(Row.parse(self.name)), 0)
-        return (*twin_order(self.row.place.row), self.row.place.search)
-
-    @property
-    def finals(self) -> FinalRuns | None:
-        """The final runs of the row; None if there are none."""
-        return self.row.finals if self.row else None
+    def order(self) -> tuple[str, str]:
+        """A sort key that puts a row with a miner below its plain twin."""
+        return twin_order(Row.parse(self.name) if self.row is None else self.row.place.row)
 
     def scores(self, view: str, metric: str) -> list[float]:
-        """Return the score of every tested run."""
-        return self.finals.scores(view, metric) if self.finals else []
+        """Return what counts once each: the mean of every search, or the runs of the only one."""
+        return self.row.scores(view, metric) if self.row else []
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,7 @@ class TableBlock:
     """The rows of one data set under one protocol; a twin follows its plain row.
 
     Attributes:
-        rows: the rows that have a study.
+        rows: the rows that have a study; of a row that was searched several times, every search.
         published: published scores by row, to compare with; None if they are not asked for.
     """
 
@@ -56,12 +50,12 @@ class TableBlock:
 
     @property
     def lines(self) -> list[TableLine]:
-        """The rows with a study and those that are only published; a twin follows its plain row.
-
-        Each search of a row that was searched several times has a line of its own.
-        """
+        """The rows with a study and those that are only published; a twin follows its plain row."""
         published = dict(self.published or {})
-        ours = [TableLine(r.name, r, published.get(str(r.place.row), {})) for r in self.rows]
+        ours = [
+            TableLine(row.name, row, published.get(str(row.place.row), {}))
+            for row in group_searches(self.rows)
+        ]
         known = {str(row.place.row) for row in self.rows}
         others = [TableLine(name, None, published[name]) for name in published.keys() - known]
         return sorted([*ours, *others], key=lambda line: line.order)

@@ -7,6 +7,7 @@ from analysis.numbers.means import confidence_half_width, mean
 from analysis.numbers.search_curve import ROUND_COUNTS, SearchCurve
 from analysis.studies.comparison import Comparison
 from analysis.studies.row_results import METRICS, RowRecord
+from analysis.studies.row_searches import RowSearches, search_curve
 from analysis.text.layout import (
     NotedTable,
     format_csv,
@@ -16,18 +17,20 @@ from analysis.text.layout import (
     format_points,
     with_notes,
 )
+from analysis.text.verdict import describe_difference, describe_order, name_scope, word_verdict
 from wpm.formatting import format_table
 
 _CURVE_COLUMNS = ("study", "trials", "device_hours", "best", "expected", "low", "high")
-_PAIR_COLUMNS = ("first", "second", "view", "metric", "pairs", "difference", "low", "high", "t_p",
-                 "flip_p", "smallest_flip_p", "t_p_holm", "flip_p_holm")  # fmt: skip
+_PAIR_COLUMNS = ("first", "second", "view", "metric", "searches", "pairs", "difference", "low",
+                 "high", "interval_of", "t_p", "flip_p", "smallest_flip_p", "t_p_holm",
+                 "flip_p_holm", "verdict", "search_sd", "seed_sd")  # fmt: skip
 _ROW_COLUMNS = ("runs", "mean", "half_width", "trials_ended", "trials_wanted", "epochs",
                 "search_device_hours", "final_device_hours", "best_validation")  # fmt: skip
 _SHOWN_SHARES = (0.25, 0.5, 0.75, 1.0)  # shares of the device-hours of the cheaper search
 
 
 def format_comparisons(comparisons: Sequence[Comparison], style: str) -> str:
-    """Lay out one table of the final runs, then the searches of each pair.
+    """Lay out one table of the final runs, what it shows in words, and the searches of each pair.
 
     Args:
         comparisons: at least one, all of the same view and metric.
@@ -36,7 +39,9 @@ def format_comparisons(comparisons: Sequence[Comparison], style: str) -> str:
     Returns:
         Text without a final newline.
     """
-    sections = [lay_out_finals(comparisons).format(style)]
+    bullet = "- " if style == "markdown" else ""
+    findings = [f"{bullet}{describe_difference(comparison)}" for comparison in comparisons]
+    sections = [lay_out_finals(comparisons).format(style), "\n".join(findings)]
     for comparison in comparisons:
         sections += _format_search(comparison, style)
     return "\n\n".join(sections)
@@ -54,8 +59,8 @@ def lay_out_finals(comparisons: Sequence[Comparison]) -> NotedTable:
     heading = f"{where}test {METRICS[one.metric]} of the final runs, {one.view}, in percent"
     correction = ", Holm" if several else ""
     columns = [
-        *(["data set/protocol"] if several else []), "first", "second", "pairs", "first mean",
-        "second mean", "difference", "95% interval", f"p (t{correction})",
+        *(["data set/protocol"] if several else []), "first", "second", "searches", "pairs",
+        "first mean", "second mean", "difference", "95% interval", f"p (t{correction})",
         f"p (sign flip{correction})", "detectable",
     ]  # fmt: skip
     rows = [
@@ -78,14 +83,15 @@ def _final_cells(comparison: Comparison) -> list[Any]:
     means = [format_mean(_scores(comparison, row)) for row in comparison.rows]
     names = [row.name for row in comparison.rows]
     difference = comparison.difference
+    counts = [len(comparison.pairs), len(comparison.seeds)]
     if difference is None:
-        return [*names, 0, *means, *["-"] * 5]
+        return [*names, *counts, *means, *["-"] * 5]
     interval = "-"
     if difference.low is not None and difference.high is not None:
         interval = f"[{format_points(difference.low)}, {format_points(difference.high)}]"
     return [
         *names,
-        len(difference.values),
+        *counts,
         *means,
         format_points(difference.mean),
         interval,
@@ -95,49 +101,73 @@ def _final_cells(comparison: Comparison) -> list[Any]:
     ]
 
 
-def _scores(comparison: Comparison, row: RowRecord) -> list[float]:
-    """Return the scores of all tested runs, including those without a partner."""
-    return row.finals.scores(comparison.view, comparison.metric) if row.finals else []
+def _scores(comparison: Comparison, row: RowSearches) -> list[float]:
+    """Return what counts once each of all tested runs, those without a partner included."""
+    return row.scores(comparison.view, comparison.metric)
 
 
 def _describe_tests(comparisons: Sequence[Comparison]) -> list[str]:
-    if not any(comparison.difference for comparison in comparisons):
+    known = [comparison for comparison in comparisons if comparison.difference]
+    if not known:
         return []
-    lines = [
-        "difference: second minus first, in points; runs are paired by seed, one score for each run"
-    ]
+    lines = []
+    if any(len(comparison.pairs) == 1 for comparison in known):
+        lines.append(
+            "difference: second minus first, in points; runs are paired by seed, one score for "
+            "each run"
+        )
+    if any(len(comparison.pairs) > 1 for comparison in known):
+        lines.append(
+            "several searches: the difference of the means of their runs, which are paired by "
+            "search and seed, counts once for each search; ± of the means is over searches too"
+        )
     if len(comparisons) > 1:
         lines.append(f"p-values are corrected over {len(comparisons)} pairs, intervals are not")
-    for pairs in sorted({len(c.difference.values) for c in comparisons if c.difference}):
-        smallest = 2.0 ** (1 - pairs)
-        lines.append(f"with {pairs} pairs the sign-flip test gives no p below {smallest:.3g}")
+    tested = {(_unit(c), len(c.difference.values)) for c in known if c.difference}
+    for unit, count in sorted(tested):
+        smallest = 2.0 ** (1 - count)
+        lines.append(f"with {count} {unit} the sign-flip test gives no p below {smallest:.3g}")
+    varying = " and ".join(sorted({_unit(comparison) for comparison in known}))
     lines.append(
         "detectable: the true difference that the uncorrected t-test would find in 4 of 5 such "
-        "comparisons, if their runs vary as these do"
+        f"comparisons, if their {varying.replace('pairs', 'runs')} vary as these do"
     )
     return lines
+
+
+def _unit(comparison: Comparison) -> str:
+    """Name what counts once each in a comparison."""
+    return "pairs" if len(comparison.pairs) == 1 else "searches"
 
 
 def _format_search(comparison: Comparison, style: str) -> list[str]:
     names = [row.name for row in comparison.rows]
     budget = format_table(
         ["search", "trials", "epochs", "device-h", "best MAP@R %", "best trial"],
-        [_budget_cells(row) for row in comparison.rows],
+        [_budget_cells(search) for row in comparison.rows for search in row.searches],
         style,
     )
-    note = "each row was searched once: how much another search would differ is not known"
+    count = len(comparison.first.searches)
+    notes = []
+    if count == 1:
+        notes = ["each row was searched once: how much another search would differ is not known"]
     sections = [
-        with_notes(f"{_place(comparison)}: searches, by validation", budget, [note], style),
+        with_notes(f"{_place(comparison)}: searches, by validation", budget, notes, style),
     ]
+    mean_of = f", mean of {count} searches" if count > 1 else ""
     columns = [f"{name}{what}" for name in names for what in ("", ", expected")]
     counts = _shown_counts(comparison.curves)
     rows = [
         [n, *(cell for curve in comparison.curves for cell in _at_count(curve, n))] for n in counts
     ]
     if rows:
-        heading = "best validation MAP@R % by number of trials, and expected in random order"
+        heading = (
+            f"best validation MAP@R % by number of trials{mean_of}, and expected in random order"
+        )
+        order = describe_order(comparison)
+        notes = [order] if order else []
         sections.append(
-            with_notes(heading, format_table(["trials", *columns], rows, style), [], style)
+            with_notes(heading, format_table(["trials", *columns], rows, style), notes, style)
         )
     hours = _shown_hours(comparison.curves)
     spent = [
@@ -145,7 +175,7 @@ def _format_search(comparison: Comparison, style: str) -> list[str]:
         for h in hours
     ]
     if spent:
-        heading = "best validation MAP@R % by device-hours"
+        heading = f"best validation MAP@R % by device-hours{mean_of}"
         sections.append(
             with_notes(heading, format_table(["device-h", *names], spent, style), [], style)
         )
@@ -198,34 +228,47 @@ def format_pairs_csv(comparisons: Sequence[Comparison]) -> str:
 
 
 def _pair_values(comparison: Comparison) -> list[Any]:
-    difference = comparison.difference
-    places = [row.place.name for row in comparison.rows]
+    difference, split = comparison.difference, comparison.split
+    places = [_name_in_csv(row) for row in comparison.rows]
     tests = (
         [
-            len(difference.values), difference.mean, difference.low, difference.high,
+            difference.mean, difference.low, difference.high, name_scope(len(comparison.pairs)),
             difference.t_p, difference.flip_p, difference.smallest_flip_p,
             comparison.t_p, comparison.flip_p,
         ]
         if difference
-        else [0, *[None] * 8]
+        else [None] * 9
     )  # fmt: skip
-    values = [*places, comparison.view, comparison.metric, *tests]
+    values = [
+        *places, comparison.view, comparison.metric, len(comparison.pairs), len(comparison.seeds),
+        *tests, word_verdict(comparison), split.search_sd, split.seed_sd,
+    ]  # fmt: skip
     for row in comparison.rows:
         scores = _scores(comparison, row)
+        best = [search.best[1] for search in row.searches if search.best]
         values += [
-            len(scores), mean(scores) if scores else None, confidence_half_width(scores),
-            len(row.ended), row.budget, row.epochs, row.search_hours, row.final_hours,
-            row.best[1] if row.best else None,
+            sum(row.tested_runs), mean(scores) if scores else None, confidence_half_width(scores),
+            row.trials_ended, row.budget, sum(search.epochs for search in row.searches),
+            row.search_hours, row.final_hours, mean(best) if best else None,
         ]  # fmt: skip
     return [*values, "; ".join(comparison.unequal), "; ".join(comparison.notes)]
+
+
+def _name_in_csv(row: RowSearches) -> str:
+    """Return data set, protocol and row; the number of a search only where it is the only one."""
+    place = row.place
+    if len(row.searches) == 1:
+        return place.name
+    return f"{place.dataset}/{place.protocol}/{place.row}"
 
 
 def format_curves_csv(comparisons: Sequence[Comparison]) -> str:
     """Return one line for each trial of every search; scores are fractions."""
     curves = {
-        row.place.name: curve
+        search.place.name: search_curve(search)
         for comparison in comparisons
-        for row, curve in zip(comparison.rows, comparison.curves, strict=True)
+        for row in comparison.rows
+        for search in row.searches
     }
     values = []
     for name, curve in curves.items():

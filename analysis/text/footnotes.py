@@ -13,6 +13,9 @@ from analysis.studies.row_results import METRICS, VIEWS, RowRecord
 from analysis.studies.table_blocks import TableBlock, TableLine
 from analysis.text.deviations import describe_count
 from analysis.text.layout import format_percent
+from analysis.text.verdict import THESE_CONFIGURATIONS, describe_spread
+
+_SPLIT_SCORE = ("concatenated", "map_at_r")  # the score whose variance is split in a note
 
 
 def describe_block(block: TableBlock) -> list[str]:
@@ -24,6 +27,28 @@ def describe_block(block: TableBlock) -> list[str]:
         lines.append(f"no final runs (python launch.py --best-only makes them): {names}")
     lines += [line for row in block.rows for line in describe_choice(row)]
     return [*lines, *describe_count(block.rows)]
+
+
+def describe_scopes(block: TableBlock) -> list[str]:
+    """Say what the intervals of a block hold, and how scores of several searches vary."""
+    single, several = [], []
+    for line in block.lines:
+        searches = sum(count > 0 for count in line.row.tested_runs) if line.row else 0
+        if line.row and searches > 1:
+            spread = describe_spread(line.row.split(*_SPLIT_SCORE))
+            several.append(
+                f"{line.name}: ± holds another search and another seed, of {searches} searches; "
+                f"concatenated MAP@R has a {spread}"
+            )
+        elif len(line.scores(*_SPLIT_SCORE)) > 1:
+            single.append(line.name)
+    if single:
+        names = f" ({', '.join(single)})" if several else ""
+        single = [
+            f"± is of {THESE_CONFIGURATIONS} with other seeds; how much another search would "
+            f"differ is not in it{names}"
+        ]
+    return [*single, *several]
 
 
 def _describe_published(block: TableBlock) -> list[str]:
@@ -85,7 +110,9 @@ class Footnotes:
 
     def mark(self, block: TableBlock, line: TableLine) -> str:
         """Return the mark behind the numbers of a row, such as " [1,2]", or ""."""
-        numbers = self._numbers.get((block.dataset, line.name), [])
+        searches = line.row.searches if line.row else ()
+        found = (self._numbers.get((block.dataset, search.name), []) for search in searches)
+        numbers = sorted({number for one in found for number in one})
         return f" [{','.join(map(str, numbers))}]" if numbers else ""
 
     @property

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from analysis.studies.published import read_scores
 from analysis.studies.row_results import METRICS, VIEWS
 from analysis.studies.table_blocks import TableBlock, TableLine
-from analysis.text.footnotes import Footnotes, describe_block
+from analysis.text.footnotes import Footnotes, describe_block, describe_scopes
 from analysis.text.latex import LATEX, DatasetColumns, Entry, escape_latex, format_page
 from analysis.text.layout import NotedTable, format_hours
 from analysis.text.table_cells import format_cells, join_cell
@@ -78,7 +78,7 @@ def _describe_beside(blocks: Sequence[TableBlock]) -> list[str]:
     """Return the notes on all blocks; a note that several blocks share is one line."""
     about: dict[str, list[str]] = {}
     for block in blocks:
-        for line in [*_describe_costs(block), *describe_block(block)]:
+        for line in (*_describe_costs(block), *describe_block(block), *describe_scopes(block)):
             about.setdefault(line, []).append(block.dataset)
     return [f"{', '.join(datasets)}: {line}" for line, datasets in about.items()]
 
@@ -104,7 +104,7 @@ def _describe_costs(block: TableBlock) -> list[str]:
     ]
 
 
-def _published_order(line: TableLine) -> tuple[int, str, str, int]:
+def _published_order(line: TableLine) -> tuple[int, str, str]:
     """Return a sort key: the published order, then by name; a row with a miner follows its twin."""
     published = list(read_scores("cub200", "mlrc"))
     loss = line.order[0]

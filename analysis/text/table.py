@@ -8,9 +8,12 @@ from analysis.numbers.means import confidence_half_width, mean
 from analysis.studies.fairness import find_footnotes
 from analysis.studies.row_results import METRICS, VIEWS
 from analysis.studies.table_blocks import TableBlock, TableLine
-from analysis.text.footnotes import Footnotes, describe_block
+from analysis.text.footnotes import Footnotes, describe_block, describe_scopes
 from analysis.text.layout import NotedTable, format_csv, format_hours
 from analysis.text.table_cells import difference_from_published, format_cells, join_cell
+from analysis.text.verdict import name_scope
+
+_ANY_SCORE = ("concatenated", "map_at_r")  # all scores of a row have as many runs
 
 
 def format_blocks(blocks: Sequence[TableBlock], style: str) -> str:
@@ -46,17 +49,25 @@ def lay_out_block(block: TableBlock) -> NotedTable:
         for line in block.lines
     ]
     columns = ["row", *columns, "runs", "best trial", "trials", "search h", "runs h"]
-    return NotedTable(heading, columns, rows, [*describe_block(block), *footnotes.lines])
+    notes = [*describe_block(block), *describe_scopes(block), *footnotes.lines]
+    return NotedTable(heading, columns, rows, notes)
 
 
 def _format_counts(line: TableLine) -> list[Any]:
-    """Return runs, best trial, trials, device-hours of the search and device-hours of the runs."""
+    """Return runs, best trial, trials, device-hours of the search and device-hours of the runs.
+
+    Of several searches, the runs and the best trial of each are listed in their order, and the rest
+    is summed.
+    """
+    row = line.row
+    if row is None:
+        return [0, "-", "-", "-", "-"]
     return [
-        len(line.finals.tested) if line.finals else 0,
-        line.finals.trial if line.finals else "-",
-        line.row.ended_of_budget if line.row else "-",
-        format_hours(line.row.search_hours) if line.row else "-",
-        format_hours(line.row.final_hours) if line.row else "-",
+        ", ".join(map(str, row.tested_runs)) or 0,
+        ", ".join(str(finals.trial) for finals in row.finals) or "-",
+        row.ended_of_budget,
+        format_hours(row.search_hours),
+        format_hours(row.final_hours),
     ]
 
 
@@ -66,38 +77,54 @@ def _format_csv(blocks: Sequence[TableBlock]) -> str:
     for view in VIEWS:
         columns.append(f"{view}_dim")
         for metric in METRICS:
-            columns += [f"{view}_{metric}_mean", f"{view}_{metric}_half_width"]
+            columns += [
+                f"{view}_{metric}_{what}" for what in ("mean", "half_width", "search_sd", "seed_sd")
+            ]
             if compared:
                 columns += [f"{view}_{metric}_published", f"{view}_{metric}_difference"]
-    columns += ["n", "failed_runs", "trial", "validation_map_at_r", "trials_ended", "trials_wanted",
-                "search_device_hours", "final_device_hours", "notes"]  # fmt: skip
+    columns += ["searches", "half_width_of", "n", "failed_runs", "trial", "validation_map_at_r",
+                "trials_ended", "trials_wanted", "search_device_hours", "final_device_hours",
+                "notes"]  # fmt: skip
     rows = [_csv_cells(block, line, compared) for block in blocks for line in block.lines]
     return format_csv(columns, rows)
 
 
 def _csv_cells(block: TableBlock, line: TableLine, compared: bool) -> list[Any]:
     cells: list[Any] = [block.dataset, block.protocol, line.name]
-    finals = line.finals
+    row = line.row
     for view in VIEWS:
         cells.append(block.dimensions.get(view))
         for metric in METRICS:
             scores = line.scores(view, metric)
-            cells += [mean(scores) if scores else None, confidence_half_width(scores)]
+            split = row.split(view, metric) if row else None
+            cells += [
+                mean(scores) if scores else None,
+                confidence_half_width(scores),
+                split.search_sd if split else None,
+                split.seed_sd if split else None,
+            ]
             if compared:
                 cells += [
                     line.published.get((view, metric)),
                     difference_from_published(line, view, metric),
                 ]
-    if finals:
-        cells += [len(finals.tested), finals.failed, finals.trial, _finite(finals.score)]
-    else:
-        cells += [0, 0, None, None]
-    row = line.row
     if row is None:
-        return [*cells, *[None] * 5]
-    notes = "; ".join(find_footnotes(block.rows)[row.name])
-    return [*cells, len(row.ended), row.budget, row.search_hours, row.final_hours, notes]
-
-
-def _finite(score: float) -> float | None:
-    return score if math.isfinite(score) else None
+        return [*cells, 0, None, 0, 0, *[None] * 7]
+    tested = sum(count > 0 for count in row.tested_runs)
+    scope = name_scope(tested) if len(line.scores(*_ANY_SCORE)) > 1 else None
+    best = [finals.score for finals in row.finals if math.isfinite(finals.score)]
+    notes = find_footnotes(block.rows)
+    return [
+        *cells,
+        len(row.searches),
+        scope,
+        sum(row.tested_runs),
+        sum(finals.failed for finals in row.finals),
+        " ".join(str(finals.trial) for finals in row.finals) or None,
+        mean(best) if best else None,
+        row.trials_ended,
+        row.budget,
+        row.search_hours,
+        row.final_hours,
+        "; ".join(note for search in row.searches for note in notes[search.name]),
+    ]

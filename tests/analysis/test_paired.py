@@ -8,11 +8,11 @@ import pytest
 from analysis.numbers.paired import (
     MAX_FLIPPED,
     correct_holm,
-    detectable_effect,
     paired_difference,
     sign_flip_test,
     t_test,
 )
+from wpm.spreads import detectable_effect
 
 DIFFERENCES = [0.1, 0.2, 0.3, 0.1, 0.2]
 
@@ -87,11 +87,8 @@ def test_holm_corrects_step_by_step() -> None:
     assert correct_holm([]) == []
 
 
-def test_detectable_effect_matches_power_tables() -> None:
-    # Cohen's d of a one-sample t-test, two-sided 5%, power 80%: n = 10 and 20 as tabulated.
-    assert detectable_effect(10) == pytest.approx(0.996, abs=1e-3)
-    assert detectable_effect(20) == pytest.approx(0.660, abs=1e-3)
-    assert detectable_effect(5) > detectable_effect(10)
+def test_detectable_difference_follows_the_spread() -> None:
+    # deviations -0.08, 0.02, 0.12, -0.08, 0.02: squares sum to 0.028, divided by 4
     assert paired_difference(DIFFERENCES).detectable == pytest.approx(
         0.07**0.5 / 10**0.5 * detectable_effect(5)
-    )  # deviations -0.08, 0.02, 0.12, -0.08, 0.02: squares sum to 0.028, divided by 4
+    )

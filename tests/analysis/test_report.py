@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from analysis.report import main
-from analysis.report_page.overview import describe_difference
 from analysis.report_page.page import figure_json
 from analysis.report_page.study_section import find_published
 from analysis.report_page.theme import Figure
+from analysis.text.verdict import describe_difference
 from tests.support.report_records import EVIL, write_report_records
 from tests.support.searches import write_searched
 from tests.support.stored import bytes_under, write_final, write_run
@@ -66,6 +66,7 @@ def test_page_has_every_part(whole: Path) -> None:
     page = page_of(whole)
     parts = (
         "What within-pair mining is worth", "Results on omniglot, protocol small",
+        "Would more trials turn the order?", "What a device-hour of search found",
         "Validation against test", "Were the searches good enough?", "What was run",
         "wpm 0.1.0 (0123abc)", "torch 2.14.1", "here, 2 cores", "Best so far", "Learning curves",
         "Timeline", "Failed and diverged trials", "Parallel coordinates", "Importance",
@@ -119,7 +120,7 @@ def test_page_is_light(whole: Path) -> None:
     page = page_of(whole)
     assert len(page) < 700_000  # beside plotly.js
     figures = re.findall(r'<script type="application/json">(.*?)</script>', page, re.S)
-    assert len(figures) == 5 + 2 * (3 + 3 + 3) + 1  # of all rows, of each, of the embeddings
+    assert len(figures) == 6 + 2 * (3 + 3 + 3) + 1  # of all rows, of each, of the embeddings
     for text in figures:
         json.loads(text)
 
@@ -200,15 +201,20 @@ def test_unequal_searches_are_flagged_in_the_headline(tmp_path: Path) -> None:
     # differences 10, 11, 12: s = 1, 4.302653 / sqrt(3) = 2.48; t = 11 sqrt(3) = 19.05
     assert (
         "triplet+wpm against triplet: +11.00 points of test MAP@R, 95% interval +8.52 to +13.48, "
-        "3 pairs of runs, p = 0.0027: clearly better. Unequal: unequal search budgets"
+        "3 pairs of runs, p = 0.0027: of these configurations that of triplet+wpm is better. This "
+        "is from one search of each row; how much another search would differ is not in it. "
+        "Unequal: unequal search budgets"
     ) in page
 
 
 def test_sentence_without_common_seeds_says_so(tmp_path: Path) -> None:
     from analysis.studies.comparison import compare_rows
     from analysis.studies.row_results import read_row
+    from analysis.studies.row_searches import group_searches
 
-    plain, mined = (read_row(write_searched(tmp_path, row, 3))[0] for row in ("nca", "nca+wpm"))
+    plain, mined = group_searches(
+        read_row(write_searched(tmp_path, row, 3))[0] for row in ("nca", "nca+wpm")
+    )
     assert describe_difference(compare_rows(plain, mined)).endswith(
         "no final runs with a common seed, nothing to compare."
     )

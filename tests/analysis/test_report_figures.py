@@ -10,11 +10,12 @@ from analysis.report_page import parameter_figures, runs_figures, search_figures
 from analysis.report_page.parallel_coordinates import parallel_coordinates
 from analysis.report_page.study_section import lay_out_failures, lay_out_trials, summarise
 from analysis.report_page.theme import Figure
-from analysis.studies.comparison import compare_rows
+from analysis.studies.comparison import Comparison, compare_rows
 from analysis.studies.histories import Search, read_search
 from analysis.studies.parameter_importance import measure_importance
 from analysis.studies.published import read_trace
 from analysis.studies.row_results import RowRecord, read_row
+from analysis.studies.row_searches import RowSearches, group_searches
 from analysis.studies.score_surface import predict_surface
 from analysis.studies.validation import validate_rows
 from tests.support.searches import (
@@ -40,6 +41,10 @@ def search_of(root: Path, **more: Any) -> Search:
 def trace(figure: Figure | None, name: str) -> Mapping[str, Any]:
     assert figure is not None
     return next(data for data in figure.data if data.get("name") == name)
+
+
+def compare(first: RowRecord, second: RowRecord) -> Comparison:
+    return compare_rows(RowSearches([first]), RowSearches([second]))
 
 
 def check(figure: Figure | None) -> None:
@@ -222,7 +227,7 @@ def test_every_final_run_is_a_point_with_an_interval_below(tmp_path: Path) -> No
         row_with_runs(tmp_path, "contrastive", (0.5, 0.6, 0.7)),
         row_with_runs(tmp_path, "contrastive+wpm", (0.8,)),
     ]
-    figure = runs_figures.final_runs(rows, "concatenated")
+    figure = runs_figures.final_runs(group_searches(rows), "concatenated")
     check(figure)
     plain = trace(figure, "runs, plain")
     assert plain["x"] == pytest.approx([30, 40, 50])
@@ -231,13 +236,14 @@ def test_every_final_run_is_a_point_with_an_interval_below(tmp_path: Path) -> No
     assert means["x"] == pytest.approx([40, 60])
     # s = 10, 4.302653 * 10 / sqrt(3); a single run has no interval
     assert means["error_x"]["array"] == pytest.approx([24.841, 0], abs=1e-3)
-    assert runs_figures.final_runs([read_row(write_search(tmp_path, "x"))[0]], "separated") is None
+    untested = group_searches([read_row(write_search(tmp_path, "x"))[0]])
+    assert runs_figures.final_runs(untested, "separated") is None
 
 
 def test_difference_shows_zero_pairs_and_interval(tmp_path: Path) -> None:
     first = row_with_runs(tmp_path, "contrastive", (0.5, 0.6, 0.7))
     second = row_with_runs(tmp_path, "contrastive+wpm", (0.6, 0.62, 0.76))
-    figure = runs_figures.differences([compare_rows(first, second)])
+    figure = runs_figures.differences([compare(first, second)])
     check(figure)
     assert figure is not None
     assert trace(figure, "pairs of runs")["x"] == pytest.approx([10, 2, 6])
@@ -264,7 +270,7 @@ def test_progress_counts_the_hours_of_every_trial(tmp_path: Path) -> None:
             ),
         )
     )
-    figure = search_figures.progress_by_hours(compare_rows(first, second))
+    figure = search_figures.progress_by_hours(compare(first, second))
     check(figure)
     plain, mined = trace(figure, "triplet"), trace(figure, "triplet+wpm")
     # What was stopped cannot be chosen, but its hours are spent; before a choice no point.
@@ -272,7 +278,7 @@ def test_progress_counts_the_hours_of_every_trial(tmp_path: Path) -> None:
     assert (mined["x"], mined["y"]) == ([10, 15, 20], [90, 90, 90])
     assert plain["line"]["dash"] != mined["line"]["dash"]
     nothing = read_row(write_search(tmp_path, "margin", [FAILED] * 2))[0]
-    assert search_figures.progress_by_hours(compare_rows(nothing, nothing)) is None
+    assert search_figures.progress_by_hours(compare(nothing, nothing)) is None
 
 
 def test_validation_against_test_has_a_symbol_a_row(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.download_server import Server, serve
 from tests.support.hub_server import Hub, serve_hub
+from tests.support.stored import write_final, write_run, write_search
 from tests.support.tiny import make_image_folder
 from wpm.cli.arguments import build_parser
 from wpm.cli.model_checks import locate_weights
@@ -177,3 +178,14 @@ def test_dry_run_and_doctor_start_no_search(images: Path, tmp_path: Path) -> Non
     assert answer.returncode in (0, 2), answer.stderr
     assert "to fix" in answer.stdout.splitlines()[-1]
     assert not list((tmp_path / "runs").glob("*/*/*/study.json"))
+    for row, gain in (("triplet", 0.0), ("triplet+wpm", 0.01)):
+        for search in (1, 2):
+            place = write_search(
+                tmp_path / "runs", row, dataset="folder", protocol="smoke", search=search
+            )
+            final = write_final(place, "aa", trial=3, score=0.3)
+            for run in range(2):
+                write_run(final, 1000 * search + run, 0.5 + gain * (search + run))
+    answer = launch(*arguments, "--dry-run", "--searches", "3")
+    assert answer.returncode == 0, answer.stderr
+    assert "triplet+wpm against triplet: 3 searches with 2 final runs find" in answer.stdout

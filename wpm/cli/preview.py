@@ -8,6 +8,7 @@ from wpm.cli.entry import complain
 from wpm.cli.forecast import forecast_finals, forecast_search, format_forecasts
 from wpm.cli.image_findings import examine_images
 from wpm.cli.launch_plan import LaunchPlan
+from wpm.cli.power import describe_power
 from wpm.cluster.connection import Resources, connect, count_gpus
 from wpm.cluster.disk_needs import PlannedRun, estimate_disk
 from wpm.cluster.doctor import examine
@@ -43,6 +44,8 @@ def print_forecast(plan: LaunchPlan) -> None:
         slots = count_slots(nodes, options.cpus_per_trial, planned_run.gpus)
         disk = estimate_disk(planned_run, nodes)
     print(format_forecasts(forecasts, slots, planned_run.gpus, disk))
+    for line in describe_power(plan.places, options.searches, plan.runs):
+        print(line)
     if options.max_disk is not None:
         used = FolderSize(plan.run_root).measure()
         cap = options.max_disk * GIB
