@@ -1,0 +1,172 @@
+"""Put what the page shows into JSON types: first whether all is well, then every study."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from wpm.formatting import format_duration, name_first
+from wpm.live_page.study import Running, Stage, StudyView
+from wpm.records import TrialState
+
+_MOST_PROBLEMS = 5  # of a study; the others are counted
+# A letter for every state in which a trial ends.
+_LETTERS = {
+    TrialState.COMPLETE: "c",
+    TrialState.PRUNED: "s",
+    TrialState.DIVERGED: "d",
+    TrialState.FAILED: "f",
+}
+
+
+def describe_study(view: StudyView, now: float) -> dict[str, Any]:
+    """Return what the page shows of a study.
+
+    It stays the same while the study's records do, so that an unchanged study is not sent again.
+
+    Args:
+        view: what was read.
+        now: in seconds since 1970; decides only which trainings are silent.
+    """
+    silent = view.silent(now)
+    return {
+        "name": view.place.name,
+        "group": f"{view.place.dataset}/{view.place.protocol}",
+        "row": view.place.name.rpartition("/")[2],
+        "stage": view.stage,
+        "budget": view.budget,
+        "ended": len(view.trials),
+        "counts": {state.for_people: view.count(state) for state in _LETTERS},
+        "states": "".join(_LETTERS.get(trial.state, "f") for trial in view.trials),
+        "scores": [None if t.score is None else round(t.score, 5) for t in view.trials],
+        "best": None
+        if view.best is None
+        else {
+            "trial": view.best.number,
+            "score": view.best.score,
+            "parameters": _round(view.best.parameters),
+        },
+        "running": [_describe_running(running, running in silent) for running in view.running],
+        "failed": view.failures[0],
+        "failures": [
+            {"name": f.name, "state": f.state, "reason": f.reason, "log": list(f.log)}
+            for f in view.failures[1]
+        ],
+        "tested": view.tested,
+        "device_time": _device_time(view.seconds, view.gpu_seconds),
+        "expected_end": view.expected_end,
+        "max_epochs": view.max_epochs,
+        "problems": _first_problems(view.problems),
+        "notes": list(view.notes),
+    }
+
+
+def _describe_running(running: Running, is_silent: bool) -> dict[str, Any]:
+    training = running.training
+    return {
+        "title": running.title,
+        "parameters": _round(training.parameters),
+        "epoch": training.epoch,
+        "score": training.score,
+        "curve": training.curve,
+        "changed_at": round(training.changed_at),
+        "silent": is_silent,
+    }
+
+
+def _round(parameters: Any) -> dict[str, str]:
+    return {
+        name: f"{value:.4g}" if isinstance(value, float) else str(value)
+        for name, value in sorted(parameters.items())
+    }
+
+
+def _device_time(seconds: float, gpu_seconds: float) -> str:
+    """Write what was used: GPU-hours where there were GPUs, else the time of workers."""
+    if gpu_seconds:
+        return f"{gpu_seconds / 3600:.3g} GPU-hours"
+    return f"{format_duration(seconds)} of workers" if seconds else "-"
+
+
+def _first_problems(problems: Sequence[str]) -> list[str]:
+    more = len(problems) - _MOST_PROBLEMS
+    return [*problems[:_MOST_PROBLEMS], *([f"and {more} more damaged records"] if more > 0 else [])]
+
+
+def describe_overall(views: Sequence[StudyView], now: float) -> dict[str, Any]:
+    """Return in a few words whether all is well, and a line for everything that is not.
+
+    Returns:
+        `mood`: "good" (something runs and nothing needs a look), "look" (something does) or "rest"
+        (nothing runs, nothing needs a look); `headline`; `concerns`; `expected_end` of the last
+        study, None where it is not known of one that runs.
+    """
+    running = [view for view in views if view.stage is Stage.RUNNING]
+    concerns = list(_find_concerns(views, now))
+    return {
+        "mood": "look" if concerns else "good" if running else "rest",
+        "headline": _headline(views, running),
+        "facts": _facts(views),
+        "concerns": concerns,
+        "expected_end": _last_end(running),
+    }
+
+
+def _headline(views: Sequence[StudyView], running: Sequence[StudyView]) -> str:
+    if not views:
+        return "No studies yet"
+    if running:
+        at_work = sum(len(view.running) for view in running)
+        studies, trainings = _studies(len(views)), _count(at_work, "training", "trainings")
+        return f"{len(running)} of {studies} running, {trainings} at work"
+    left = sum(view.stage is Stage.INTERRUPTED for view in views)
+    if left:
+        return f"Nothing is running, {left} of {_studies(len(views))} unfinished"
+    return f"Finished: {_studies(len(views))}"
+
+
+def _facts(views: Sequence[StudyView]) -> str:
+    """Write how far everything is, and what it has used."""
+    ended, budget = sum(len(view.trials) for view in views), sum(view.budget for view in views)
+    tested = sum(view.tested for view in views)
+    gpu_seconds = sum(view.gpu_seconds for view in views)
+    facts = [f"{ended} of {budget} trials ended"]
+    facts += [f"{_count(tested, 'final run', 'final runs')} tested"] if tested else []
+    facts.append(_device_time(sum(view.seconds for view in views), gpu_seconds))
+    return ", ".join(fact for fact in facts if fact != "-")
+
+
+def _studies(number: int) -> str:
+    return _count(number, "study", "studies")
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _last_end(running: Sequence[StudyView]) -> float | None:
+    ends = [v.expected_end for v in running if len(v.trials) < v.budget]
+    known = [end for end in ends if end is not None]
+    return max(known) if known and len(known) == len(ends) else None
+
+
+def _find_concerns(views: Sequence[StudyView], now: float) -> Iterator[str]:
+    """Yield a line for each kind of thing that a person should look at."""
+    for view in views:
+        if view.stage is Stage.UNREADABLE:
+            yield from view.problems
+    for view in views:
+        name = view.place.name
+        if silent := view.silent(now):
+            longest = max(now - running.training.changed_at for running in silent)
+            names = name_first([running.title for running in silent])
+            yield f"{name}: nothing new of {names} for {format_duration(longest)}"
+        if view.stage is not Stage.UNREADABLE and view.problems:
+            yield f"{name}: {_count(len(view.problems), 'record is', 'records are')} damaged"
+        failed = view.count(TrialState.FAILED)
+        if failed:
+            yield f"{name}: {_count(failed, 'trial', 'trials')} failed"
+        runs = view.failures[0] - failed - view.count(TrialState.DIVERGED)
+        if runs:
+            yield f"{name}: {_count(runs, 'final run', 'final runs')} failed"
+    interrupted = [view.place.name for view in views if view.stage is Stage.INTERRUPTED]
+    if interrupted:
+        yield (f"interrupted, the same command continues: {name_first(interrupted)}")
