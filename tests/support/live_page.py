@@ -78,7 +78,7 @@ def page_server(
     """Serve the page from a thread of this process.
 
     Args:
-        watcher: is not started; call its `refresh`.
+        watcher: call its `start` or `refresh`; it is stopped with the server.
         folder: for reports.
         command: makes a report; the file to write is added to it.
     """
@@ -90,5 +90,6 @@ def page_server(
         try:
             yield PageServer(watcher, listener.getsockname()[1])
         finally:
+            watcher.stop()
             server.should_exit = True
             thread.join(30)

@@ -61,6 +61,7 @@ def serve(listener: socket.socket, run_root: Path, command: ReportCommand, root:
             server.run(sockets=[listener])
         finally:
             signal.signal(signal.SIGTERM, before)
+            watcher.stop()
 
 
 def make_server(app: Starlette) -> uvicorn.Server:

@@ -43,21 +43,26 @@ class Watcher:
         self._progress: tuple[int, int] | None = (0, 0)
         self._fault = ""
         self._looked_at = 0.0
-        self._asked = threading.Event()
+        self._asked, self._stopped = threading.Event(), threading.Event()
         self._asked_at = time.monotonic()
 
     def start(self) -> None:
-        """Begin to look, in a thread that ends with the process."""
-        threading.Thread(target=self._look_forever, name="watcher", daemon=True).start()
+        """Begin to look, in a thread that ends with `stop`, or with the process."""
+        threading.Thread(target=self._look_on, name="watcher", daemon=True).start()
 
-    def _look_forever(self) -> None:
-        while True:
+    def stop(self) -> None:
+        """Look no more."""
+        self._stopped.set()
+        self._asked.set()
+
+    def _look_on(self) -> None:
+        while not self._stopped.is_set():
             start = time.monotonic()
             self.refresh()
             took = time.monotonic() - start
-            time.sleep(max(self._interval_s, took / _SHARE))
+            self._stopped.wait(max(self._interval_s, took / _SHARE))
             self._asked.clear()
-            if time.monotonic() - self._asked_at > _IDLE_S:
+            if time.monotonic() - self._asked_at > _IDLE_S and not self._stopped.is_set():
                 self._asked.wait()
 
     def refresh(self) -> None:
