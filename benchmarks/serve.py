@@ -73,7 +73,7 @@ def measure_first_view(root: Path) -> dict[str, list[float]]:
                 address = found[0]
                 _note(seconds, "the command to the empty page", start, _read(address))
                 while json.loads(_read(f"{address}changes"))["progress"] is not None:
-                    time.sleep(0.01)
+                    time.sleep(0.1)
                 _note(seconds, "the command to all studies", start)
                 start = time.perf_counter()
                 files = [_read(address + name) for name in ("", "page.js", "page.css", "changes")]

@@ -1,5 +1,6 @@
 """The page in a real browser: it follows the records by itself, on a desktop and on a phone."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -183,6 +184,22 @@ def test_page_needs_no_more_memory_after_hundreds_of_updates(
     after = measure()
     assert after[0] < before[0] * 1.2
     assert after[1] < before[1] + 0.5, "MiB"
+
+
+def test_full_report_draws_its_figures_under_the_servers_policy(
+    browser: Any, place: StudyPlace, tmp_path: Path
+) -> None:
+    command = (sys.executable, "-m", "analysis.report", "--run-root", str(place.run_root), "--out")
+    watcher = Watcher(place.run_root)
+    watcher.refresh()
+    set_width(browser, DESKTOP)
+    with page_server(watcher, tmp_path, command) as running:
+        browser.get("about:blank")
+        complaints_of(browser)
+        browser.get(f"http://127.0.0.1:{running.port}/report")
+        figures = "return document.querySelectorAll('figure.plot svg.main-svg').length"
+        wait_for(lambda: browser.execute_script(figures) > 0)
+        assert complaints_of(browser) == []
 
 
 def test_ten_thousand_trials_are_shown(browser: Any, tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ def test_nothing_that_runs_and_needs_no_look_rests(tmp_path: Path) -> None:
     assert (overall["mood"], overall["headline"]) == ("rest", "Finished: 1 study")
     assert overall["facts"] == "3 of 3 trials ended, 3 min 0 s of workers"
     assert overall["concerns"] == []
-    assert describe_overall([], NOW)["headline"] == "No studies yet"
+    nothing = describe_overall([], NOW)
+    assert (nothing["headline"], nothing["facts"]) == ("No studies yet", "")
 
 
 def test_search_that_runs_without_failures_goes_well(tmp_path: Path) -> None:
@@ -87,9 +88,18 @@ def test_every_kind_of_trouble_has_a_line(tmp_path: Path) -> None:
     assert others == [
         "omniglot/small/margin: nothing new of trial 6 for 1 h 0 min",
         "omniglot/small/margin: 1 trial failed",
-        "omniglot/small/ntxent: 1 final run failed",
         "omniglot/small/contrastive: 1 trial failed",
+        "omniglot/small/ntxent: 1 final run failed",
         "interrupted, the same command continues: omniglot/small/contrastive",
+    ]
+
+
+def test_the_same_trouble_in_many_studies_leaves_what_is_best_in_sight(tmp_path: Path) -> None:
+    rows = ("arcface", "circle", "margin", "ntxent", "triplet")
+    views = view_of(*(write_searched(tmp_path, row, 2, failed={0: "a"}) for row in rows))
+    assert describe_overall(views, NOW)["concerns"] == [
+        *(f"omniglot/small/{row}: 1 trial failed" for row in rows[:3]),
+        "and the same of 2 studies more",
     ]
 
 

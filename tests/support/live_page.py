@@ -16,6 +16,7 @@ from wpm.live_page.watcher import Watcher
 from wpm.records import StudyPlace, TrainingFolder, read_study, write_study
 
 HOST = "127.0.0.1"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def set_budget(place: StudyPlace, trials: int) -> None:
@@ -80,9 +81,9 @@ def page_server(
     Args:
         watcher: call its `start` or `refresh`; it is stopped with the server.
         folder: for reports.
-        command: makes a report; the file to write is added to it.
+        command: makes a report, in the folder of the repository; the file to write is added to it.
     """
-    maker = ReportMaker(lambda place, path: [*command, str(path)], folder, folder)
+    maker = ReportMaker(lambda place, path: [*command, str(path)], folder, ROOT)
     server = make_server(build_app(watcher, maker))
     with open_port(0) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

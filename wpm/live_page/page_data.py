@@ -1,13 +1,14 @@
 """Put what the page shows into JSON types: first whether all is well, then every study."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from wpm.formatting import format_duration, name_first
-from wpm.live_page.study import Running, Stage, StudyView
+from wpm.live_page.study import Best, Running, Stage, StudyView
 from wpm.records import TrialState
 
 _MOST_PROBLEMS = 5  # of a study; the others are counted
+_MOST_CONCERNS = 3  # of one kind, so that what is best stays in sight
 # A letter for every state in which a trial ends.
 _LETTERS = {
     TrialState.COMPLETE: "c",
@@ -37,13 +38,7 @@ def describe_study(view: StudyView, now: float) -> dict[str, Any]:
         "counts": {state.for_people: view.count(state) for state in _LETTERS},
         "states": "".join(_LETTERS.get(trial.state, "f") for trial in view.trials),
         "scores": [None if t.score is None else round(t.score, 5) for t in view.trials],
-        "best": None
-        if view.best is None
-        else {
-            "trial": view.best.number,
-            "score": view.best.score,
-            "parameters": _round(view.best.parameters),
-        },
+        "best": None if view.best is None else _describe_best(view.best),
         "running": [_describe_running(running, running in silent) for running in view.running],
         "failed": view.failures[0],
         "failures": [
@@ -59,11 +54,19 @@ def describe_study(view: StudyView, now: float) -> dict[str, Any]:
     }
 
 
+def _describe_best(best: Best) -> dict[str, Any]:
+    return {
+        "trial": best.number,
+        "score": best.score,
+        "parameters": _write_parameters(best.parameters),
+    }
+
+
 def _describe_running(running: Running, is_silent: bool) -> dict[str, Any]:
     training = running.training
     return {
         "title": running.title,
-        "parameters": _round(training.parameters),
+        "parameters": _write_parameters(training.parameters),
         "epoch": training.epoch,
         "score": training.score,
         "curve": training.curve,
@@ -72,7 +75,7 @@ def _describe_running(running: Running, is_silent: bool) -> dict[str, Any]:
     }
 
 
-def _round(parameters: Any) -> dict[str, str]:
+def _write_parameters(parameters: Mapping[str, float]) -> dict[str, str]:
     return {
         name: f"{value:.4g}" if isinstance(value, float) else str(value)
         for name, value in sorted(parameters.items())
@@ -128,7 +131,7 @@ def _facts(views: Sequence[StudyView]) -> str:
     ended, budget = sum(len(view.trials) for view in views), sum(view.budget for view in views)
     tested = sum(view.tested for view in views)
     gpu_seconds = sum(view.gpu_seconds for view in views)
-    facts = [f"{ended} of {budget} trials ended"]
+    facts = [f"{ended} of {budget} trials ended"] if budget else []
     facts += [f"{_count(tested, 'final run', 'final runs')} tested"] if tested else []
     facts.append(_device_time(sum(view.seconds for view in views), gpu_seconds))
     return ", ".join(fact for fact in facts if fact != "-")
@@ -149,24 +152,38 @@ def _last_end(running: Sequence[StudyView]) -> float | None:
 
 
 def _find_concerns(views: Sequence[StudyView], now: float) -> Iterator[str]:
-    """Yield a line for each kind of thing that a person should look at."""
-    for view in views:
-        if view.stage is Stage.UNREADABLE:
-            yield from view.problems
-    for view in views:
-        name = view.place.name
-        if silent := view.silent(now):
-            longest = max(now - running.training.changed_at for running in silent)
-            names = name_first([running.title for running in silent])
-            yield f"{name}: nothing new of {names} for {format_duration(longest)}"
-        if view.stage is not Stage.UNREADABLE and view.problems:
-            yield f"{name}: {_count(len(view.problems), 'record is', 'records are')} damaged"
-        failed = view.count(TrialState.FAILED)
-        if failed:
-            yield f"{name}: {_count(failed, 'trial', 'trials')} failed"
-        runs = view.failures[0] - failed - view.count(TrialState.DIVERGED)
-        if runs:
-            yield f"{name}: {_count(runs, 'final run', 'final runs')} failed"
-    interrupted = [view.place.name for view in views if view.stage is Stage.INTERRUPTED]
+    """Yield lines about everything that a person should look at, the gravest first."""
+    unreadable = [view for view in views if view.stage is Stage.UNREADABLE]
+    others = [view for view in views if view.stage is not Stage.UNREADABLE]
+    yield from _shorten([line for view in unreadable for line in view.problems])
+    yield from _shorten([_say_silent(view, now) for view in others])
+    damaged = [(view, len(view.problems), "record is damaged") for view in others]
+    yield from _shorten([_say_count(*entry, "records are damaged") for entry in damaged])
+    trials = [(view, view.count(TrialState.FAILED), "trial failed") for view in others]
+    yield from _shorten([_say_count(*entry, "trials failed") for entry in trials])
+    runs = [(view, view.failed_runs, "final run failed") for view in others]
+    yield from _shorten([_say_count(*entry, "final runs failed") for entry in runs])
+    interrupted = [view.place.name for view in others if view.stage is Stage.INTERRUPTED]
     if interrupted:
-        yield (f"interrupted, the same command continues: {name_first(interrupted)}")
+        yield f"interrupted, the same command continues: {name_first(interrupted)}"
+
+
+def _say_silent(view: StudyView, now: float) -> str:
+    silent = view.silent(now)
+    if not silent:
+        return ""
+    longest = max(now - running.training.changed_at for running in silent)
+    names = name_first([running.title for running in silent])
+    return f"{view.place.name}: nothing new of {names} for {format_duration(longest)}"
+
+
+def _say_count(view: StudyView, number: int, one: str, many: str) -> str:
+    return f"{view.place.name}: {_count(number, one, many)}" if number else ""
+
+
+def _shorten(lines: Sequence[str]) -> Iterator[str]:
+    """Yield the first of the lines that say something, and how many more studies there are."""
+    said = [line for line in lines if line]
+    yield from said[:_MOST_CONCERNS]
+    if len(said) > _MOST_CONCERNS:
+        yield f"and the same of {_studies(len(said) - _MOST_CONCERNS)} more"

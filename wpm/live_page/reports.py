@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 from wpm.records import StudyPlace
@@ -27,7 +28,7 @@ class ReportMaker:
             working_folder: in which the command is run.
         """
         self._command, self._folder, self._working_folder = command, folder, working_folder
-        self._one_at_a_time = asyncio.Lock()
+        self._one_at_a_time, self._numbers = asyncio.Lock(), count(1)
         self._made: dict[StudyPlace | None, tuple[int, Path]] = {}
 
     async def make(self, place: StudyPlace | None, version: int) -> Path:
@@ -43,8 +44,8 @@ class ReportMaker:
         async with self._one_at_a_time:
             known = self._made.get(place)
             if known is None or known[0] != version:
-                # A file of its own for each study: an earlier answer may still be reading it.
-                path = self._folder / f"report-{len(self._made)}-{version}.html"
+                # A new file each time: an earlier answer may still be reading the former.
+                path = self._folder / f"report-{next(self._numbers)}.html"
                 await self._run(self._command(place, path))
                 if known is not None:
                     known[1].unlink(missing_ok=True)

@@ -78,6 +78,7 @@ class StudyView:
         running: trainings that have not ended, of trials and of final runs.
         best: the best complete trial.
         failures: how many trials and final runs failed or diverged, and the latest of them.
+        failed_runs: how many final runs failed.
         tested: final runs that were tested.
         seconds: what workers have used, final runs included.
         gpu_seconds: the same times their shares of a GPU; 0 without GPUs.
@@ -95,6 +96,7 @@ class StudyView:
     running: Sequence[Running] = ()
     best: Best | None = None
     failures: tuple[int, Sequence[Failure]] = (0, ())
+    failed_runs: int = 0
     tested: int = 0
     seconds: float = 0.0
     gpu_seconds: float = 0.0
@@ -164,6 +166,7 @@ class StudyReader:
             running=[*_name_trials(found), *_name_folds(finals.trainings)],
             best=best,
             failures=self._find_failures(trials, finals),
+            failed_runs=len(finals.failed),
             tested=finals.tested,
             seconds=_add_up(everything, "seconds"),
             gpu_seconds=_add_up(everything, "gpu_seconds"),

@@ -183,7 +183,7 @@ function fillStudy(data) {
   if (data.running.length) {
     const heading = data.stage === "running" ? "At work" : "Begun, and waiting for the next launch";
     parts.push(make("h3", {}, heading), make("div", { class: "trainings" }, ...data.running.map((running) => describeTraining(running, data))));
-    if (data.best !== null) parts.push(make("p", { class: "key" }, "Each picture: validation MAP@R by epoch; dotted: the best complete trial."));
+    if (data.best !== null && data.running.some(({ curve }) => curve.length)) parts.push(make("p", { class: "key" }, "Each picture: validation MAP@R by epoch; dotted: the best complete trial."));
   }
   if (data.failures.length) {
     const heading = data.failed > data.failures.length ? `Failed or diverged, the latest of ${data.failed}` : "Failed or diverged";
