@@ -89,11 +89,11 @@ def test_another_machine_is_told_the_address_that_ssh_has_reached() -> None:
 
 
 def test_report_command_selects_the_study(tmp_path: Path) -> None:
-    place = StudyPlace(tmp_path, "omniglot", "small", Row("triplet", "wpm"))
+    place = StudyPlace(tmp_path, "omniglot", "small", Row("triplet", "wpm"), 2)
     command = report_command(tmp_path, place, tmp_path / "out.html")
     assert command[1:5] == ["-m", "analysis.report", "--run-root", str(tmp_path)]
-    assert command[5:11] == [
-        "--dataset", "omniglot", "--protocol", "small", "--row", "triplet+wpm",
+    assert command[5:13] == [
+        "--dataset", "omniglot", "--protocol", "small", "--row", "triplet+wpm", "--search", "2",
     ]  # fmt: skip
     assert command[-2:] == ["--out", str(tmp_path / "out.html")]
     assert "--dataset" not in report_command(tmp_path, None, tmp_path / "out.html")

@@ -1,5 +1,6 @@
 """What the page says of one study: its stage, its best trial, its failures and its end."""
 
+import dataclasses
 import os
 import shutil
 from datetime import UTC, datetime
@@ -143,6 +144,32 @@ def test_training_that_stopped_reporting_is_silent(
         view = StudyReader(place).read()
     assert bool(view.silent(NOON + quiet_for)) is is_silent
     assert StudyReader(place).read().silent(NOON + quiet_for) == [], "no launch works on it"
+
+
+def test_trial_that_waits_at_its_rung_is_not_at_work_and_not_silent(tmp_path: Path) -> None:
+    place = write_unfinished(tmp_path)
+    write_course(place, 6, PARAMETERS, 0.4, None, epochs=3)
+    reader = StudyReader(place)
+    with launch_on(place, NOON):
+        assert [running.title for running in reader.read().at_work] == ["trial 6"]
+        TrainingFolder(place.trial_folder(6)).write_waiting(True)
+        view = reader.read()
+        assert [running.training.waits for running in view.running] == [True]
+        assert (view.at_work, view.silent(NOON + 1e9)) == ([], [])
+        TrainingFolder(place.trial_folder(6)).write_waiting(False)
+        assert len(reader.read().at_work) == 1
+
+
+def test_curve_of_folds_that_train_in_two_turns_goes_on(tmp_path: Path) -> None:
+    place = write_unfinished(tmp_path)
+    write_course(place, 6, PARAMETERS, 0.4, None, epochs=3)
+    folder = TrainingFolder(place.trial_folder(6))
+    reports = folder.read_reports()
+    second = dataclasses.replace(reports[-1], epoch=1, step=21)
+    folder.progress.write_reports((*reports, second))
+    (running,) = StudyReader(place).read().running
+    assert [step for step, _ in running.training.curve] == [1, 2, 3, 21]
+    assert running.training.epoch == 1
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"sha256": "0", "content": {}}'])

@@ -67,4 +67,5 @@ def report_command(run_root: Path, place: StudyPlace | None, out: Path) -> list[
         selection = {"dataset": place.dataset, "protocol": place.protocol, "row": str(place.row)}
         for flag, name in selection.items():
             command += [f"--{flag}", name]
+        command += ["--search", str(place.search)]
     return [*command, "--embeddings", str(Path("embeddings").resolve()), "--out", str(out)]

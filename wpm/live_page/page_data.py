@@ -31,7 +31,7 @@ def describe_study(view: StudyView, now: float) -> dict[str, Any]:
     return {
         "name": view.place.name,
         "group": f"{view.place.dataset}/{view.place.protocol}",
-        "row": view.place.name.rpartition("/")[2],
+        "row": view.place.label,
         "stage": view.stage,
         "budget": view.budget,
         "ended": len(view.trials),
@@ -49,6 +49,8 @@ def describe_study(view: StudyView, now: float) -> dict[str, Any]:
         "device_time": _device_time(view.seconds, view.gpu_seconds),
         "expected_end": view.expected_end,
         "max_epochs": view.max_epochs,
+        "max_steps": view.max_steps,
+        "folds": view.folds,
         "problems": _first_problems(view.problems),
         "notes": list(view.notes),
     }
@@ -67,7 +69,10 @@ def _describe_running(running: Running, is_silent: bool) -> dict[str, Any]:
     return {
         "title": running.title,
         "parameters": _write_parameters(training.parameters),
+        "origin": training.origin,
+        "waits": training.waits,
         "epoch": training.epoch,
+        "folds": training.folds,
         "score": training.score,
         "curve": training.curve,
         "changed_at": round(training.changed_at),
@@ -117,7 +122,7 @@ def _headline(views: Sequence[StudyView], running: Sequence[StudyView]) -> str:
     if not views:
         return "No studies yet"
     if running:
-        at_work = sum(len(view.running) for view in running)
+        at_work = sum(len(view.at_work) for view in running)
         studies, trainings = _studies(len(views)), _count(at_work, "training", "trainings")
         return f"{len(running)} of {studies} running, {trainings} at work"
     left = sum(view.stage is Stage.INTERRUPTED for view in views)

@@ -84,7 +84,9 @@ class StudyView:
         gpu_seconds: the same times their shares of a GPU; 0 without GPUs.
         expected_end: when all trials will have ended at the speed of this launch, in seconds since
             1970; None where no launch works on trials, or none has ended since it began.
-        max_epochs: of a training; None where the study does not say.
+        max_epochs: of a fold; None where the study does not say.
+        folds: of a trial; None where the study does not say.
+        max_steps: of a trial, whose folds may train in two turns; None as above.
         problems: one line for each damaged record.
         notes: what else a reader should know.
     """
@@ -102,6 +104,8 @@ class StudyView:
     gpu_seconds: float = 0.0
     expected_end: float | None = None
     max_epochs: int | None = None
+    folds: int | None = None
+    max_steps: int | None = None
     problems: Sequence[str] = ()
     notes: Sequence[str] = ()
 
@@ -109,15 +113,19 @@ class StudyView:
         """Return how many trials ended in a state."""
         return sum(trial.state is state for trial in self.trials)
 
+    @property
+    def at_work(self) -> list[Running]:
+        """Trainings that a worker has, or will have soon; none where no launch works."""
+        is_alive = self.stage is Stage.RUNNING
+        return [running for running in self.running if is_alive and not running.training.waits]
+
     def silent(self, now: float) -> list[Running]:
-        """Return the trainings that should have reported by now; none where no launch works.
+        """Return the trainings at work that should have reported by now.
 
         Args:
             now: in seconds since 1970.
         """
-        if self.stage is not Stage.RUNNING:
-            return []
-        return [r for r in self.running if now - r.training.changed_at > _patience(r.training)]
+        return [r for r in self.at_work if now - r.training.changed_at > _patience(r.training)]
 
 
 def _patience(training: OpenTraining) -> float:
@@ -151,6 +159,9 @@ class StudyReader:
     def _read(self) -> StudyView:
         study = self._read_plan()
         budget, identity = int(study["trials"]), study["identity"]
+        protocol = identity["protocol"]
+        max_epochs = protocol.get("max_epochs")
+        turns = 2 if protocol.get("first_folds") else 1
         found, finals = self._trials.read(), self._finals.read()
         found.ended = {name: t for name, t in found.ended.items() if name.isdigit()}
         trials = sorted(found.ended.values(), key=lambda trial: (trial.ended, trial.name))
@@ -171,7 +182,9 @@ class StudyReader:
             seconds=_add_up(everything, "seconds"),
             gpu_seconds=_add_up(everything, "gpu_seconds"),
             expected_end=self._expect_end(trials, budget) if alive else None,
-            max_epochs=identity["protocol"].get("max_epochs"),
+            max_epochs=max_epochs,
+            folds=protocol.get("folds"),
+            max_steps=None if max_epochs is None else turns * max_epochs,
             problems=[*(problem for t in everything for problem in t.problems), *finals.problems],
             notes=_describe_age(self.place, identity),
         )

@@ -4,7 +4,7 @@ A search of some days writes thousands of records, of which a look finds only a 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from wpm.records import Outcome, TrainingFolder, TrialState, gpu_seconds, worker
 from wpm.records.training_log import last_lines
 from wpm.reports import Report
 
-_RESULT, _IDENTITY, _REPORTS = "result.json", "trial.json", "reports.json"
+_RESULT, _IDENTITY = "result.json", "trial.json"
+_REPORTS, _WAITING = "reports.json", "waiting.json"
 _MOST_POINTS = 60  # of a curve; more than a small picture can show
 # Records of earlier trials that one look checks: the first look shall not wait for all of them.
 _CHECKED_PER_LOOK = 20
@@ -66,9 +67,12 @@ class OpenTraining:
     Attributes:
         name: of its folder.
         parameters: of the configuration, by name.
-        epoch: epochs trained; 0 before the first validation.
+        origin: where the configuration was known from before the search; "" if it was sampled.
+        waits: whether it waits at a rung, so that nothing is to be heard of it.
+        epoch: epochs trained by the folds that train now; 0 before the first validation.
+        folds: how many folds train or have trained.
         score: best validation MAP@R so far, a fraction; None before the first validation.
-        curve: (epoch, mean validation MAP@R of the folds) of validations, thinned out.
+        curve: (step, mean validation MAP@R of the folds) of validations, thinned out.
         changed_at: when its records changed last, in seconds since 1970 by the disk's clock.
         seconds: of its worker.
         gpu_seconds: the same times its share of a GPU.
@@ -77,7 +81,10 @@ class OpenTraining:
 
     name: str
     parameters: dict[str, float]
+    origin: str
+    waits: bool
     epoch: int
+    folds: int
     score: float | None
     curve: tuple[tuple[int, float], ...]
     changed_at: float
@@ -147,7 +154,7 @@ class TrainingsReader:
         known = self._open.get(name)
         # Most are ended trainings at the first look, of which nothing else is read: it shall be
         # quick.
-        others = (_IDENTITY, _REPORTS) if result is None or known else ()
+        others = (_IDENTITY, _REPORTS, _WAITING) if result is None or known else ()
         stamps = (result, *(_stamp(self._root, name, file) for file in others))
         if known is not None and known[0] == stamps:
             return
@@ -211,14 +218,18 @@ def _read_open(folder: Path) -> OpenTraining:
     Raises:
         UserError: a record is damaged.
     """
-    record = TrainingFolder(folder)
-    identity, reports = record.read_identity(), record.read_reports()
+    record = TrainingFolder(folder).read()
+    reports = record.reports
     seconds = worker_seconds(reports)
-    changed = [_stamp(str(folder.parent), folder.name, name) for name in (_IDENTITY, _REPORTS)]
+    files = (_IDENTITY, _REPORTS, _WAITING)
+    changed = [_stamp(str(folder.parent), folder.name, file) for file in files]
     return OpenTraining(
         name=folder.name,
-        parameters=_parameters(identity),
+        parameters=_parameters(record.identity),
+        origin=record.origin,
+        waits=record.waits,
         epoch=reports[-1].epoch if reports else 0,
+        folds=len(reports[-1].folds) if reports else 0,
         score=reports[-1].best_map_at_r if reports else None,
         curve=_thin_out([_point(report) for report in reports if report.folds]),
         changed_at=max((stamp[1] / 1e9 for stamp in changed if stamp), default=0.0),
@@ -228,14 +239,14 @@ def _read_open(folder: Path) -> OpenTraining:
     )
 
 
-def _parameters(identity: dict[str, Any]) -> dict[str, float]:
+def _parameters(identity: Mapping[str, Any]) -> dict[str, float]:
     parameters = identity.get("parameters")
     return dict(parameters) if isinstance(parameters, dict) else {}
 
 
 def _point(report: Report) -> tuple[int, float]:
     mean = sum(fold.map_at_r for fold in report.folds) / len(report.folds)
-    return report.epoch, round(mean, 5)
+    return report.step, round(mean, 5)
 
 
 def _thin_out(points: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:

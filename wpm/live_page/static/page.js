@@ -109,13 +109,13 @@ function curveOf(running, data) {
   const width = 200, height = 64;
   const best = data.best === null ? [] : [data.best.score];
   const values = [...running.curve.map(([, score]) => score), ...best];
-  const epochs = running.curve.map(([epoch]) => epoch);
-  const x = scale(Math.min(...epochs), Math.max(...epochs, data.max_epochs ?? 0), 4, width - 4);
+  const steps = running.curve.map(([step]) => step);
+  const x = scale(Math.min(...steps), Math.max(...steps, data.max_steps ?? 0), 4, width - 4);
   const y = scale(Math.min(...values), Math.max(...values), height - 6, 6);
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Validation MAP@R of ${running.title}` });
   svg.append(draw("path", { class: "axis", d: `M0 ${height - 1}H${width}` }));
   best.forEach((score) => svg.append(draw("path", { class: "target", d: `M0 ${y(score)}H${width}` })));
-  const places = running.curve.map(([epoch, score]) => [x(epoch), y(score)]);
+  const places = running.curve.map(([step, score]) => [x(step), y(score)]);
   svg.append(draw("polyline", { class: "curve", points: points(places) }));
   if (places.length) svg.append(mark("c", ...places[places.length - 1]));
   return svg;
@@ -138,14 +138,17 @@ function listOf(pairs) {
 function describeTraining(running, data) {
   const what = running.score === null ? "begun" : "last report";
   const epochs = data.max_epochs ? `epoch ${running.epoch} of at most ${data.max_epochs}` : `epoch ${running.epoch}`;
+  const isPart = running.folds && data.folds && running.folds < data.folds;
+  const folds = isPart ? `, ${running.folds} of ${data.folds} folds` : "";
+  const waits = running.waits ? ", waits at its rung" : "";
   const score = running.score === null ? "no validation yet" : `MAP@R ${percent(running.score)}`;
   const parameters = Object.entries(running.parameters).map(([name, value]) => `${name} ${value}`).join(", ");
   const since = make("span", { class: running.silent ? "silent" : "soft", "data-what": what, "data-since": running.changed_at });
   return make("figure", {},
     make("figcaption", {}, make("b", {}, running.title), score),
     running.curve.length ? curveOf(running, data) : null,
-    make("figcaption", { class: "soft" }, `${epochs}, `, since),
-    make("figcaption", { class: "soft" }, parameters));
+    make("figcaption", { class: "soft" }, `${epochs}${folds}${waits}, `, since),
+    make("figcaption", { class: "soft" }, parameters, running.origin ? ` (${running.origin})` : ""));
 }
 
 function describeFailure(failure) {
