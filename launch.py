@@ -9,6 +9,7 @@ from wpm.cli.checks import check_combinations, check_options
 from wpm.cli.entry import EXIT_BAD_INPUT, EXIT_INTERRUPTED, complain, output_error, run_to_end
 from wpm.cli.notify import LaunchEnd, Notifier, make_notifier
 from wpm.cli.options import LaunchOptions
+from wpm.cli.serve import serve_page
 from wpm.cli.status import show_status
 from wpm.errors import UserError
 
@@ -22,19 +23,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str] | None) -> int:
     options = LaunchOptions.from_arguments(build_parser(__doc__).parse_args(arguments))
-    return _print_status(options) if options.status else _launch(options)
+    is_reader = options.status or options.serve is not None
+    return _show(options) if is_reader else _launch(options)
 
 
-def _print_status(options: LaunchOptions) -> int:
+def _show(options: LaunchOptions) -> int:
+    """Print the status or serve the page, which both only read."""
     try:
         check_combinations(options)
-        show_status(options)
+        show = show_status if options.status else serve_page
+        show(options)
         return 0
     except (UserError, OSError) as error:
         if output_error() is not None:
             raise  # about the output: `run_to_end` says so
         return _refuse(error, options)
-    except KeyboardInterrupt:  # ends --watch
+    except KeyboardInterrupt:  # ends --watch and --serve
         return 0
 
 

@@ -248,6 +248,19 @@ def test_waiting_holder_gets_its_turn(tmp_path: Path) -> None:
     assert order == ["first", "second"]
 
 
+def test_look_at_a_lock_keeps_nobody_from_it(tmp_path: Path) -> None:
+    """A page that shows all studies looks at their locks every few seconds."""
+    path = tmp_path / "lock"
+    path.touch()
+    with path.open() as looked_at:
+        fcntl.flock(looked_at, fcntl.LOCK_SH)
+        release = threading.Timer(0.03, fcntl.flock, (looked_at, fcntl.LOCK_UN))
+        release.start()
+        with hold_lock(path, wait_s=0, what="thing"):
+            assert is_locked(path)
+        release.join()
+
+
 def test_killed_holder_leaves_no_lock(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     code = (

@@ -20,7 +20,7 @@ WPM_ORDER = [
     {"model"},
     {"training"},
     {"jobs"},
-    {"studies", "cluster"},
+    {"studies", "cluster", "live_page"},
     {"cli"},
 ]
 ANALYSIS_ORDER = [{"numbers"}, {"studies"}, {"text"}, {"report_page"}, {"ground"}]
@@ -136,6 +136,11 @@ def test_ray_and_optuna_have_one_room_each() -> None:
     assert [m for m in optuna if room_of(m, "wpm") is None] == [
         "analysis.studies.parameter_importance"
     ]
+
+
+def test_the_web_has_one_room() -> None:
+    for library in ("starlette", "uvicorn"):
+        assert {room_of(module, "wpm") for module in users_of(library)} == {"live_page"}
 
 
 def test_test_images_are_opened_behind_one_door() -> None:

@@ -23,6 +23,7 @@ _WRITTEN = re.compile(rb'\{"sha256": "([0-9a-f]{64})",\n"content": (.*)\}\n', re
 
 # Written at a time: small enough that a writer notices soon that it should stop.
 _BLOCK_BYTES = 2**22
+_LOOK_S = 0.1  # longer than `is_locked` takes, on a network disk too
 
 
 class WriteCancelledError(Exception):
@@ -204,7 +205,8 @@ def hold_lock(path: Path, *, wait_s: float, what: str) -> Iterator[None]:
     except OSError as error:
         raise storage_error(path, error) from error
     with file:
-        deadline = time.monotonic() + wait_s
+        # A process that only looks, with `is_locked`, holds the lock for a moment too.
+        deadline = time.monotonic() + max(wait_s, _LOOK_S)
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,5 @@
 """The report in a real browser: figures are drawn, tables sort, nothing is wider than a phone."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,15 +7,10 @@ from typing import Any
 import pytest
 
 from analysis.report import main
+from tests.support.browser import DESKTOP, PHONE, complaints_of, open_browser, set_width
 from tests.support.report_records import write_report_records
 
 pytestmark = pytest.mark.slow
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-DRIVER = shutil.which("chromedriver")
-PHONE, DESKTOP = 375, 1280
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
-SERIOUS = ("SEVERE", "WARNING")
 
 
 @pytest.fixture(scope="module")
@@ -30,24 +24,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("no chromium with chromedriver on this machine: the page cannot be opened")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.chrome.service.Service(DRIVER)
-    driver = webdriver.Chrome(options=options, service=service)
-    driver.set_script_timeout(120)
-    yield driver
-    driver.quit()
+    with open_browser() as driver:
+        yield driver
 
 
 def open_page(browser: Any, page: Path, width: int) -> None:
-    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    set_width(browser, width)
     browser.get(page.as_uri())
 
 
@@ -84,7 +66,7 @@ def test_every_plot_is_drawn_and_the_console_is_silent(
     assert figures > 20
     assert drawn == figures
     assert browser.execute_script("return document.querySelectorAll('canvas').length") == 0
-    assert [line for line in browser.get_log("browser") if line["level"] in SERIOUS] == []
+    assert complaints_of(browser) == []
 
 
 def test_nothing_is_wider_than_a_phone(browser: Any, page: Path) -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Another flag is a decision: users have to read about it, and it has to keep working.
 FLAGS = {
     "--help", "--version", "--best-only", "--doctor", "--check-pipeline", "--status", "--watch",
-    "--dry-run", "--notify", "--debug",
+    "--serve", "--dry-run", "--notify", "--debug",
     "--dataset", "--data-root", "--classes-by", "--split", "--same-classes",
     "--fetch", "--skip-unreadable", "--rows", "--protocol", "--set",
     "--trunk", "--precision", "--search-spaces", "--weights", "--seed",

@@ -104,6 +104,13 @@ FLAGS = [
     WrongInput("--address http://localhost:8265", "http addresses are for --status"),
     WrongInput("--status --watch --address http://localhost:8265", "--watch needs an --address of"),
     WrongInput("--status --address localhost:1", "--address localhost:1: nothing answers there"),
+    WrongInput("--serve --status", "argument --status: not allowed with argument --serve"),
+    WrongInput("--serve page", "argument --serve: 'page' is not a port from 0 to 65535"),
+    WrongInput("--serve 65536", "argument --serve: '65536' is not a port from 0 to 65535"),
+    WrongInput("--serve -1", "argument --serve: '-1' is not a port from 0 to 65535"),
+    WrongInput("--serve --watch", "--watch needs --status"),
+    WrongInput("--serve --address localhost:6379", "--serve reads the folder on its own machine"),
+    WrongInput("--serve --run-root {tmp}/nowhere", "nowhere: no such folder; start a search with"),
 ]
 ROWS = [
     WrongInput("--rows", "argument --rows: expected at least one argument"),

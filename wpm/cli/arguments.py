@@ -21,12 +21,15 @@ from wpm.studies.warm_start import WarmStart
 
 DEFAULT_ROWS = ("contrastive", "contrastive+wpm")
 WATCH_S = 10.0
+SERVE_PORT = 8321
+_LAST_PORT = 65535
 AUTO = "auto"  # instead of a number of GPUs: measure it
 
 EXAMPLES = """examples:
   python launch.py                                    search the default rows on the embedded images
   python launch.py --best-only                        retrain and test the best configurations
   python launch.py --status                           show the progress of every study
+  python launch.py --serve                            show it in a browser, while it changes
   python launch.py --dataset cub200 --fetch           only download images and weights
   python launch.py --dataset cub200 --check-pipeline  check images and weights on published figures
   python launch.py --dataset cub200 --rows all        the published table under its protocol
@@ -76,6 +79,11 @@ def _add_commands(group: argparse._ArgumentGroup) -> None:
     commands.add_argument(
         "--status", action="store_true",
         help="print the progress of all studies and exit; with --address, as a node there sees it",
+    )  # fmt: skip
+    commands.add_argument(
+        "--serve", nargs="?", type=_port, const=SERVE_PORT, metavar="PORT",
+        help="show all studies on a page that follows them, to this machine only; it prints its "
+        f"address and how to reach it from another machine [{SERVE_PORT}]",
     )  # fmt: skip
 
 
@@ -265,6 +273,12 @@ def _address(text: str) -> str:
             f"{text!r} is not local, auto or HOST:PORT, such as 10.0.0.1:6379"
         )
     return text
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or len(text) > 5 or int(text) > _LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to {_LAST_PORT}")
+    return int(text)
 
 
 def _setting(text: str) -> tuple[str, Value]:

@@ -87,7 +87,12 @@ def check_combinations(options: LaunchOptions) -> None:
     """Refuse flags that have no meaning without, or together with, another flag."""
     if options.watch is not None and not options.status:
         raise UserError("--watch needs --status: it prints the status again and again")
-    if options.status:
+    if options.serve is not None and options.address != "local":
+        raise UserError(
+            f"--address {options.address}: --serve reads the folder on its own machine; run it on "
+            "one that has the folder, such as the head: docs/cluster.md"
+        )
+    if options.status or options.serve is not None:
         return  # it reads neither the flags of searches nor those of final runs
     if options.same_classes and options.split is None:
         raise UserError("--same-classes needs --split: the protocol's halves share no class")

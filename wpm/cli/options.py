@@ -26,6 +26,7 @@ class LaunchOptions:
     doctor: bool
     check_pipeline: bool
     status: bool
+    serve: int | None
     watch: float | None
     dry_run: bool
     notify: str | None
