@@ -63,7 +63,7 @@ def make_rules() -> Iterator[Rule]:
     for stopping in (HALVING, PAUSING):
         for first_folds in (0, 1, 2):
             for factor in (2, 3, 4):
-                for grace in (1, 2, 3, 4, 5, 8):
+                for grace in (2, 3, 4, 5):
                     yield Rule(stopping, first_folds, grace, factor)
 
 

@@ -191,7 +191,10 @@ UNEQUAL = [
         {"states": [COMPLETE] * 3},
         "unequal search budgets: margin 4/4 trials, triplet 3/4 trials",
     ),
-    ({"early_stopping": False}, "unequal search budgets: margin with early stopping, triplet"),
+    (
+        {"early_stopping": False},
+        "unequal search budgets: margin with --stopping halving, triplet with --stopping none",
+    ),
     (
         {"settings": {**PROTOCOL, "max_epochs": 7}},
         "triplet: protocol settings differ from those of",

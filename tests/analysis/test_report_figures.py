@@ -130,7 +130,7 @@ def test_learning_curves_go_by_outcome_and_show_the_rungs(tmp_path: Path) -> Non
     stopped = trace(figure, "stopped")
     assert stopped["x"] == [1, 2, 3, 4, 5, None] * 2
     assert stopped["customdata"] == [1] * 5 + [None] + [2] * 5 + [None]
-    assert [shape["x0"] for shape in figure.layout["shapes"]] == [5, 15]
+    assert [shape["x0"] for shape in figure.layout["shapes"]] == [5]
     styles = {data["line"].get("dash", "solid") for data in figure.data}
     assert len(styles) == 2
     without = search_figures.learning_curves(search_of(tmp_path / "b", stopped=(), trials=6))
@@ -148,7 +148,7 @@ def test_learning_curves_are_drawn_over_steps_where_some_folds_wait(tmp_path: Pa
     assert "step" in best["hovertemplate"]
     title = figure.layout["xaxis"]["title"]["text"]
     assert title == "step (epochs of 1 of 2 folds, then of the others)"
-    assert [shape["x0"] for shape in figure.layout["shapes"]] == [5, 15]
+    assert [shape["x0"] for shape in figure.layout["shapes"]] == [5, 20]
     assert "After step 20 the other folds train" in figure.caption
     assert "fewer epochs or folds" in search_figures.best_so_far(search, None).caption
 

@@ -253,8 +253,8 @@ def test_early_stopping_of_one_twin_only_is_noted(
     write_search(tmp_path, "contrastive")
     write_search(tmp_path, "contrastive+wpm", early_stopping=False)
     assert show(tmp_path) == 0
-    line = "unequal search budgets: contrastive with early stopping, contrastive+wpm without"
-    assert line in capsys.readouterr().out
+    line = "contrastive with --stopping halving, contrastive+wpm with --stopping none"
+    assert f"unequal search budgets: {line}" in capsys.readouterr().out
 
 
 def test_old_and_new_training_procedures_are_told_apart(

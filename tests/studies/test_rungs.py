@@ -155,7 +155,7 @@ def test_restart_at_any_moment_remembers_who_waits(seed: int, first_folds: int) 
                 active.remove(number)
         again = Rungs(settings, PAUSING)
         for n, values in curves.items():
-            again.restore(n, values, known=n == 3, ends=max(values, default=0) == 18)
+            again.take_in(n, values, known=n == 3, ends=max(values, default=0) == 18)
         # One that was told to train on and has not reported since may wait once more.
         assert again.waiting >= rungs.waiting
         assert again.waiting - rungs.waiting <= set(active)

@@ -78,7 +78,9 @@ FLAGS = [
         "--warm-start twin --rows triplet+wpm triplet contrastive",
         "--warm-start twin: row contrastive has no miner, so there is no plain twin to begin with",
     ),
-    WrongInput("--sampler grid", "unknown sampler 'grid'; choose from tpe, gp, cmaes, qmc, random"),
+    WrongInput(
+        "--sampler grid", "unknown sampler 'grid'; choose from curves, tpe, gp, cmaes, qmc, random"
+    ),
     WrongInput(
         "--protocol tiny", "unknown protocol 'tiny'; choose from demo, mlrc, photos, photos_gpu, "
     ),
@@ -507,7 +509,9 @@ FOLDERS = [
         situation="of a later version",
     ),
     WrongInput(SAME_STUDY + " --seed 1", "was started with seed = 0, now 1"),
-    WrongInput(SAME_STUDY + " --sampler random", "was started with sampler = 'tpe', now 'random'"),
+    WrongInput(
+        SAME_STUDY + " --sampler random", "was started with sampler = 'curves', now 'random'"
+    ),
     WrongInput(SAME_STUDY + " --no-early-stopping", "with early_stopping = True, now False"),
     WrongInput(SAME_STUDY + " --trial-seeds new", "with trial_seeds = 'common', now 'new'"),
     WrongInput(

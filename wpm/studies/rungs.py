@@ -33,8 +33,8 @@ class Rungs:
         self._passed: dict[int, int] = {}  # how many rungs a trial has behind it
         self.waiting: set[int] = set()
 
-    def restore(self, number: int, values: Mapping[int, float], *, known: bool, ends: bool) -> None:
-        """Take in a trial of an earlier launch; one whose last step led to a rung waits there.
+    def take_in(self, number: int, values: Mapping[int, float], *, known: bool, ends: bool) -> None:
+        """Enter a trial of an earlier launch; one whose last step led to a rung waits there.
 
         Args:
             number: of the trial.

@@ -328,7 +328,7 @@ class Study:
         for stored in self._study.get_trials(deepcopy=False):
             number, runs = stored.number, stored.state is OptunaState.RUNNING
             values = stored.intermediate_values
-            self._rungs.restore(number, values, known=self._is_known(number), ends=not runs)
+            self._rungs.take_in(number, values, known=self._is_known(number), ends=not runs)
             if not runs:
                 continue
             folder = TrainingFolder(self.plan.place.trial_folder(number))
