@@ -1,6 +1,6 @@
 """What a search costs beside its trainings: the records of the study, and the launch around it.
 
-python -m benchmarks.search_overhead [--quick] [--sampler tpe]
+python -m benchmarks.search_overhead [--quick] [--sampler NAME]
 python -m benchmarks.search_overhead [--quick] --launch
 
 Needs Optuna. The first form uses `wpm.studies.study.Study` with its journal on disk, and trains
@@ -29,6 +29,7 @@ from wpm.jobs.job import StepResult
 from wpm.jobs.work import Decision
 from wpm.records import Outcome, TrainingFolder, TrialState, find_studies, read_trials
 from wpm.reports import FoldReport, Report
+from wpm.studies.samplers import DEFAULT_SAMPLER
 from wpm.studies.search import SearchWork
 from wpm.studies.study import Study
 
@@ -41,7 +42,7 @@ def main() -> None:
     """Print a line for each stage of the study, then for the launch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="200 trials instead of 1,000")
-    parser.add_argument("--sampler", default="tpe")
+    parser.add_argument("--sampler", default=DEFAULT_SAMPLER)
     parser.add_argument("--launch", action="store_true", help="measure a real launch, with Ray")
     args = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {count_cpus()} cores, "

@@ -35,7 +35,8 @@ from benchmarks.search_replay import (
 )
 from wpm.cpus import count_cpus
 from wpm.formatting import format_table
-from wpm.protocols import HALVING, NO_STOPPING, PAUSING
+from wpm.protocol_files import find_protocol
+from wpm.protocols import HALVING, NO_STOPPING
 from wpm.rows import Row
 from wpm.spaces import load_space
 from wpm.studies.samplers import build_sampler
@@ -104,24 +105,17 @@ def main() -> None:
 
 def make_settings() -> list[Setting]:
     """Return what is compared: samplers under the default rule, then rules under two samplers."""
-    none, default = Rule(NO_STOPPING), default_rule()
-    halving = Rule(HALVING, 0, 2, 2)
-    rules = [none, halving, Rule(PAUSING, 0, 2, 2), Rule(PAUSING, 1, 2, 2), Rule(PAUSING, 1, 4, 3)]
+    none, halving, default = Rule(NO_STOPPING), Rule(HALVING, 0, 2, 2), default_rule()
     return [
         *(Setting(name, default) for name in ("curves", "tpe", "gp", "random")),
-        *(Setting("curves", rule) for rule in rules),
-        *(Setting("tpe", rule) for rule in (none, halving)),
-        Setting("gp", none),
-        Setting("random", none),
+        *(Setting(name, halving) for name in ("curves", "tpe")),
+        *(Setting(name, none) for name in ("curves", "random")),
         Setting("curves", default, published=True),
-        Setting("tpe", default, published=True),
     ]
 
 
 def default_rule() -> Rule:
     """Return the rule of protocol `small`."""
-    from wpm.protocol_files import find_protocol
-
     protocol = find_protocol("small", "omniglot")
     return Rule(
         protocol.stopping, protocol.first_folds, protocol.grace_epochs, protocol.reduction_factor

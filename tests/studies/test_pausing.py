@@ -176,6 +176,7 @@ def test_known_configuration_passes_the_early_rungs_unless_it_was_sampled_in_par
         for expected in (Decision.CONTINUE, Decision.SUSPEND):
             number, _ = study.ask() or pytest.fail("nothing to do")
             assert study.report(number, curve(0.1, 1)) is expected
+        assert study.report(0, curve(0.1, 3)) is Decision.SUSPEND, "the last rung is for all"
 
 
 def test_search_announces_what_waited_in_vain(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Rungs:
         behind = reached = 0
         for step, value in sorted(values.items()):
             behind, reached = reached, self._enter(number, step, value, known=known)
-        self._passed[number] = max(behind, self._passed.get(number, 0))
+        self._passed[number] = max(behind, self._first_rung(known=known))
         if self.pauses and reached > self._passed[number] and not ends:
             self.waiting.add(number)
 
@@ -87,11 +87,15 @@ class Rungs:
     def _enter(self, number: int, step: int, value: float, *, known: bool) -> int:
         """Give a trial its value at the rungs that it has reached; return how many these are."""
         reached = sum(rung <= step for rung in self.steps)
-        first = max(0, len(self.steps) - 1) if known else 0
+        first = self._first_rung(known=known)
         for values in self._values[first:reached]:
             values.setdefault(number, value)
         self._passed.setdefault(number, first)
         return reached
+
+    def _first_rung(self, *, known: bool) -> int:
+        """Return the position of the first rung at which a trial is compared."""
+        return max(0, len(self.steps) - 1) if known else 0
 
     def _climb(self, number: int, *, is_last_call: bool) -> bool:
         """Let a trial pass the rungs that it has reached; return False if it does not pass all."""
