@@ -3,9 +3,9 @@
 python -m benchmarks.table_cost            # measures the components at full size (minutes on a GPU)
 python -m benchmarks.table_cost --quick    # the same at 96 px and batch 8, on two CPU cores
 
-The steps, the images and the processes are measured on this machine. The epochs that halving saves
-come from recorded trials (benchmarks/search_halving.py) and are read from
-benchmarks/data/halving.json.
+The steps, the images and the processes are measured on this machine. The epochs that stopping saves
+come from recorded trials (benchmarks/search_stopping.py) and are read from
+benchmarks/data/stopping.json.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from wpm.training.mined_step import MinedStep
 from wpm.within_pair import WithinPairLoss
 
 DATASETS = 2  # the published table has CUB and Cars
-HALVING = Path(__file__).parent / "data" / "halving.json"
+STOPPING = Path(__file__).parent / "data" / "stopping.json"
 
 
 @dataclass(frozen=True)
@@ -147,14 +147,14 @@ class Procedure:
         plain: seconds of a step without mining.
         mined: seconds of a step with mining.
         together: number of trainings that a device finishes in the time of one training alone.
-        halving: factor by which halving reduces the epochs of a search.
+        stopping: factor by which stopping trials reduces the epochs of a search.
     """
 
     images: float
     plain: float
     mined: float
     together: float = 1.0
-    halving: float = 1.0
+    stopping: float = 1.0
 
     def hours(self, protocol: Protocol, epochs: float) -> dict[str, float]:
         """Return the device-hours of the searches and of the final runs, for some epochs each."""
@@ -164,7 +164,7 @@ class Procedure:
             steps * max(self.images, self.mined if row.miner else self.plain) for row in rows
         )
         hours = seconds / 3600 / self.together
-        return {"search": protocol.trials * hours / self.halving, "final": protocol.runs * hours}
+        return {"search": protocol.trials * hours / self.stopping, "final": protocol.runs * hours}
 
 
 def print_factors(published: Procedure, ours: Procedure, protocol: Protocol, epochs: float) -> None:
@@ -206,12 +206,12 @@ def main() -> None:
     alone, beside = (measure_processes(protocol, device, *shape, seconds) for shape in shapes)
     together = beside / alone
     print(f"  {shapes[1][0]} trials at once on a device: {together:.2f} x the trials of one")
-    halving = json.loads(HALVING.read_text(encoding="utf-8"))
-    print(f"  halving: {halving['factor']:.2f} x fewer epochs ({halving['measured']})")
+    stopping = json.loads(STOPPING.read_text(encoding="utf-8"))
+    print(f"  stopping: {stopping['factor']:.2f} x fewer epochs ({stopping['measured']})")
 
     published = Procedure(costs[0].published, costs[1].published, costs[2].published)
     ours = Procedure(
-        costs[0].ours, costs[1].ours, costs[2].ours, together, float(halving["factor"])
+        costs[0].ours, costs[1].ours, costs[2].ours, together, float(stopping["factor"])
     )
     spent = {name: p.hours(protocol, args.epochs) for name, p in
              (("published", published), ("ours", ours))}  # fmt: skip

@@ -7,7 +7,7 @@ from benchmarks.gpu.figures import Stage, find_value
 from benchmarks.gpu.graphs import MINED_GRAPH, PLAIN_GRAPH
 from benchmarks.gpu.steps import FAST, LOW_MEMORY, PLAIN, PUBLISHED_MINED, PUBLISHED_PLAIN
 from benchmarks.gpu.trials import EPOCHS
-from benchmarks.table_cost import HALVING, Procedure
+from benchmarks.table_cost import STOPPING, Procedure
 
 _TRIALS = "plain trials, {}, {} at once"
 
@@ -36,7 +36,7 @@ def add_up(stage: Stage, what: str, precision: str) -> None:
             _require(stage, "step", PLAIN, precision),
             min(_require(stage, "step", way, precision) for way in (FAST, LOW_MEMORY)),
             together=_best_together(stage),
-            halving=float(json.loads(HALVING.read_text(encoding="utf-8"))["factor"]),
+            stopping=float(json.loads(STOPPING.read_text(encoding="utf-8"))["factor"]),
         )
     except LookupError as error:
         stage.skip(what, str(error), precision=precision)
