@@ -1,4 +1,4 @@
-"""Learning rate, crops and epochs of protocol `photos`, swept on folders of photographs.
+"""Learning rate, crops, epochs and halving of protocol `photos`, swept on folders of photographs.
 
 python -m benchmarks.photos_sweep --images BIRDS CARS --weights FILE
 python -m benchmarks.photos_sweep --images DIR --weights FILE --quick
@@ -7,14 +7,16 @@ python -m benchmarks.photos_sweep --images DIR --weights FILE --changes crop_sca
 Prints Markdown: validation MAP@R of fold 0 in percent, mean and standard deviation over the seeds,
 with one value of the protocol changed at a time. Every training runs as long as the largest number
 of epochs that is asked for, and is read off at each, because nothing in it depends on its end.
-Stopping rules are replayed by benchmarks/search_stopping.py.
+Then random configurations of each row are trained, and stopping rules are replayed over them.
 """
 
 import argparse
 import dataclasses
+import math
+import random
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,12 +25,15 @@ import torch
 
 from benchmarks.image_data import open_trainval
 from benchmarks.machine import find_device
+from benchmarks.search_replay import Curves, Rule
+from benchmarks.search_stopping import spend
 from wpm.data.pixels import Pixels
 from wpm.model.trunks import RANDOM_WEIGHTS
 from wpm.protocol_fields import Value
 from wpm.protocol_files import find_protocol
-from wpm.protocols import Protocol, change_protocol
+from wpm.protocols import HALVING, NO_STOPPING, Protocol, change_protocol
 from wpm.rows import Row
+from wpm.spaces import Range, load_space
 from wpm.training.config import TrainingConfig
 from wpm.training.fold import DivergedError
 from wpm.training.training import Training
@@ -50,10 +55,12 @@ PARAMETERS = {
     "contrastive": {"pos_margin": 0.1, "neg_margin": 0.7},
     "multi_similarity": {"alpha": 2.0, "beta": 50.0, "base": 0.5},
 }
+RUNGS = ((1, 2), (2, 2), (3, 2), (1, 3), (2, 3), (3, 3), (4, 2))
+ORDERS = 200  # in which the configurations of a replayed search come
 
 
 def main() -> None:
-    """Print a table of changes."""
+    """Print a table of changes, and one of stopping rules."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -63,6 +70,8 @@ def main() -> None:
     parser.add_argument("--protocol", default="photos")
     parser.add_argument("--rows", nargs="+", choices=PARAMETERS, default=[*PARAMETERS])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--configurations", type=int, default=16, help="of each row, for halving")
+    parser.add_argument("--workers", type=int, default=4, help="of the replayed searches [4]")
     parser.add_argument("--changes", nargs="*", choices=NAMES, default=[*NAMES], help="fields")
     parser.add_argument("--epochs", type=int, nargs="+", default=[*EPOCHS], help="read off at")
     parser.add_argument("--threads", type=int, default=1, help="torch threads [1]")
@@ -72,7 +81,7 @@ def main() -> None:
     protocol = find_protocol(args.protocol, "folder")
     changes = [change for change in CHANGES if change.keys() <= {*args.changes}]
     if args.quick:
-        args.seeds, args.epochs, changes = 1, [1, 2], changes[:2]
+        args.seeds, args.configurations, args.epochs, changes = 1, 2, [1, 2], changes[:2]
         protocol = dataclasses.replace(protocol, iterations_per_epoch=2, max_epochs=2)
     device, on = find_device()
     print(
@@ -82,6 +91,8 @@ def main() -> None:
     sets = {path.stem: open_images(args, path, protocol) for path in args.images}
     sweep = partial(train, weights=args.weights, device=device)
     print_changes(sets, args.rows, protocol, changes, args.epochs, args.seeds, sweep)
+    if args.configurations:
+        print_rungs(sets, args.rows, protocol, args.configurations, args.workers, sweep)
 
 
 def open_images(args: argparse.Namespace, path: Path, protocol: Protocol) -> Pixels:
@@ -165,6 +176,60 @@ def describe(scores: Sequence[float], seeds: int) -> str:
         return f"-{diverged}"
     spread = f" (sd {100 * statistics.stdev(scores):.1f})" if len(scores) > 1 else ""
     return f"{100 * statistics.mean(scores):.1f}{spread}{diverged}"
+
+
+def print_rungs(
+    sets: Mapping[str, Pixels],
+    rows: Sequence[str],
+    protocol: Protocol,
+    configurations: int,
+    workers: int,
+    sweep: "partial[Curve | None]",
+) -> None:
+    """Print what stopping rules save and lose on random configurations of each row."""
+    print_line("images", "row", "first rung, factor", "fewer epochs", "loss", "95th percentile")
+    print_line(*["---"] * 6)
+    rules = {"patience alone": Rule(NO_STOPPING)}
+    rules |= {f"{grace}, {factor}": Rule(HALVING, 0, grace, factor) for grace, factor in RUNGS}
+    for name, pixels in sets.items():
+        for row in rows:
+            trials = [
+                Curves([curve.best], curve.seconds[-1] / len(curve.seconds))
+                for parameters in draw_configurations(row, configurations)
+                if (curve := sweep(TrainingConfig(Row(row), protocol, parameters, 0, (0,)), pixels))
+            ]
+            for words, rule in rules.items() if trials else ():
+                print_line(name, row, words, *replay_rule(trials, rule, protocol, workers))
+
+
+def replay_rule(
+    trials: Sequence[Curves], rule: Rule, protocol: Protocol, workers: int
+) -> tuple[str, str, str]:
+    """Return how many times fewer epochs a rule needs, and its loss of the best score."""
+    epochs, best = sum(trial.cost for trial in trials), max(trial.end for trial in trials)
+    outcomes = [spend(trials, rule, protocol, workers, seed) for seed in range(ORDERS)]
+    losses = sorted(1 - o.best / best for o in outcomes) if best else [0.0] * ORDERS
+    return (
+        f"{epochs / statistics.mean(outcome.cost for outcome in outcomes):.2f} x",
+        f"{statistics.mean(losses):.1%}",
+        f"{losses[int(0.95 * ORDERS)]:.1%}",
+    )
+
+
+def draw_configurations(row: str, count: int) -> Iterator[dict[str, float]]:
+    """Draw configurations from a row's search space."""
+    space, generator = load_space(Row(row)), random.Random(0)
+    for _ in range(count):
+        drawn = {name: draw(limits, generator) for name, limits in space.searched.items()}
+        yield space.complete(drawn)
+
+
+def draw(limits: Range, generator: random.Random) -> float:
+    """Draw a value from a range, evenly on its scale."""
+    if limits.scale == "log":
+        return math.exp(generator.uniform(math.log(limits.low), math.log(limits.high)))
+    value = generator.uniform(limits.low, limits.high)
+    return round(value) if limits.type == "int" else value
 
 
 def print_line(*cells: str) -> None:
