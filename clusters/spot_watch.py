@@ -5,7 +5,7 @@ machine's metadata service every 5 s, as AWS advises. AWS announces an interrupt
 before it happens. The watcher then drains the node, so that Ray starts nothing more there, and
 sends SIGTERM to every trial. Each trial saves its work and resumes on another node. The watcher
 needs no library but Ray, and ends with the node. With --now it asks nobody and warns the trials
-at once, for machines whose end somebody else announces.
+at once, for machines whose end somebody else announces: clusters/kuberay.yaml calls it so.
 
 Source: "Spot Instance interruption notices" and "Use the Instance Metadata Service", AWS,
 https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
