@@ -4,7 +4,8 @@
 machine's metadata service every 5 s, as AWS advises. AWS announces an interruption two minutes
 before it happens. The watcher then drains the node, so that Ray starts nothing more there, and
 sends SIGTERM to every trial. Each trial saves its work and resumes on another node. The watcher
-needs no library but Ray, and ends with the node.
+needs no library but Ray, and ends with the node. With --now it asks nobody and warns the trials
+at once, for machines whose end somebody else announces: clusters/kuberay.yaml calls it so.
 
 Source: "Spot Instance interruption notices" and "Use the Instance Metadata Service", AWS,
 https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/spot-instance-termination-notices.html
@@ -72,7 +73,7 @@ class Node:
         command = [
             sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", self._gcs,
             "--node-id", self.id, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
-            "--reason-message", "AWS interrupts the spot instance",
+            "--reason-message", "the machine is taken away",
             "--deadline-remaining-seconds", str(_NOTICE_S),
         ]  # fmt: skip
         try:
@@ -232,11 +233,21 @@ def main() -> None:
         metavar="URL",
         help="address of the metadata service [%(default)s]",
     )
+    parser.add_argument(
+        "--now",
+        action="store_true",
+        help="the end of the machine is known: drain the node and warn its trials at once",
+    )
     arguments = parser.parse_args()
     try:
         node = find_node() if arguments.raylet is None else Node(arguments.raylet)
     except ValueError as error:
         parser.exit(2, f"spot_watch: {error}\n")
+    if arguments.now:
+        _say(f"node {node.id} is about to be taken away")
+        empty_node(node)
+        _say("the node has ended")
+        return
     _say(f"watching node {node.id}")
     end = wait_for_announcement(node, arguments.metadata)
     if end is not None:

@@ -1,5 +1,7 @@
 """Driving a launch on Ray: how much work is queued, out-of-memory errors; Ray is not started."""
 
+import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -45,3 +47,21 @@ def test_memory_monitor_ends_a_trial_and_not_the_search(monkeypatch: pytest.Monk
     killed = OutOfMemoryError("1 worker(s) were killed due to the node running low on memory.")
     manager._actor_task_failed(task, killed)
     assert received == [killed, killed], "of the actor, and of the task"
+
+
+def test_second_sigterm_is_patient_and_a_later_ctrl_c_is_not(tmp_path: Path) -> None:
+    """Kubernetes asks twice where a job is deleted; trials must save all the same."""
+    before = signal.getsignal(signal.SIGTERM)
+    stop_file = tmp_path / "stop"
+    with cluster._LaunchStopper(lambda: None, lambda: "", stop_file) as stopper:
+        assert not stopper.stop_all()
+        signal.raise_signal(signal.SIGTERM)
+        assert stopper.stop_all()
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            pytest.fail("the second SIGTERM ended the launch")
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert stop_file.exists()
+    assert signal.getsignal(signal.SIGTERM) == before

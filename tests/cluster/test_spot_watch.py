@@ -156,6 +156,23 @@ def test_nothing_happens_before_the_announcement(
     assert not node.drains.exists()
 
 
+def test_trials_are_warned_at_once_when_the_end_is_known(
+    node: PlayedNode, metadata: MetadataService
+) -> None:
+    metadata.broken = True  # a line would say so if it were asked
+    arguments = ("--raylet", str(node.raylet), "--metadata", metadata.address, "--now")
+    watcher = Watcher(*arguments, site=node.folder / "site")
+    watcher.hear("node c0ffee is about to be taken away")
+    watcher.hear("cannot be drained: no answer from the head")
+    watcher.hear("asked trial process")
+    watcher.hear("the node is drained")
+    wait_until(lambda: node.told(TRIAL) != "")
+    node.end()
+    watcher.hear("the node has ended")
+    assert watcher.end() == 0
+    assert node.told(TRIAL) == "SIGTERM "
+
+
 def test_silent_metadata_service_is_reported_and_asked_again(
     node: PlayedNode, metadata: MetadataService
 ) -> None:

@@ -157,7 +157,8 @@ class QueueCapacity:
 class _LaunchStopper(NeverSaved, tune.Stopper):
     """Stops all trials when Ctrl-C or SIGTERM arrives, or a limit is reached.
 
-    A second Ctrl-C ends the launch without waiting for checkpoints.
+    A Ctrl-C after that ends the launch without waiting for checkpoints. A second SIGTERM does not:
+    more than one part of a cluster may send it, as Kubernetes does where a job is deleted.
     """
 
     def __init__(
@@ -184,7 +185,7 @@ class _LaunchStopper(NeverSaved, tune.Stopper):
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received:
+        if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = True
 
