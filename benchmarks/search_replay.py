@@ -14,12 +14,11 @@ from wpm.rows import Row
 from wpm.spaces import load_space
 from wpm.studies.plan import StudyPlan
 from wpm.studies.rungs import Rungs
-from wpm.studies.samplers import DEFAULT_SAMPLER
 
 HISTORIES = Path(__file__).parent / "data" / "search_histories.json"
 
 
-def plan_study(folder: Path, row: str, trials: int, sampler: str = DEFAULT_SAMPLER) -> StudyPlan:
+def plan_study(folder: Path, row: str, trials: int, sampler: str) -> StudyPlan:
     """Return the plan of a study whose images are never opened."""
     return StudyPlan(
         place=StudyPlace(folder, "invented", "small", Row.parse(row)),

@@ -88,7 +88,7 @@ def main() -> None:
     """Print a table for each recorded study and surrogate."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--histories", type=Path, default=HISTORIES)
-    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--studies", nargs="*", help="names such as omniglot/small/contrastive")
     parser.add_argument("--processes", type=int, default=count_cpus())
     parser.add_argument("--quick", action="store_true", help="two seeds, three settings")

@@ -44,6 +44,7 @@ from wpm.studies.search import SearchWork
 from wpm.studies.study import Study
 
 ROWS = ("contrastive", "contrastive+wpm", "triplet", "margin")
+SAMPLER = "tpe"  # thousands of trials: a Gaussian process would be all that is measured
 ORPHANS = 5
 
 
@@ -76,7 +77,7 @@ def main() -> None:
     for workers in [args.ray] if args.ray else args.workers:
         trials = workers * args.trials_per_worker // len(ROWS)
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-            plans = [plan_study(Path(folder), row, trials) for row in ROWS]
+            plans = [plan_study(Path(folder), row, trials, SAMPLER) for row in ROWS]
             leave_orphans(plans[-1])
             studies = [stack.enter_context(Study(plan)) for plan in plans]
             source = Replay(studies, histories, args.scale)

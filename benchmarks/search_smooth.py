@@ -1,6 +1,6 @@
 """Samplers on smooth landscapes of two parameters: trials until 99% of the best is found.
 
-python -m benchmarks.search_smooth [--seeds 5]
+python -m benchmarks.search_smooth [--seeds 3]
 
 Twelve landscapes without noise: four losses with two numeric parameters, on three data sets. Each
 has its peak at the published point of that data set. Around it the score falls like a bell, whose
@@ -91,7 +91,7 @@ class SmoothLandscape:
 def main() -> None:
     """Print a line for each sampler, with and without other data sets' points first."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5, help="searches of each landscape [5]")
+    parser.add_argument("--seeds", type=int, default=3, help="searches of each landscape [3]")
     parser.add_argument("--samplers", nargs="+", default=[*SAMPLERS])
     args = parser.parse_args()
     rows = []

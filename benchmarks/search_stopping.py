@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--histories", type=Path, default=HISTORIES)
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--orders", type=int, default=200, help="random orders of the trials")
+    parser.add_argument("--orders", type=int, default=100, help="random orders of the trials")
     parser.add_argument("--quick", action="store_true", help="ten orders, a few rules")
     args = parser.parse_args()
     rules = list(make_rules())
