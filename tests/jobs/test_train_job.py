@@ -337,40 +337,29 @@ def steps_until(job: TrainJob, stop: int, monkeypatch: pytest.MonkeyPatch) -> No
         job.step()
 
 
-@pytest.mark.parametrize("stop", [0, 3, 7, 15, 20])
+IN_LOCKSTEP = make_config()
+# Two folds wait for the first one.
+ONE_FIRST = make_config(folds=(0, 1, 2), max_epochs=2, first_folds=1)
+
+
+@pytest.mark.parametrize(
+    ("config", "steps", "stop"),
+    [
+        *((IN_LOCKSTEP, 4 * 16, stop) for stop in (0, 3, 7, 15, 20)),
+        # At the start, in and after the last step of the first fold, and among the others'.
+        *((ONE_FIRST, 3 * 8, stop) for stop in (0, 7, 8, 12, 22)),
+    ],
+)
 def test_interrupted_job_saves_its_last_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: TrainingConfig, steps: int, stop: int
 ) -> None:
-    whole = finish(make_job(tmp_path / "whole"))
-    job = make_job(tmp_path / "cut")
-    with monkeypatch.context() as patched, pytest.raises(InterruptedJobError):
-        steps_until(job, stop, patched)
-    assert job._training is not None
-    assert job._training.position == divmod(stop + 1, 16), "one step after the signal at most"
-    job.close()
-    trained = []
-    plain = FoldTraining.draw_batch
-
-    def draw(fold: FoldTraining) -> torch.Tensor:
-        trained.append(fold.position)
-        return plain(fold)
-
-    monkeypatch.setattr(FoldTraining, "draw_batch", draw)
-    resumed = finish(make_job(tmp_path / "cut"))
-    assert len(trained) == 4 * 16 - (stop + 1), "a step was repeated"
-    assert scores(resumed[-1]) == scores(whole[-1])
-
-
-@pytest.mark.parametrize("stop", [0, 7, 8, 12, 22])
-def test_job_that_is_interrupted_while_folds_wait_or_train_last_saves_its_last_step(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
-) -> None:
-    """At the start, in and after the last step of the first folds, and among the others'."""
-    config = make_config(folds=(0, 1, 2), max_epochs=2, first_folds=1)
     whole = finish(make_job(tmp_path / "whole", config))
     job = make_job(tmp_path / "cut", config)
     with monkeypatch.context() as patched, pytest.raises(InterruptedJobError):
         steps_until(job, stop, patched)
+    assert job._training is not None
+    if config is IN_LOCKSTEP:
+        assert job._training.position == divmod(stop + 1, 16), "one step after the signal at most"
     job.close()
     trained = []
     plain = FoldTraining.draw_batch
@@ -381,10 +370,10 @@ def test_job_that_is_interrupted_while_folds_wait_or_train_last_saves_its_last_s
 
     monkeypatch.setattr(FoldTraining, "draw_batch", draw)
     resumed = finish(make_job(tmp_path / "cut", config))
-    assert len(trained) == 3 * 8 - (stop + 1), "a step was repeated"
+    assert len(trained) == steps - (stop + 1), "a step was repeated"
     assert scores(resumed[-1]) == scores(whole[-1])
     assert [report.step for report in resumed[-1].reports] == [1, 2, 3, 4]
-    assert len(outcome_of(resumed[-1]).fold_scores) == 3
+    assert len(outcome_of(resumed[-1]).fold_scores) == len(config.folds)
 
 
 def test_complete_trial_has_all_folds_and_a_stopped_one_those_that_it_trained(

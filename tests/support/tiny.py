@@ -13,11 +13,13 @@ from wpm.data.pixels import Pixels
 from wpm.protocol_files import find_protocol
 from wpm.protocols import Protocol
 from wpm.records import FirstPoint, StudyPlace
+from wpm.reports import Report
 from wpm.rows import Row
 from wpm.spaces import load_space
 from wpm.splits import class_disjoint_splits
 from wpm.studies.plan import StudyPlan
 from wpm.training.config import TrainingConfig
+from wpm.training.training import Training
 
 MINED = {"embedding_dropout": 0.05, "channel_dropout": 0.1, "sharpness": 32.0}
 CONTRASTIVE = {"pos_margin": 0.0, "neg_margin": 1.0}
@@ -81,3 +83,13 @@ def make_plan(
         seed=seed,
         first_points=known if space.thresholds else (),
     )
+
+
+def run_to_end(training: Training) -> list[Report]:
+    """Train to the end, and return the reports."""
+    reports = []
+    while not training.finished:
+        report = training.run_epoch()
+        if report is not None:
+            reports.append(report)
+    return reports

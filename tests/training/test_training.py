@@ -13,6 +13,7 @@ from tests.support.tiny import (
     make_config,
     make_image_folder,
     make_pixels,
+    run_to_end,
     smoke_protocol,
 )
 from wpm.data.datasets import load_index
@@ -34,15 +35,6 @@ def pixels(tmp_path: Path) -> Pixels:
     return make_pixels(tmp_path)
 
 
-def run(training: Training) -> list[Report]:
-    reports = []
-    while not training.finished:
-        report = training.run_epoch()
-        if report is not None:
-            reports.append(report)
-    return reports
-
-
 def numbers(reports: list[Report]) -> list[tuple[float, ...]]:
     """Return what must be reproducible: everything except times."""
     return [
@@ -53,9 +45,9 @@ def numbers(reports: list[Report]) -> list[tuple[float, ...]]:
 
 @pytest.mark.parametrize("row", ["contrastive", "contrastive+wpm"])
 def test_same_seed_gives_same_numbers(pixels: Pixels, row: str) -> None:
-    first = numbers(run(Training(make_config(row), pixels, CPU)))
-    again = numbers(run(Training(make_config(row), pixels, CPU)))
-    other = numbers(run(Training(make_config(row, seed=1), pixels, CPU)))
+    first = numbers(run_to_end(Training(make_config(row), pixels, CPU)))
+    again = numbers(run_to_end(Training(make_config(row), pixels, CPU)))
+    other = numbers(run_to_end(Training(make_config(row, seed=1), pixels, CPU)))
     assert first == again
     assert first != other
 
@@ -63,7 +55,7 @@ def test_same_seed_gives_same_numbers(pixels: Pixels, row: str) -> None:
 @pytest.mark.parametrize("row", ["contrastive", "contrastive+wpm"])
 def test_resumed_at_any_epoch_equals_uninterrupted(pixels: Pixels, row: str) -> None:
     config = make_config(row)
-    whole = run(Training(config, pixels, CPU))
+    whole = run_to_end(Training(config, pixels, CPU))
     for stop in range(1, config.protocol.max_epochs):
         interrupted = Training(config, pixels, CPU)
         for _ in range(stop):
@@ -71,7 +63,7 @@ def test_resumed_at_any_epoch_equals_uninterrupted(pixels: Pixels, row: str) -> 
         state = interrupted.state_dict()
         resumed = Training(config, pixels, CPU)
         resumed.load_state_dict(state)
-        assert numbers(run(resumed)) == numbers(whole)[stop:]
+        assert numbers(run_to_end(resumed)) == numbers(whole)[stop:]
 
 
 @pytest.mark.parametrize("row", ["margin", "contrastive+wpm"])
@@ -80,7 +72,7 @@ def test_resumed_at_any_step_of_an_epoch_equals_uninterrupted(pixels: Pixels, ro
     if row == "margin":  # a loss with a parameter of its own
         own = {"margin": 0.1, "beta": 0.8, "metric_loss_lr": 1e-2}
         config = dataclasses.replace(config, parameters=own)
-    whole = run(Training(config, pixels, CPU))
+    whole = run_to_end(Training(config, pixels, CPU))
     steps = config.protocol.iterations_per_epoch
     for stop in range(4 * steps):
         interrupted = Training(config, pixels, CPU)
@@ -90,11 +82,11 @@ def test_resumed_at_any_step_of_an_epoch_equals_uninterrupted(pixels: Pixels, ro
         assert interrupted.position == divmod(stop, 2 * steps)
         resumed = Training(config, pixels, CPU)
         resumed.load_state_dict(interrupted.state_dict())
-        assert numbers(run(resumed)) == numbers(whole)[stop // (2 * steps) :], stop
+        assert numbers(run_to_end(resumed)) == numbers(whole)[stop // (2 * steps) :], stop
 
 
 def test_pause_of_an_epoch_changes_nothing(pixels: Pixels) -> None:
-    whole = run(Training(make_config(), pixels, CPU))
+    whole = run_to_end(Training(make_config(), pixels, CPU))
     paused, reports = Training(make_config(), pixels, CPU), []
     turns = itertools.cycle((False, True))
     while not paused.finished:
@@ -105,15 +97,15 @@ def test_pause_of_an_epoch_changes_nothing(pixels: Pixels) -> None:
 
 
 def test_fold_alone_equals_fold_in_lockstep(pixels: Pixels) -> None:
-    together = run(Training(make_config(), pixels, CPU))[-1]
+    together = run_to_end(Training(make_config(), pixels, CPU))[-1]
     for k in range(4):
-        alone = run(Training(make_config(folds=(k,)), pixels, CPU))[-1]
+        alone = run_to_end(Training(make_config(folds=(k,)), pixels, CPU))[-1]
         assert alone.folds[0].map_at_r == together.folds[k].map_at_r
         assert alone.folds[0].loss == together.folds[k].loss
 
 
 def test_report_is_mean_over_folds_of_each_folds_best(pixels: Pixels) -> None:
-    reports = run(Training(make_config(max_epochs=6), pixels, CPU))
+    reports = run_to_end(Training(make_config(max_epochs=6), pixels, CPU))
     for k in range(4):
         seen = [r.folds[k].map_at_r for r in reports]
         assert [r.folds[k].best_map_at_r for r in reports] == [
@@ -125,7 +117,7 @@ def test_report_is_mean_over_folds_of_each_folds_best(pixels: Pixels) -> None:
 
 def test_best_model_is_kept_and_gives_the_best_score(pixels: Pixels) -> None:
     training = Training(make_config(folds=(1,), max_epochs=6), pixels, CPU)
-    reports = run(training)
+    reports = run_to_end(training)
     fold = training.folds[0]
     fold.model.load_state_dict(fold.best_model)
     best = max(r.folds[0].map_at_r for r in reports)
@@ -137,7 +129,7 @@ def test_best_model_is_kept_and_gives_the_best_score(pixels: Pixels) -> None:
 
 def test_patience_stops_each_fold_by_itself(pixels: Pixels) -> None:
     config = make_config(max_epochs=60, patience=2)
-    reports = run(Training(config, pixels, CPU))
+    reports = run_to_end(Training(config, pixels, CPU))
     ends = []
     for k in range(4):
         best = reports[-1].folds[k].best_epoch
@@ -148,7 +140,7 @@ def test_patience_stops_each_fold_by_itself(pixels: Pixels) -> None:
 
 
 def test_validation_interval_is_kept(pixels: Pixels) -> None:
-    reports = run(Training(make_config(validation_interval=2, max_epochs=5), pixels, CPU))
+    reports = run_to_end(Training(make_config(validation_interval=2, max_epochs=5), pixels, CPU))
     assert [r.epoch for r in reports] == [2, 4, 5]
 
 
@@ -216,7 +208,7 @@ def test_margin_beta_learns_with_its_own_rate(pixels: Pixels) -> None:
         parameters = {"margin": 0.1, "beta": 0.8, "metric_loss_lr": rate}
         config = TrainingConfig(Row("margin"), smoke_protocol(), parameters, 0, (0,))
         training = Training(config, pixels, CPU)
-        run(training)
+        run_to_end(training)
         (beta,) = training.folds[0].loss.parameters()
         return beta.item()
 
@@ -240,7 +232,7 @@ def test_pixels_with_test_classes_are_refused(tmp_path: Path) -> None:
 
 
 def test_first_report_counts_time_and_images(pixels: Pixels) -> None:
-    report = run(Training(make_config(folds=(0,)), pixels, CPU))[0].folds[0]
+    report = run_to_end(Training(make_config(folds=(0,)), pixels, CPU))[0].folds[0]
     assert report.training_seconds > 0
     assert report.validation_seconds > 0
     assert report.images_per_second > 0
