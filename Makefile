@@ -12,17 +12,18 @@ DEMO := --run-root $(DEMO_ROOT) --protocol demo --search-spaces search_spaces/de
 # Of the demo's studies only: the folder may hold others.
 DEMO_STUDIES := --run-root $(DEMO_ROOT) --dataset glyphs --protocol demo
 
-.PHONY: help demo test test-all check bench format clean
+.PHONY: help demo test test-all cluster-test check bench format clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo      search two rows, retrain and test the best, write a report (6 minutes)"
-	@echo "make test      run the tests that need no Ray, in 2 processes (WORKERS=8 for 8)"
-	@echo "make test-all  run all tests, with Ray, killed processes and full disks"
-	@echo "make check     check the code with ruff and strict mypy"
-	@echo "make format    let ruff format and fix the code"
-	@echo "make bench     run the benchmarks in their short forms on this machine (5 minutes)"
-	@echo "make clean     delete .venv, the demo's runs and the caches of the tools"
+	@echo "make demo          search two rows, retrain and test the best, write a report (6 minutes)"
+	@echo "make test          run the tests that need no Ray, in 2 processes (WORKERS=8 for 8)"
+	@echo "make test-all      run all tests, with Ray, killed processes and full disks"
+	@echo "make cluster-test  start real clusters on this machine, as root (many minutes)"
+	@echo "make check         check the code with ruff and strict mypy"
+	@echo "make format        let ruff format and fix the code"
+	@echo "make bench         run the benchmarks in their short forms on this machine (5 minutes)"
+	@echo "make clean         delete .venv, the demo's runs and the caches of the tools"
 
 $(VENV)/.installed: requirements.txt
 	$(PYTHON) -c 'import sys; assert (3, 11, 4) <= sys.version_info[:3] < (3, 14), "needs Python 3.11.4 to 3.13, set PYTHON=..."'
@@ -50,6 +51,10 @@ test: $(VENV)/.installed-dev
 # The slow tests run one after another: each starts Ray with all cores, and some measure time.
 test-all: test
 	$(BIN)/python -m pytest -m slow
+
+# As root: hosts in network namespaces, Ray's autoscaler, Slurm. What is missing is named and skipped.
+cluster-test: $(VENV)/.installed-dev
+	WPM_CLUSTER_TEST=1 $(BIN)/python -m pytest -m slow -rs -v tests/cluster/real
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
