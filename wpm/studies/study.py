@@ -6,10 +6,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from optuna.pruners import NopPruner
-from optuna.trial import FrozenTrial, Trial
+from optuna.trial import Trial
 from optuna.trial import TrialState as OptunaState
 
 from wpm.files import hold_lock
@@ -24,30 +21,19 @@ from wpm.records import (
     read_twin_cost,
     remove_empty_study,
     trial_numbers,
-    validation_order,
 )
 from wpm.reports import Report
-from wpm.spaces import Range
-from wpm.studies.journal import check_end, has_no_trial, open_journal
+from wpm.studies.journal import has_no_trial
+from wpm.studies.optuna_trials import OptunaTrials
 from wpm.studies.plan import StudyPlan, record_plan
 from wpm.studies.rungs import Rungs
-from wpm.studies.samplers import build_sampler
 from wpm.training.config import TrainingConfig
-
-_STATES = {
-    TrialState.COMPLETE: OptunaState.COMPLETE,
-    TrialState.DIVERGED: OptunaState.COMPLETE,  # the sampler learns its score, which is 0
-    TrialState.PRUNED: OptunaState.PRUNED,
-    TrialState.FAILED: OptunaState.FAIL,
-}
-_ORIGIN = "origin"  # a trial's user attribute
 
 
 class Study:
     """Runs one study's bookkeeping; hold it open while its trials run.
 
-    The Optuna study is the only memory, of the rungs too. For Optuna, a trial that waits at a rung
-    is RUNNING, as is one that a killed launch left behind and that is adopted.
+    `OptunaTrials` is the only memory, of the rungs too.
     """
 
     def __init__(self, plan: StudyPlan) -> None:
@@ -76,7 +62,7 @@ class Study:
                 remove_empty_study(place)
                 before = read_study(place)
             record_plan(plan, before["trials"] if before else plan.trials)
-            self._study = self._open_study()
+            self._trials = OptunaTrials(self.plan, self._rungs.steps)
             self._orphans = deque(self._restore_trials())
         except BaseException:
             self._stack.close()
@@ -94,29 +80,21 @@ class Study:
     @property
     def started(self) -> int:
         """Trials that were started, ended or not."""
-        return len(
-            self._study.get_trials(deepcopy=False, states=(*_STATES.values(), OptunaState.RUNNING))
-        )
+        return self._trials.started
 
     @property
     def ended(self) -> int:
         """Trials that have ended."""
-        return len(self._study.get_trials(deepcopy=False, states=tuple(_STATES.values())))
+        return self._trials.ended
 
     @property
     def best(self) -> tuple[int, float] | None:
         """Number and score of the best complete trial."""
-        complete = self._study.get_trials(deepcopy=False, states=(OptunaState.COMPLETE,))
-        scores = [
-            (trial.number, float(trial.values[0]))
-            for trial in complete
-            if not trial.user_attrs.get(TrialState.DIVERGED, False)
-        ]
-        return min(scores, key=lambda trial: validation_order(trial[1], trial[0]), default=None)
+        return self._trials.best
 
     def origin_of(self, number: int) -> str:
         """Return where a trial's configuration was known from; "" if it was sampled."""
-        return _origin_of(self._study.get_trials(deepcopy=False)[number])
+        return self._trials.origin_of(number)
 
     @property
     def exhausted(self) -> bool:
@@ -158,7 +136,7 @@ class Study:
             self.record_ended(trial.number, ended, folder.read().reports)
         resumed = self._rungs.resume_one()
         if resumed is None and self._can_begin:
-            return self._start(self._study.ask())
+            return self._start(self._trials.ask())
         if resumed is None and not self._running:
             resumed = self._rungs.resume_one(is_last_call=True)
         return None if resumed is None else self._start(self._waiting.pop(resumed))
@@ -198,21 +176,12 @@ class Study:
             STOP if the trial is behind at a rung and ends, SUSPEND if it waits there.
         """
         trial = self._running[number]
-        for report in self._unknown(trial, reports):
-            step, value = self._step_of(report), report.best_map_at_r
+        for report in self._trials.unknown(trial, reports):
+            step, value = self._trials.step_of(report), report.best_map_at_r
             trial.report(value, step=step)
             if not self._rungs.reach(number, step, value, known=self._is_known(number)):
                 return Decision.SUSPEND if self._rungs.pauses else Decision.STOP
         return Decision.CONTINUE
-
-    def _unknown(self, trial: Trial, reports: Sequence[Report]) -> list[Report]:
-        """Return the reports that Optuna does not know: a killed launch may have lost some."""
-        known = self._study._storage.get_trial(trial._trial_id).intermediate_values
-        return [report for report in reports if self._step_of(report) not in known]
-
-    def _step_of(self, report: Report) -> int:
-        """Return the step under which Optuna knows a report."""
-        return report.compared_at(self.plan.protocol.folds, self.plan.protocol.max_epochs)
 
     def suspend(self, number: int) -> None:
         """Forget that a trial runs: it waits at a rung, or the next launch adopts it."""
@@ -246,9 +215,9 @@ class Study:
     def record_ended(self, number: int, result: Outcome, reports: Sequence[Report]) -> None:
         """Record in the Optuna study that a trial ended by itself, as its result.json says."""
         trial = self._running[number]
-        for report in self._unknown(trial, reports):
-            trial.report(report.best_map_at_r, step=self._step_of(report))
-        self._tell_optuna(number, result)
+        for report in self._trials.unknown(trial, reports):
+            trial.report(report.best_map_at_r, step=self._trials.step_of(report))
+        self._trials.tell_end(self._running.pop(number), result)
 
     def _record_end(
         self, number: int, state: TrialState, reason: str, reports: Sequence[Report]
@@ -257,25 +226,15 @@ class Study:
         # The record is first: if this process is killed in between, the trial is adopted with its
         # result. In the other order the result would be lost.
         TrainingFolder(self.plan.place.trial_folder(number)).write_result(result)
-        self._tell_optuna(number, result)
+        self._trials.tell_end(self._running.pop(number), result)
         return result
-
-    def _tell_optuna(self, number: int, result: Outcome) -> None:
-        trial = self._running.pop(number)
-        if result.reason:
-            trial.set_user_attr("reason", result.reason)
-        if result.state is TrialState.DIVERGED:
-            trial.set_user_attr(TrialState.DIVERGED, True)
-        state = _STATES[result.state]
-        self._study.tell(trial, result.score if state is OptunaState.COMPLETE else None, state)
 
     def _start(self, trial: Trial) -> tuple[int, dict[str, Any]]:
         plan = self.plan
-        sampled = {name: _suggest(trial, name, r) for name, r in plan.space.searched.items()}
         config = TrainingConfig(
             row=plan.space.row,
             protocol=plan.protocol,
-            parameters=plan.space.complete(sampled),
+            parameters=plan.space.complete(self._trials.sample(trial)),
             seed=plan.trial_seed(trial.number),
             folds=tuple(range(plan.protocol.folds)),
             weights=plan.weights,
@@ -283,32 +242,11 @@ class Study:
         )
         folder = plan.place.trial_folder(trial.number)
         if not (folder / "trial.json").exists():
-            TrainingFolder(folder).write_identity(identify(trial.number, config, _origin_of(trial)))
+            origin = self._trials.origin_of(trial.number)
+            TrainingFolder(folder).write_identity(identify(trial.number, config, origin))
         self._note_waiting(trial.number, False)
         self._running[trial.number] = trial
         return trial.number, training_payload(folder, plan.pixel_cache, config, export=False)
-
-    def _open_study(self) -> optuna.Study:
-        plan, place = self.plan, self.plan.place
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        storage = open_journal(place.journal)
-        check_end(place.journal, storage, trial_numbers(place), self._recorded_parameters)
-        study = optuna.create_study(
-            storage=storage,
-            study_name=place.name,
-            direction="maximize",
-            load_if_exists=True,
-            pruner=NopPruner(),  # `Rungs` decides
-        )
-        trials = study.get_trials(deepcopy=False)
-        space = {name: _distribution(r) for name, r in plan.space.searched.items()}
-        study.sampler = build_sampler(
-            plan.sampler, plan.seed, len(trials), self._rungs.steps, space
-        )
-        if not trials:
-            for point in plan.first_points:
-                study.enqueue_trial(dict(point.parameters), {_ORIGIN: point.origin})
-        return study
 
     def _is_known(self, number: int) -> bool:
         """Whether every searched parameter of a trial was known before the search."""
@@ -316,16 +254,10 @@ class Study:
         searched = self.plan.space.searched.keys()
         return number < len(points) and searched <= points[number].parameters.keys()
 
-    def _recorded_parameters(self, number: int) -> dict[str, float]:
-        """Return the searched parameters in a trial's record."""
-        identity = TrainingFolder(self.plan.place.trial_folder(number)).read_identity()
-        searched = self.plan.space.searched
-        return {n: value for n, value in identity["parameters"].items() if n in searched}
-
     def _restore_trials(self) -> list[Trial]:
         """Take in the trials of earlier launches; return those to adopt, ready to be resumed."""
         orphans = []
-        for stored in self._study.get_trials(deepcopy=False):
+        for stored in self._trials.all:
             number, runs = stored.number, stored.state is OptunaState.RUNNING
             values = stored.intermediate_values
             self._rungs.take_in(number, values, known=self._is_known(number), ends=not runs)
@@ -333,9 +265,7 @@ class Study:
                 continue
             folder = TrainingFolder(self.plan.place.trial_folder(number))
             folder.check_progress()
-            # Optuna has no public way to resume a trial, so this builds a `Trial` by its
-            # constructor, which requirements.txt pins with the version.
-            trial = Trial(self._study, stored._trial_id)
+            trial = self._trials.adopt(stored)
             # Its worker may have gone on, and its launch was killed before it could note that.
             is_ahead = folder.has_ended or len(folder.read_reports()) > len(values)
             if number in self._rungs.waiting and not is_ahead:
@@ -345,21 +275,3 @@ class Study:
                 self._rungs.waiting.discard(number)
                 orphans.append(trial)
         return orphans
-
-
-def _origin_of(trial: Trial | FrozenTrial) -> str:
-    """Return where a trial's configuration was known from; "" if it was sampled."""
-    return str(trial.user_attrs.get(_ORIGIN, ""))
-
-
-def _suggest(trial: Trial, name: str, searched: Range) -> float:
-    """Sample a parameter, or return the value that an adopted trial has already."""
-    distribution = _distribution(searched)
-    return float(trial._suggest(name, distribution))
-
-
-def _distribution(searched: Range) -> BaseDistribution:
-    log = searched.scale == "log"
-    if searched.type == "int":
-        return IntDistribution(int(searched.low), int(searched.high), log=log)
-    return FloatDistribution(searched.low, searched.high, log=log)
