@@ -9,7 +9,8 @@ from tests.support.live_page import launch_on, write_unfinished
 from tests.support.searches import draw_parameters, write_course, write_searched
 from tests.support.stored import write_final, write_run
 from wpm.live_page.page_data import describe_overall, describe_study
-from wpm.live_page.study import StudyReader, StudyView
+from wpm.live_page.study import StudyReader
+from wpm.live_page.study_view import StudyView
 from wpm.records import StudyPlace, TrialState
 
 NOW = 1.8e9

@@ -11,7 +11,8 @@ import pytest
 from tests.support.live_page import end_trial_at, launch_on, set_budget, write_unfinished
 from tests.support.searches import draw_parameters, write_course, write_searched
 from tests.support.stored import write_final, write_run
-from wpm.live_page.study import Stage, StudyReader
+from wpm.live_page.study import StudyReader
+from wpm.live_page.study_view import Stage
 from wpm.records import TrainingFolder, TrialState
 
 NOON = datetime(2026, 3, 4, 12, tzinfo=UTC).timestamp()

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from wpm.formatting import format_duration, name_first
-from wpm.live_page.study import Best, Running, Stage, StudyView
+from wpm.live_page.study_view import Best, Running, Stage, StudyView
 from wpm.records import TrialState
 
 _MOST_PROBLEMS = 5  # of a study; the others are counted

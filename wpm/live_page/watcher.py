@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from wpm.live_page.page_data import describe_overall, describe_study
-from wpm.live_page.study import StudyReader, StudyView
+from wpm.live_page.study import StudyReader
+from wpm.live_page.study_view import StudyView
 from wpm.records import StudyPlace, find_studies, is_running
 
 INTERVAL_S = 2.0
