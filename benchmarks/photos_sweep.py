@@ -206,11 +206,10 @@ def replay_rule(
     trials: Sequence[Curves], rule: Rule, protocol: Protocol, workers: int
 ) -> tuple[str, str, str]:
     """Return how many times fewer epochs a rule needs, and its loss of the best score."""
-    epochs, best = sum(trial.cost for trial in trials), max(trial.end for trial in trials)
-    outcomes = [spend(trials, rule, protocol, workers, seed) for seed in range(ORDERS)]
-    losses = sorted(1 - o.best / best for o in outcomes) if best else [0.0] * ORDERS
+    outcomes = [spend(trials, len(trials), rule, protocol, workers, seed) for seed in range(ORDERS)]
+    losses = sorted(outcome.loss for outcome in outcomes)
     return (
-        f"{epochs / statistics.mean(outcome.cost for outcome in outcomes):.2f} x",
+        f"{1 / statistics.mean(outcome.cost for outcome in outcomes):.2f} x",
         f"{statistics.mean(losses):.1%}",
         f"{losses[int(0.95 * ORDERS)]:.1%}",
     )

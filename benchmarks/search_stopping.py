@@ -3,8 +3,9 @@
 python -m benchmarks.search_stopping [--quick]
 
 Every trial was recorded to the end of its patience, or of the epochs of its protocol, fold by fold.
-A replay starts the trials in random orders on several workers, and the code of the search decides
-which train on. An epoch of one fold is the unit of cost.
+Each replay is a search of 20 of them, drawn and ordered at random: which trial is the best, and
+whether it starts slowly, then differs from replay to replay. The code of the search decides which
+train on. An epoch of one fold is the unit of cost.
 """
 
 import argparse
@@ -27,17 +28,17 @@ COLUMNS = ("stopping", "first folds", "first rung, factor", "fewer epochs", "los
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a rule did to the trials of a study, in one order.
+    """What a rule did to the trials of one search.
 
     Attributes:
-        cost: epochs of single folds that were trained.
-        best: score of the best complete trial.
+        cost: epochs of single folds that were trained, as a share of those of patience alone.
+        loss: how much of the best score the best complete trial lacks, as a share.
         stopped: share of the best tenth of the trials that did not become complete.
         complete: number of complete trials.
     """
 
-    cost: int
-    best: float
+    cost: float
+    loss: float
     stopped: float
     complete: int
 
@@ -47,14 +48,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--histories", type=Path, default=HISTORIES)
     parser.add_argument("--workers", type=int, default=4)
-    parser.add_argument("--orders", type=int, default=100, help="random orders of the trials")
-    parser.add_argument("--quick", action="store_true", help="ten orders, a few rules")
+    parser.add_argument("--trials", type=int, default=20, help="of each search; at most all")
+    parser.add_argument("--searches", type=int, default=200, help="random draws of the trials")
+    parser.add_argument("--quick", action="store_true", help="ten searches, a few rules")
     args = parser.parse_args()
     rules = list(make_rules())
     if args.quick:
-        args.orders, rules = 10, rules[::9]
+        args.searches, rules = 10, rules[::9]
     for study in read_studies(args.histories):
-        print_rules(study, rules, args.orders, args.workers)
+        print_rules(study, rules, args.trials, args.searches, args.workers)
 
 
 def make_rules() -> Iterator[Rule]:
@@ -67,24 +69,25 @@ def make_rules() -> Iterator[Rule]:
                     yield Rule(stopping, first_folds, grace, factor)
 
 
-def print_rules(study: RecordedStudy, rules: Sequence[Rule], orders: int, workers: int) -> None:
+def print_rules(
+    study: RecordedStudy, rules: Sequence[Rule], trials: int, searches: int, workers: int
+) -> None:
     """Replay every rule over the trials of a study, and print a line for each."""
-    trials = study.curves
-    full, best = sum(trial.cost for trial in trials), max(trial.end for trial in trials)
+    trials = min(trials, len(study.curves))
     print(
-        f"\n{study.name}: {len(trials)} trials, {full} epochs of single folds until the patience "
-        f"ends, best {best:.4f}; {workers} workers, {orders} random orders"
+        f"\n{study.name}: {searches} searches of {trials} of {len(study.curves)} trials, "
+        f"{workers} workers"
     )
     rows = []
     with ProcessPoolExecutor(count_cpus()) as pool:
         for rule in rules:
-            run = partial(spend, trials, rule, study.protocol, workers)
-            outcomes = list(pool.map(run, range(orders), chunksize=10))
-            losses = sorted(1 - outcome.best / best for outcome in outcomes)
+            run = partial(spend, study.curves, trials, rule, study.protocol, workers)
+            outcomes = list(pool.map(run, range(searches), chunksize=10))
+            losses = sorted(outcome.loss for outcome in outcomes)
             rows.append([
                 rule.stopping, str(rule.first_folds), f"{rule.grace}, {rule.factor}",
-                f"{full / statistics.mean(o.cost for o in outcomes):.2f}",
-                f"{statistics.mean(losses):.2%}", f"{losses[int(0.95 * orders)]:.1%}",
+                f"{1 / statistics.mean(o.cost for o in outcomes):.2f}",
+                f"{statistics.mean(losses):.2%}", f"{losses[int(0.95 * searches)]:.1%}",
                 f"{statistics.mean(o.stopped for o in outcomes):.0%}",
                 f"{statistics.mean(o.complete for o in outcomes):.1f}",
             ])  # fmt: skip
@@ -92,18 +95,19 @@ def print_rules(study: RecordedStudy, rules: Sequence[Rule], orders: int, worker
 
 
 def spend(
-    trials: Sequence[Curves], rule: Rule, protocol: Protocol, workers: int, seed: int
+    curves: Sequence[Curves], trials: int, rule: Rule, protocol: Protocol, workers: int, seed: int
 ) -> Outcome:
-    """Replay trials under a stopping rule, in a random order."""
-    shuffled = random.Random(seed).sample(trials, len(trials))
-    histories = [trial.under(protocol.max_epochs, rule.first_folds) for trial in shuffled]
-    ended = replay(histories.__getitem__, rule.rungs(protocol), len(trials), workers)
+    """Replay some recorded trials under a stopping rule, drawn and ordered at random."""
+    drawn = random.Random(seed).sample(curves, trials)
+    histories = [trial.under(protocol.max_epochs, rule.first_folds) for trial in drawn]
+    ended = replay(histories.__getitem__, rule.rungs(protocol), trials, workers)
     complete = {trial.number for trial in ended if trial.complete}
-    ranked = sorted(range(len(trials)), key=lambda number: -shuffled[number].end)
-    tenth = ranked[: max(1, round(len(trials) / 10))]
+    ranked = sorted(range(trials), key=lambda number: -drawn[number].end)
+    tenth = ranked[: max(1, round(trials / 10))]
+    best, found = drawn[ranked[0]].end, max((drawn[n].end for n in complete), default=0.0)
     return Outcome(
-        cost=sum(trial.cost for trial in ended),
-        best=max((shuffled[number].end for number in complete), default=0.0),
+        cost=sum(trial.cost for trial in ended) / sum(trial.cost for trial in drawn),
+        loss=1 - found / best if best else 0.0,
         stopped=sum(number not in complete for number in tenth) / len(tenth),
         complete=len(complete),
     )

@@ -24,7 +24,7 @@ EARLIER = json.loads((Path(__file__).parent / "golden" / "protocols.json").read_
 # What older versions did without a field for it, or as the published protocol does not.
 ADDED: dict[str, dict[str, Value]] = {
     "small": {
-        "validate_untrained": False, "stopping": "pausing", "first_folds": 1, "grace_epochs": 4,
+        "validate_untrained": False, "stopping": "pausing", "first_folds": 1, "grace_epochs": 5,
         "reduction_factor": 4,
     },
     "smoke": {"validate_untrained": False, "stopping": "halving", "first_folds": 0},

@@ -91,11 +91,21 @@ def test_listener_hears_every_report_and_one_end() -> None:
 
 def test_spending_of_a_rule_is_counted_in_epochs_of_single_folds() -> None:
     trials = [make_curves(0.01 * k) for k in range(1, 31)]
-    all_of_it = spend(trials, Rule(NO_STOPPING), PROTOCOL, 4, seed=0)
-    assert (all_of_it.cost, all_of_it.complete, all_of_it.stopped) == (30 * 80, 30, 0.0)
-    saved = spend(trials, Rule(PAUSING, 1, 2, 2), PROTOCOL, 4, seed=0)
-    assert saved.cost < 30 * 80 / 4
-    assert saved.best == pytest.approx(0.3), "curves that never cross lose nothing"
+    all_of_it = spend(trials, 30, Rule(NO_STOPPING), PROTOCOL, 4, seed=0)
+    assert (all_of_it.cost, all_of_it.complete, all_of_it.stopped) == (1.0, 30, 0.0)
+    saved = spend(trials, 30, Rule(PAUSING, 1, 2, 2), PROTOCOL, 4, seed=0)
+    assert saved.cost < 1 / 4
+    assert saved.loss == 0.0, "curves that never cross lose nothing"
+
+
+def test_search_of_some_of_the_trials_is_compared_with_the_best_of_these() -> None:
+    trials = [make_curves(0.01 * k) for k in range(1, 31)]
+    outcomes = [spend(trials, 5, Rule(NO_STOPPING), PROTOCOL, 4, seed) for seed in range(20)]
+    assert {(o.cost, o.loss, o.complete) for o in outcomes} == {(1.0, 0.0, 5)}
+
+
+def test_trials_that_all_have_no_score_lose_nothing() -> None:
+    assert spend([make_curves(0.0)] * 4, 4, Rule(), PROTOCOL, 2, seed=0).loss == 0.0
 
 
 def test_stored_histories_can_be_read() -> None:
@@ -117,6 +127,6 @@ def test_overhead_is_that_of_the_sampler_asked_for(
         built.append(name)
         return RandomSampler(seed=seed)
 
-    monkeypatch.setattr("wpm.studies.study.build_sampler", build)
+    monkeypatch.setattr("wpm.studies.optuna_trials.build_sampler", build)
     measure_study(tmp_path, "qmc", trials=10)
     assert set(built) == {"qmc"}
