@@ -57,6 +57,18 @@ def search(plan: LaunchPlan) -> list[str]:
     return handed_out
 
 
+def test_searches_of_which_the_same_is_true_share_a_line(tmp_path: Path, images: Path) -> None:
+    lines: list[str] = []
+    console: Any = SimpleNamespace(line=lines.append, live=lambda describe: None)
+    plan = plan_launch(tmp_path, "--trials", "4", "--searches", "3")
+    with ExitStack() as stack:
+        prepare_search(plan, console, stack, ignore_study_end)
+    first = "tried first: trial 0 published cub200"
+    assert [line for line in lines if "tried" in line] == [
+        f"folder/smoke/{row}, search 2, search 3: {first}" for row in TWINS
+    ]
+
+
 def test_every_search_of_a_row_is_a_study(tmp_path: Path) -> None:
     plan = plan_launch(tmp_path, "--searches", "3")
     assert [place.label for place in plan.places] == [

@@ -184,8 +184,7 @@ def forget_start(plan: StudyPlan) -> None:
 def test_points_and_origins_are_in_the_records_and_in_the_optuna_study(tmp_path: Path) -> None:
     plan, _ = start(make_plan(tmp_path, "contrastive+wpm", trials=8))
     assert describe_first_points(plan) == (
-        "folder/smoke/contrastive+wpm: tried first: trial 0 published cub200, "
-        "trial 1 published cars196"
+        "tried first: trial 0 published cub200, trial 1 published cars196"
     )
     with Study(plan) as study:
         for _ in range(3):

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -151,11 +151,13 @@ def prepare_search(
     for place in plan.places:
         if place not in searched:
             console.line(f"{place.name}: nothing to search; --best-only tests it")
-    study_plans = [_plan_search(plan, place, images, console) for place in searched]
+    said = list[tuple[StudyPlace, str]]()
+    study_plans = [_plan_search(plan, place, images, said) for place in searched]
     studies = [stack.enter_context(Study(study_plan)) for study_plan in study_plans]
     for study in studies:
-        if not study.started and (line := describe_first_points(study.plan)):
-            console.line(line)
+        if not study.started and (words := describe_first_points(study.plan)):
+            said.append((study.plan.place, words))
+    say_together(said, console)
     work = SearchWork(studies, console.line, on_study_end)
     if work.exhausted:
         return None
@@ -165,16 +167,25 @@ def prepare_search(
 
 
 def _plan_search(
-    plan: LaunchPlan, place: StudyPlace, images: PreparedImages, console: Console
+    plan: LaunchPlan, place: StudyPlace, images: PreparedImages, said: list[tuple[StudyPlace, str]]
 ) -> StudyPlan:
-    """Plan a search with what it tries first; say what is known and not tried."""
+    """Plan a search with what it tries first; add what is known and not tried to what is said."""
     choice = WarmStart(plan.options.warm_start)
     study_plan, notes = add_first_points(
         _plan_study(plan, place, images), choice, plan.options.search_spaces
     )
-    for note in notes:
-        console.line(f"{place.name}: {note}")
+    said += [(place, note) for note in notes]
     return study_plan
+
+
+def say_together(said: Sequence[tuple[StudyPlace, str]], console: Console) -> None:
+    """Print a line about each study; searches of a row of which the same is true share one."""
+    groups: dict[tuple[StudyPlace, str], list[StudyPlace]] = {}
+    for place, words in said:
+        groups.setdefault((replace(place, search=1), words), []).append(place)
+    for (_, words), places in groups.items():
+        others = "".join(f", search {place.search}" for place in places[1:])
+        console.line(f"{places[0].name}{others}: {words}")
 
 
 def _plan_study(plan: LaunchPlan, place: StudyPlace, images: PreparedImages) -> StudyPlan:

@@ -186,6 +186,6 @@ def _measure_search(place: StudyPlace) -> SearchCost:
 
 
 def describe_first_points(plan: StudyPlan) -> str:
-    """Say in one line what a search tries first; "" if the sampler chooses everything."""
+    """Say what a search tries first; "" if the sampler chooses everything."""
     origins = [f"trial {n} {point.origin}" for n, point in enumerate(plan.first_points)]
-    return f"{plan.place.name}: tried first: {', '.join(origins)}" if origins else ""
+    return f"tried first: {', '.join(origins)}" if origins else ""
