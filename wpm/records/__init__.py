@@ -24,6 +24,7 @@ from wpm.records.first_points import (
 )
 from wpm.records.layout import FORMAT, StudyPlace, check_format, configuration_key
 from wpm.records.outcomes import FailedRun, Outcome, ScoredRun
+from wpm.records.packing import read_records
 from wpm.records.provenance import provenance, timestamp
 from wpm.records.states import TrialState
 from wpm.records.studies import (
@@ -70,6 +71,7 @@ __all__ = [
     "read_all_reports",
     "read_finals",
     "read_first_points",
+    "read_records",
     "read_run_result",
     "read_study",
     "read_trials",
