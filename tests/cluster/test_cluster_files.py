@@ -64,7 +64,11 @@ def start_ray(command: str, folder: Path, before: str = "") -> dict[str, str]:
     ray = folder / "ray"
     ray.write_text('#!/bin/sh\necho "arguments=$*"\necho "files=$(ulimit -n)"\nenv\n')
     ray.chmod(0o755)
-    exports = {"RAY_enable_autoscaler_v2": "1", "RAY_HEAD_IP": "head"}
+    exports = {
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_HEAD_IP": "head",
+        "RAY_USAGE_STATS_ENABLED": "1",
+    }
     exported = "".join(with_envs([command], exports))
     answer = subprocess.run(
         ["bash", "-c", f"{before}\n{exported}"],
@@ -101,9 +105,16 @@ def test_start_commands_ask_for_a_token_and_keep_the_dashboard_private(path: Pat
     head, worker = config["head_start_ray_commands"][1], config["worker_start_ray_commands"][1]
     assert "--dashboard-host=127.0.0.1 " in head
     for command in (head, worker):
-        assert "RAY_AUTH_MODE=token ray start" in command
+        assert "RAY_AUTH_MODE=token " in command.partition("ray start")[0]
     (environment,) = [c for c in config["setup_commands"] if "export PATH" in c]
     assert " RAY_AUTH_MODE=token " in environment, "jobs and shells speak to Ray as well"
+
+
+@clusters
+def test_head_reports_nothing_to_the_makers_of_ray(path: Path, tmp_path: Path) -> None:
+    """`ray up` exports the opposite, and after the environment of `~/.bashrc` has been read."""
+    command = load(path)["head_start_ray_commands"][1]
+    assert start_ray(command, tmp_path)["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
 @clusters
