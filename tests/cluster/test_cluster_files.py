@@ -267,6 +267,32 @@ def test_shared_folder_is_mounted_before_anything_else_can_fail(path: Path) -> N
     assert not any("pip" in command for command in commands[:mount])
 
 
+@clouds
+@pytest.mark.parametrize("installed", [True, False])
+def test_packages_of_the_system_are_installed_where_they_are_missing(
+    path: Path, installed: bool, tmp_path: Path
+) -> None:
+    """The first update fails, as it does while a machine that has just booted updates its lists."""
+    (command,) = [c for c in load(path)["setup_commands"] if "apt-get" in c]
+    for name, script in (
+        ("dpkg", f"exit {0 if installed else 1}"),
+        ("sudo", 'exec env "$@"'),
+        ("sleep", ""),
+        ("apt-get", 'echo "$DEBIAN_FRONTEND|$*" >> $HOME/asked; [ $(wc -l < $HOME/asked) -gt 1 ]'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    subprocess.run(["bash", "-c", command], env=environment, check=True, timeout=30)
+    if installed:
+        assert not (tmp_path / "asked").exists()
+        return
+    first, second, install = (tmp_path / "asked").read_text().splitlines()
+    assert first == second == "|-qq update"
+    assert install.startswith("noninteractive|"), "the command runs on a terminal"
+    assert install.endswith("install -y git nfs-common python3-venv")
+
+
 @clusters
 def test_files_hold_no_secret(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
