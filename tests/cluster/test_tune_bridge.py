@@ -62,7 +62,10 @@ def test_refusal_of_a_worker_ends_the_launch_and_fails_no_work(
 
 def make_trial(error_file: Path | None = None) -> Any:
     failures = SimpleNamespace(num_failures=2)
-    return SimpleNamespace(trial_id="1", run_metadata=failures, error_file=error_file)
+    # Tune has given the status before it asks the scheduler, and lets the trial wait afterwards.
+    return SimpleNamespace(
+        trial_id="1", status=Trial.ERROR, run_metadata=failures, error_file=error_file
+    )
 
 
 def test_crashes_are_counted_from_zero_when_a_trial_makes_progress(
@@ -96,6 +99,39 @@ def test_saved_work_that_was_asked_to_end_is_no_crash(tmp_path: Path) -> None:
     tune_bridge.WorkScheduler(searcher).on_trial_error(SimpleNamespace(), trial)  # type: ignore[arg-type]
     assert trial.run_metadata.num_failures == 1
     assert searcher.crashes == {"1": "its node died"}
+
+
+def give_up(scheduler: Any, searcher: Any, tune_trial: str) -> None:
+    """Do what Tune does when a process dies that a trial is taking over: it says so twice."""
+    trial = make_trial()
+    trial.trial_id, trial.run_metadata.num_failures = tune_trial, 1
+    scheduler.on_trial_error(SimpleNamespace(), trial)
+    trial.status, trial.run_metadata.num_failures = Trial.PENDING, 2
+    scheduler.on_trial_error(SimpleNamespace(), trial)
+    searcher.on_trial_complete(tune_trial, error=True)
+
+
+def test_work_whose_process_dies_while_it_is_taken_over_is_handed_out_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray Tune 2.60 gives such a trial up at its first crash; a lost node is enough for one."""
+    source = Scripted()
+    searcher = tune_bridge.WorkSearcher(source, lambda: 4)
+    scheduler = tune_bridge.WorkScheduler(searcher)
+    first = searcher.suggest("a")
+    assert isinstance(first, dict)
+    monkeypatch.setattr(source, "exhausted", True)
+    monkeypatch.setattr(source, "next_work", lambda: None)
+    assert searcher.suggest("idle") is None, "FINISHED would be final, and the work may come again"
+    give_up(scheduler, searcher, "a")
+    assert searcher.suggest("b") == first
+    give_up(scheduler, searcher, "b")
+    assert searcher.suggest("c") == first
+    assert source.calls == []
+    give_up(scheduler, searcher, "c")
+    (call,) = source.calls
+    assert "its process died 3 times" in call
+    assert searcher.suggest("d") == Searcher.FINISHED
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,10 @@ class WorkSearcher(NeverSaved, Searcher):
         self.error: Exception | None = None
         self.crashes: dict[str, str] = {}  # by Tune trial: how its process crashed last
         self.reported: dict[str, int] = {}  # by Tune trial: number of reports at its last step
+        # Tune gives a trial up at the first crash of a process that the trial is taking over.
+        self.given_up: dict[str, int] = {}  # by such a Tune trial: how often its process crashed
+        self._earlier: dict[str, int] = {}  # by Tune trial: crashes of its work in earlier ones
+        self._again: list[tuple[Work, int]] = []  # such work, and its crashes so far
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next piece of work as a trial's configuration, as Tune's searchers do."""
@@ -53,9 +57,14 @@ class WorkSearcher(NeverSaved, Searcher):
         try:
             if len(self._running) >= self._capacity():
                 return None
-            work = self._source.next_work()
-            if work is None:
-                return Searcher.FINISHED if self._source.exhausted else None
+            if self._again:
+                work, self._earlier[trial_id] = self._again.pop(0)
+            elif (new := self._source.next_work()) is not None:
+                work = new
+            else:
+                # Tune asks no more once it has heard FINISHED, and running work may come again.
+                is_over = self._source.exhausted and not self._running
+                return Searcher.FINISHED if is_over else None
         except Exception as error:
             return self._give_up(error)
         self._running[trial_id] = work
@@ -108,10 +117,15 @@ class WorkSearcher(NeverSaved, Searcher):
         if trial_id not in self._running:
             return
         if error:
-            why = self.crashes.get(trial_id, "killed")
-            reason = f"its process died {MAX_CRASHES + 1} times, the last time: {why}"
+            work, why = self._running.pop(trial_id), self.crashes.get(trial_id, "killed")
+            crashes = self._earlier.pop(trial_id, 0)
+            crashes += self.given_up.pop(trial_id, MAX_CRASHES + 1)
+            if crashes <= MAX_CRASHES:
+                self._again.append((work, crashes))
+                return
+            reason = f"its process died {crashes} times, the last time: {why}"
             try:
-                self._source.on_crashed(self._running.pop(trial_id), reason)
+                self._source.on_crashed(work, reason)
             except Exception as failure:
                 self._give_up(failure)
         elif result is not None and ("refused" in result or _has_ended(result)):
@@ -186,6 +200,11 @@ class WorkScheduler(NeverSaved, FIFOScheduler):
 
     def on_trial_error(self, tune_controller: TuneController, trial: Trial) -> None:
         """Remember why a trial's process ended; one that saved itself does not count."""
+        if trial.status == Trial.PENDING:
+            # Tune handles the crash of a process that a trial is taking over twice: first the
+            # trial waits for another process, as after any crash, then Tune gives it up.
+            self._searcher.given_up[trial.trial_id] = trial.run_metadata.num_failures - 1
+            return
         error = _last_error(trial)
         if _WAS_INTERRUPTED in error:  # it has saved itself: that is no crash
             trial.run_metadata.num_failures -= 1
