@@ -12,6 +12,8 @@ import yaml  # type: ignore[import-untyped]
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from wpm.cluster.node_kinds import prefer_kinds_in_stock
+
 ROOT = Path(__file__).resolve().parents[2]
 CLOUDS = [ROOT / "cluster.yaml", ROOT / "clusters" / "gcp.yaml"]
 ON_PREMISE = ROOT / "clusters" / "on-premise.yaml"
@@ -197,9 +199,18 @@ def test_limit_of_open_files_is_raised_as_far_as_allowed(
 
 
 @clouds
-def test_clouds_keep_the_autoscaler_that_ray_chooses(path: Path, tmp_path: Path) -> None:
-    command = load(path)["head_start_ray_commands"][1]
-    assert start_ray(command, tmp_path)["RAY_enable_autoscaler_v2"] == "1"
+def test_only_several_kinds_of_worker_need_the_first_autoscaler(path: Path, tmp_path: Path) -> None:
+    """The second, which `ray up` asks for, never asks for another kind than one sold out."""
+    from ray.autoscaler._private.loader import load_function_or_class
+
+    config = load(path)
+    kinds = set(config["available_node_types"]) - {config["head_node_type"]}
+    called = start_ray(config["head_start_ray_commands"][1], tmp_path)
+    assert called["RAY_enable_autoscaler_v2"] == ("0" if len(kinds) > 1 else "1")
+    if len(kinds) > 1:
+        assert called["PYTHONPATH"] == str(tmp_path / "wpm"), "Ray finds our function there"
+        name = called["RAY_AUTOSCALER_UTILIZATION_SCORER"]
+        assert load_function_or_class(name) is prefer_kinds_in_stock
 
 
 def test_own_machines_are_started_by_the_first_autoscaler(tmp_path: Path) -> None:

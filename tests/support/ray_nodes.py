@@ -39,7 +39,7 @@ class RayNodes:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         }
-        self._mark = f"RAY_TMPDIR={folder}".encode()
+        self._folder = folder
         self._errors = folder / "stderr.txt"
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
@@ -94,22 +94,30 @@ class RayNodes:
         """End the cluster and the launches on it; kill what does not end by itself."""
         with suppress(subprocess.TimeoutExpired):
             self._process.communicate(timeout=_END_WAIT_S)
-        deadline = time.monotonic() + _END_WAIT_S
-        while ours := self._processes():
-            assert time.monotonic() < deadline, f"processes {ours} do not end"
-            for process in ours:
-                with suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-            time.sleep(0.2)
+        end_processes(self._folder)
 
-    def _processes(self) -> list[int]:
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with suppress(OSError):
-                    if self._mark in (entry / "environ").read_bytes().split(b"\0"):
-                        found.append(int(entry.name))
-        return found
+
+def processes_of(folder: Path) -> list[int]:
+    """Return the processes of the cluster with this RAY_TMPDIR, other than the calling one."""
+    mark = f"RAY_TMPDIR={folder}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with suppress(OSError):
+                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                    found.append(int(entry.name))
+    return found
+
+
+def end_processes(folder: Path) -> None:
+    """Kill all processes of the cluster with this RAY_TMPDIR, and the launches on it."""
+    deadline = time.monotonic() + _END_WAIT_S
+    while left := processes_of(folder):
+        assert time.monotonic() < deadline, f"processes {left} do not end"
+        for process in left:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.2)
 
 
 def children_of(parent: int) -> list[int]:
