@@ -151,7 +151,7 @@ start_node() {
 
 # Ray ends with the steps. `ray stop` would end every Ray of the user, those of other jobs too.
 end_ray() {
-    scancel --signal=TERM "$SLURM_JOB_ID" # the steps of this job, but not this script
+    scancel --signal=TERM "$SLURM_JOB_ID" 2> /dev/null # the steps of this job, but not this script
     for _ in {1..100}; do
         kill -0 "${steps[@]}" 2> /dev/null || break
         sleep 0.2

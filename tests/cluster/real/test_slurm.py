@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 STORE, PROJECT = SHARED / "store", SHARED / "project"
 SELECTION = f"--dataset folder --data-root {SHARED}/images --protocol smoke"
 # Long enough that a job is interrupted while it trains, also on a quiet machine.
-PACED = f"{SELECTION} --set iterations_per_epoch=40 --no-early-stopping"
+PACED = f"{SELECTION} --set iterations_per_epoch=100 --no-early-stopping"
 LONG = f"{SELECTION} --set iterations_per_epoch=200 --no-early-stopping"
 TRIALS = 4
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
@@ -129,8 +129,10 @@ def test_search_continues_after_the_time_limit_until_the_table(slurm: Slurm) -> 
 def check_nothing_is_left(slurm: Slurm) -> None:
     assert not list((slurm.shared / "store" / "slurm").glob("*/token"))
     for node in slurm.nodes:
-        assert slurm.run("ls /tmp", node=node) == ""
-        assert "ray" not in slurm.run("ps -eo args", node=node)
+        assert "wpm-" not in slurm.run("ls /tmp", node=node)
+        # Not those that have ended (Z): slurmd, the first process of a node, leaves them there.
+        processes = slurm.run("ps -eo stat=,args=", node=node).splitlines()
+        assert not [line for line in processes if "ray" in line and not line.startswith("Z")]
 
 
 def test_bad_flag_ends_the_job(slurm: Slurm) -> None:
