@@ -186,7 +186,13 @@ def test_flags_in_prose_are_ours(path: Path) -> None:
     """A flag at the start of inline code belongs to some command of the repository."""
     sources = [
         file.read_text(encoding="utf-8")
-        for pattern in ("wpm/cli/*.py", "analysis/*.py", "benchmarks/**/*.py", "*.yaml")
+        for pattern in (
+            "wpm/cli/*.py",
+            "analysis/*.py",
+            "benchmarks/**/*.py",
+            "*.yaml",
+            "clusters/*.sh",
+        )
         for file in ROOT.glob(pattern)
     ]
     known = {flag for source in sources for flag in re.findall(r"--[a-z][a-z-]*", source)}
