@@ -127,18 +127,19 @@ END
         --block &
     ray=$!
     trap 'ended=yes; kill -TERM $ray 2> /dev/null' TERM
-    wait $ray
-    wait $ray # again, where the signal ended the first wait
-    rm -rf "$folder"
     # With --no-kill, Slurm keeps a job that has lost its first node, and nothing on it would end it.
     while [ "$1$ended" = worker ]; do
-        sleep 5
+        sleep 5 > /dev/null 2>&1 & wait $!
+        ! timeout 5 bash -c ": < /dev/tcp/$HEAD_ADDRESS/$PORT" 2> /dev/null || continue
         kept=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%N)
         [ -z "$kept" ] || scontrol show hostnames "$kept" | grep -qx "$HEAD" || {
             scontrol requeue "$SLURM_JOB_ID"
             ended=yes
         }
     done
+    wait $ray
+    wait $ray # again, where the signal ended the first wait
+    rm -rf "$folder"
 }
 
 start_node() {
