@@ -1,7 +1,7 @@
 #!/bin/bash
 # Slurm runs this script on the first node of an allocation: it starts Ray on all nodes and a search
 # on them, saves the search before the time limit, and puts the job back into the queue, where the
-# search continues. ../docs/cluster.md explains it.
+# search continues. ../docs/slurm.md explains it.
 #
 # Fill in SHARED, check the other settings, add what your cluster asks for (#SBATCH --partition,
 # --account), and submit it in the project's folder with the flags of launch.py:

@@ -15,7 +15,7 @@ import pytest
 from tests.support.commands import ROOT, wait_until
 
 SCRIPT = ROOT / "clusters" / "slurm.sh"
-DOCS = ROOT / "docs" / "cluster.md"
+DOCS = ROOT / "docs" / "slurm.md"
 JOB, HEAD = 4011, "192.0.2.2"  # of a block that no network uses
 PORT = 20000 + 11 * 3
 BAD_INPUT, INTERRUPTED = 2, 130
