@@ -62,8 +62,8 @@ class MobileNet(Trunk):
             for unit in block.units:
                 layers.append(_build_convolution(channels, unit))
                 if unit.activation == "ReLU6":
-                    # In place on the convolution's own output, which its backward does not read.
-                    layers.append(nn.ReLU6(inplace=True))
+                    # Not in place: for its backward torch would copy the input first (2.14).
+                    layers.append(nn.ReLU6())
                 channels = unit.outputs
             body = nn.Sequential(*layers)
             yield _Residual(body) if block.residual else body
@@ -79,7 +79,7 @@ class MobileNet(Trunk):
     def body(self, features: Tensor) -> Tensor:
         """Everything from the bias of the first convolution to the mean over positions."""
         bias = self.first_bias.to(features.dtype)
-        x = F.relu6(features + bias[:, None, None], inplace=True)
+        x = F.relu6(features + bias[:, None, None])
         for block in self.blocks:
             x = block(x)
         return x.mean(dim=(2, 3))
