@@ -16,7 +16,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if here in item.path.parents:
             item.add_marker(pytest.mark.slow)
             # Ray, Slurm and sshd start and stop here: a test takes minutes.
-            item.add_marker(pytest.mark.timeout(1800))
+            item.add_marker(pytest.mark.timeout(3600))
             if not asked:
                 item.add_marker(
                     pytest.mark.skip(

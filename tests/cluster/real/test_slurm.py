@@ -20,7 +20,7 @@ STORE, PROJECT = SHARED / "store", SHARED / "project"
 SELECTION = f"--dataset folder --data-root {SHARED}/images --protocol smoke"
 # Long enough that a job is interrupted while it trains, also on a quiet machine.
 PACED = f"{SELECTION} --set iterations_per_epoch=100 --no-early-stopping"
-LONG = f"{SELECTION} --set iterations_per_epoch=200 --no-early-stopping"
+LONG = f"{SELECTION} --set iterations_per_epoch=300 --no-early-stopping"
 TRIALS = 4
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 WAIT_S = 1500  # a busy machine needs minutes to import torch in all processes
@@ -105,8 +105,10 @@ def test_search_continues_after_the_time_limit_until_the_table(slurm: Slurm) -> 
     rows = "--rows contrastive"
     # Slurm may send the signal up to a minute early.
     limit = "--time=5 --signal=B:TERM@120"
-    job = submit(slurm, f"{PACED} {rows} --trials {TRIALS}", sbatch=limit)
-    final = submit(slurm, f"{PACED} {rows} --best-only", sbatch=f"--dependency=afterok:{job}")
+    job = submit(slurm, f"{LONG} {rows} --trials {TRIALS}", sbatch=limit)
+    final = submit(
+        slurm, f"{LONG} {rows} --best-only --runs 1", sbatch=f"--dependency=afterok:{job}"
+    )
 
     assert wait_for_end(slurm, job)["JobState"] == "COMPLETED"
     log = log_of(slurm, job)
