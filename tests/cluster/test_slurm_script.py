@@ -247,28 +247,23 @@ def test_search_that_ends_by_itself_is_not_put_back(job: Job, code: int, said: s
     assert job.calls("scontrol requeue") == []
 
 
-def test_search_that_a_person_interrupted_is_not_put_back(job: Job) -> None:
-    job.say(code=str(INTERRUPTED))
-    code, output, _ = job.run()
-    assert code == INTERRUPTED
-    assert "the same sbatch command continues" in output
-    assert job.calls("scontrol requeue") == []
-
-
-def test_cancelled_job_is_not_put_back(job: Job) -> None:
-    job.say(waits="", code=str(INTERRUPTED), state="COMPLETING")
-    code, output, _ = job.run(signalled=True)
-    assert code == INTERRUPTED
-    assert "the same sbatch command continues" in output
-    assert job.calls("scontrol requeue") == []
-
-
-def test_cluster_that_puts_no_job_back_is_named(job: Job) -> None:
-    job.say(waits="", code=str(INTERRUPTED), refused="")
-    code, output, _ = job.run(signalled=True)
+@pytest.mark.parametrize(
+    ("how", "requeues"),
+    [
+        ({}, 0),  # a person interrupted the search, and Slurm sent nothing
+        ({"waits": "", "state": "COMPLETING"}, 0),  # the job was cancelled
+        ({"waits": "", "refused": ""}, 1),  # a cluster that puts no job back
+    ],
+)
+def test_interrupted_job_that_stays_as_it_is_says_what_continues_it(
+    job: Job, how: dict[str, str], requeues: int
+) -> None:
+    job.say(code=str(INTERRUPTED), **how)
+    code, output, _ = job.run(signalled="waits" in how)
     assert code == INTERRUPTED
     assert "the same sbatch command continues" in output
     assert "its next start" not in output
+    assert len(job.calls("scontrol requeue")) == requeues
 
 
 def test_signal_before_the_search_ends_the_job(job: Job) -> None:

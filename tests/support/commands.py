@@ -68,12 +68,25 @@ class Launcher:
         return records
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 90) -> None:
-    """Wait until a condition holds; fail after some seconds."""
+def wait_until(
+    condition: Callable[[], bool],
+    seconds: float = 90,
+    *,
+    what: str = "the condition",
+    every: float = 0.05,
+) -> None:
+    """Wait until a condition holds; fail after some seconds.
+
+    Args:
+        condition: is asked again and again.
+        seconds: to wait.
+        what: is waited for, for the message.
+        every: seconds between two looks; more where a look costs what others need.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"the condition did not hold within {seconds} s"
-        time.sleep(0.05)
+        assert time.monotonic() < deadline, f"{what} did not hold within {seconds:g} s"
+        time.sleep(every)
 
 
 def workers_of(launcher: Launcher) -> dict[int, Path]:

@@ -2,24 +2,22 @@
 
 They are namespaces of this machine, inside one that holds the network between them. Nothing leads
 from that network to this machine or further, and no interface, mount or folder is added outside of
-the namespaces but one work folder. When the process that made the hosts ends, however it ends, the
-kernel ends all of theirs, and the namespaces go with them; the next run deletes the work folder.
+the namespaces but one work folder.
 """
 
-import fcntl
 import os
-import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.real import namespaces
+from tests.cluster.real.namespaces import WorkFolder, first_process, run_checked
 from tests.support.ray_nodes import children_of
 
 USER = "wpm"
@@ -28,26 +26,15 @@ SHARED = Path("/mnt/wpm")  # on every host that shares the folder
 
 _ID = 61000  # user and group; known on the hosts alone
 _NETWORK = "10.77.0"
-_FOLDERS = Path(tempfile.gettempdir())
-_PREFIX = "wpm-hosts-"
-_LOCK = "lock"
+PREFIX = "wpm-hosts-"
 _SYSTEM = ("usr", "bin", "sbin", "lib", "lib64", "opt", "dev", "sys")
 _START_WAIT_S = 30
 _NEEDED = {
-    "unshare": "util-linux",
-    "nsenter": "util-linux",
-    "setpriv": "util-linux",
-    "ip": "iproute2",
     "sshd": "openssh-server",
     "ssh": "openssh-client",
     "rsync": "rsync",
     "git": "git",
 }
-
-_TRY = """
-ip link add switch type bridge
-ip link add cable type veth peer name eth0
-"""
 
 # Run by root in the namespaces of a host. The tree of folders is built beside the machine's own,
 # which stays as it is; FOLDER holds what is the host's, KEPT lists what it sees of this machine.
@@ -81,24 +68,7 @@ exec chroot "$root" /usr/sbin/sshd -D -e -f /dev/null -o UsePAM=no \\
 
 def find_missing() -> str | None:
     """Return what this machine lacks to make hosts and how to get it, or None."""
-    if os.geteuid() != 0:
-        return "hosts are network namespaces, which only root makes: run it as root"
-    search = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    for program, package in _NEEDED.items():
-        if shutil.which(program, path=search) is None:
-            return f"{program} is not installed: apt-get install {package}"
-    answer = subprocess.run(
-        ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "sh", "-ec", _TRY],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if answer.returncode:
-        why = (answer.stderr.strip() or "no message").splitlines()[-1]
-        return (
-            f"no network can be made in a namespace ({why}): allow CAP_SYS_ADMIN, bridge and veth"
-        )
-    return None
+    return namespaces.find_missing("hosts", _NEEDED)
 
 
 class Hosts:
@@ -116,11 +86,8 @@ class Hosts:
             kept: folders of this machine that every host sees, at the same path. They should not
                 be writable for everybody.
         """
-        delete_leftovers()
-        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_FOLDERS))
-        self._lock = lock_folder(self.folder)
-        assert self._lock is not None
-        self.folder.chmod(0o755)
+        self._work = WorkFolder(PREFIX)
+        self.folder = self._work.path
         self.shared = self.folder / "shared"
         self.shared.mkdir()
         os.chown(self.shared, _ID, _ID)
@@ -128,7 +95,7 @@ class Hosts:
         self._hosts: dict[str, subprocess.Popen[bytes]] = {}
         self._addresses: dict[str, str] = {}
         self._shares: dict[str, bool] = {}
-        _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / "key"))
+        run_checked("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(self.folder / "key"))
         # `setpriv` ends the network with this process, and the hosts with the network.
         self._network = subprocess.Popen(
             [
@@ -136,12 +103,12 @@ class Hosts:
                 "--kill-child", "sleep", "infinity",
             ],
             start_new_session=True,  # Ctrl-C is for the test, which then ends the hosts
-            env={**os.environ, "WPM_HOSTS": str(self.folder)},
+            env={**os.environ, **self._work.mark},
         )  # fmt: skip
         try:
-            self._inside = _wait_for_child(self._network.pid)
-            self._ip("link", "add", "switch", "type", "bridge")
-            self._ip("link", "set", "switch", "up")
+            self._inside = namespaces.wait_for_child(self._network.pid)
+            namespaces.ip(self._inside, "link", "add", "switch", "type", "bridge")
+            namespaces.ip(self._inside, "link", "set", "switch", "up")
         except BaseException:
             self.close()
             raise
@@ -157,10 +124,7 @@ class Hosts:
         for process in (self._network, *self._hosts.values()):
             process.kill()
             process.wait()
-        delete_folder(self.folder)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._work.delete()
 
     def add(self, name: str, *, shares: bool = True) -> None:
         """Make a host and boot it.
@@ -204,7 +168,7 @@ class Hosts:
             (etc / file).write_text(text)
         (etc / "ssh").mkdir()
         key = str(etc / "ssh" / "ssh_host_ed25519_key")
-        _run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
+        run_checked("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
 
     def boot(self, name: str) -> None:
         """Boot a host, for the first time or after its end: its home is kept, its /tmp is empty."""
@@ -221,7 +185,8 @@ class Hosts:
             "SHARED_FROM": str(self.shared) if self._shares[name] else "",
             "SHARED_AT": str(SHARED),
         }
-        with (folder / "sshd.log").open("a") as log:
+        # Anew at every boot: what an earlier sshd said there would be taken for this one's.
+        with (folder / "sshd.log").open("w") as log:
             process = subprocess.Popen(
                 [
                     "nsenter", "--target", str(self._inside), "--pid", "--",
@@ -231,22 +196,16 @@ class Hosts:
                 stdout=log, stderr=log, env=settings, start_new_session=True,
             )  # fmt: skip
         self._hosts[name] = process
-        init, cable = self._init_of(name), _cable(name)
-        self._ip("link", "add", cable, "type", "veth", "peer", "name", "eth0", "netns", str(init))
-        self._ip("link", "set", cable, "master", "switch", "up")
-        self._ip("addr", "add", f"{self.address(name)}/24", "dev", "eth0", where=init)
-        self._ip("link", "set", "eth0", "up", where=init)
+        namespaces.plug_in(self._inside, self._init_of(name), _cable(name), self.address(name))
         deadline = time.monotonic() + _START_WAIT_S
-        while "Server listening" not in (folder / "sshd.log").read_text()[-200:]:
+        while "Server listening" not in (folder / "sshd.log").read_text():
             assert process.poll() is None, (folder / "sshd.log").read_text()
             assert time.monotonic() < deadline, f"{name}: no sshd after {_START_WAIT_S} s"
             time.sleep(0.1)
 
     def end(self, name: str) -> None:
         """End a host as a power cut does: its cable is pulled, then all processes end at once."""
-        init = self._init_of(name)
-        self._ip("link", "del", _cable(name))
-        os.kill(init, signal.SIGKILL)
+        namespaces.cut_off(self._inside, self._init_of(name), _cable(name))
         self._hosts[name].wait()
 
     def address(self, name: str) -> str:
@@ -259,7 +218,7 @@ class Hosts:
 
     def give_to_user(self, folder: Path) -> None:
         """Make the user of the hosts the owner of a folder and all that is in it."""
-        _run("chown", "-R", f"{_ID}:{_ID}", str(folder))
+        run_checked("chown", "-R", f"{_ID}:{_ID}", str(folder))
 
     @contextmanager
     def in_background(self, name: str, command: str) -> Iterator[None]:
@@ -320,58 +279,12 @@ class Hosts:
         return found
 
     def _init_of(self, name: str) -> int:
-        """Return the first process of a host, the one with which all others end."""
-        return _wait_for_child(_wait_for_child(self._hosts[name].pid))
-
-    def _ip(self, *arguments: str, where: int | None = None) -> None:
-        """Run `ip` in the network of a process, by default in the one between the hosts."""
-        _run("nsenter", "--target", str(where or self._inside), "--net", "--", "ip", *arguments)
+        return first_process(self._hosts[name].pid)
 
 
 def _cable(name: str) -> str:
     """Return the name of the end of a host's cable that is in the network between the hosts."""
     return f"to-{name}"
-
-
-def lock_folder(folder: Path) -> int | None:
-    """Hold the lock of a work folder; None if another process holds it."""
-    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
-
-
-def delete_leftovers() -> None:
-    """Delete the work folders of runs that were killed."""
-    for folder in _FOLDERS.glob(f"{_PREFIX}*"):
-        lock = lock_folder(folder)
-        if lock is None:
-            continue
-        mark = f"WPM_HOSTS={folder}".encode()
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with suppress(OSError):
-                    if mark in (entry / "environ").read_bytes().split(b"\0"):
-                        os.kill(int(entry.name), signal.SIGKILL)
-        delete_folder(folder)
-        os.close(lock)
-
-
-def delete_folder(folder: Path) -> None:
-    """Delete a work folder whose processes were killed; the last may take a moment to end."""
-    deadline = time.monotonic() + _START_WAIT_S
-    while True:
-        try:
-            shutil.rmtree(folder)
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-        else:
-            return
 
 
 def make_environment(folder: Path, requirements: Path) -> list[Path]:
@@ -391,10 +304,10 @@ def make_environment(folder: Path, requirements: Path) -> list[Path]:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     if not (folder / "ready").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        _run(sys.executable, "-m", "venv", str(folder))
+        run_checked(sys.executable, "-m", "venv", str(folder))
         packages = folder / "lib" / version / "site-packages"
         (packages / "tests.pth").write_text(f"{ours}/lib/{version}/site-packages\n")
-        _run(
+        run_checked(
             str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check",
             "-r", str(requirements),
         )  # fmt: skip
@@ -409,15 +322,6 @@ def make_environment(folder: Path, requirements: Path) -> list[Path]:
     return [folder, ours, Path(sys.base_prefix).resolve()]
 
 
-def _wait_for_child(parent: int) -> int:
-    """Return the only child of a process, once it is there."""
-    deadline = time.monotonic() + _START_WAIT_S
-    while not (children := children_of(parent)):
-        assert time.monotonic() < deadline, f"process {parent} started none"
-        time.sleep(0.05)
-    return children[0]
-
-
 def _kill(process: subprocess.Popen[Any]) -> None:
     """Kill what `nsenter` has started, and `nsenter`."""
     for child in children_of(process.pid):
@@ -425,8 +329,3 @@ def _kill(process: subprocess.Popen[Any]) -> None:
             os.kill(child, signal.SIGKILL)
     process.kill()
     process.wait()
-
-
-def _run(*command: str) -> None:
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, f"{shlex.join(command)}: {answer.stdout}{answer.stderr}"

@@ -2,41 +2,27 @@
 
 They are namespaces inside one that holds the network between them and the controller. Nothing
 leads from that network to this machine or further, and no interface, mount or folder is added
-outside of the namespaces but one work folder. When the process that made the cluster ends, however
-it ends, the kernel ends all of its processes, and the namespaces go with them; the next run deletes
-the work folder.
+outside of the namespaces but one work folder.
 """
 
-import fcntl
 import os
-import shlex
-import shutil
-import signal
 import subprocess
-import tempfile
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from tests.cluster.real import namespaces
+from tests.cluster.real.namespaces import WorkFolder, first_process
 from tests.support.commands import wait_until
-from tests.support.ray_nodes import children_of
 
 USER = "wpm"
 SHARED = Path("/mnt/wpm")  # seen by the controller and all nodes; holds the user's home as well
-CREDENTIALS_S = 10  # a job that is put into the queue again starts after these seconds
+_CREDENTIALS_S = 10  # a job that is put into the queue again starts after these seconds
 
 _ID = 61000  # user and group; known inside only
 _NETWORK = "10.78.0"
-_FOLDERS = Path(tempfile.gettempdir())
-_PREFIX = "wpm-slurm-"
-_LOCK = "lock"
 _START_WAIT_S = 60
 _NEEDED = {
-    "unshare": "util-linux",
-    "nsenter": "util-linux",
-    "setpriv": "util-linux",
-    "ip": "iproute2",
     "munged": "munge",
     "slurmctld": "slurmctld",
     "slurmd": "slurmd",
@@ -85,7 +71,7 @@ ClusterName=wpm
 SlurmctldHost=controller({_NETWORK}.1)
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=cred_expire={CREDENTIALS_S}
+AuthInfo=cred_expire={_CREDENTIALS_S}
 MpiDefault=none
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -98,34 +84,14 @@ SlurmdSpoolDir=/mnt/state/%n
 SlurmdPidFile=/mnt/state/%n/slurmd.pid
 SlurmdTimeout=20
 ReturnToService=2
-PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
-JobCompType=jobcomp/filetxt
-JobCompLoc=/mnt/state/jobs.txt
 NodeName=DEFAULT CPUs=4 RealMemory=4000
-"""
-_PARTITIONS = """
-PartitionName=main Nodes=ALL Default=YES PriorityTier=1
-PartitionName=urgent Nodes=ALL PriorityTier=10
+PartitionName=main Nodes=ALL Default=YES
 """
 
 
 def find_missing() -> str | None:
-    """Return what this machine lacks for a Slurm and how to get it, None if nothing."""
-    if os.geteuid() != 0:
-        return "Slurm's nodes are network namespaces, which only root makes: run it as root"
-    for program, package in _NEEDED.items():
-        if shutil.which(program, path=_PATH) is None:
-            return f"{program} is not installed: apt-get install {package}"
-    answer = subprocess.run(
-        ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "true"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if answer.returncode:
-        return f"this machine makes no namespaces ({answer.stderr.strip()}): allow CAP_SYS_ADMIN"
-    return None
+    """Return what this machine lacks for a Slurm and how to get it, or None."""
+    return namespaces.find_missing("Slurm's nodes", _NEEDED)
 
 
 class Slurm:
@@ -143,10 +109,8 @@ class Slurm:
             nodes: how many.
             kept: folders of this machine that jobs read.
         """
-        _delete_leftovers()
-        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=_FOLDERS))
-        self._lock = _lock_folder(self._folder)
-        self._folder.chmod(0o755)
+        self._work = WorkFolder("wpm-slurm-")
+        self._folder = self._work.path
         self.shared = self._folder / "shared"
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self._addresses = {name: f"{_NETWORK}.{i}" for i, name in enumerate(self.nodes, start=2)}
@@ -164,7 +128,7 @@ class Slurm:
             log="boot", settings=settings,
         )  # fmt: skip
         try:
-            self._inside = _wait_for_child(self._all.pid)
+            self._inside = namespaces.wait_for_child(self._all.pid)
             socket = self._folder / "run" / "munge" / "munge.socket.2"
             wait_until(socket.is_socket, _START_WAIT_S)
             self._processes["controller"] = self._start(
@@ -189,10 +153,7 @@ class Slurm:
         for process in (self._all, *self._processes.values()):
             process.kill()
             process.wait()
-        _delete_folder(self._folder)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._work.delete()
 
     def boot(self, name: str) -> None:
         """Boot a node, for the first time or after its end."""
@@ -202,17 +163,11 @@ class Slurm:
             "--kill-child", "sh", "-euc", _BOOT_NODE, log=name, settings={"NAME": name},
         )  # fmt: skip
         self._processes[name] = process
-        init = self._init_of(name)
-        self._ip("link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", str(init))
-        self._ip("link", "set", name, "master", "switch", "up")
-        self._ip("addr", "add", f"{self._addresses[name]}/24", "dev", "eth0", where=init)
-        self._ip("link", "set", "eth0", "up", where=init)
+        namespaces.plug_in(self._inside, self._init_of(name), name, self._addresses[name])
 
     def end(self, name: str) -> None:
         """End a node as a power cut does: its cable is pulled, then all processes end at once."""
-        init = self._init_of(name)
-        self._ip("link", "del", name)
-        os.kill(init, signal.SIGKILL)
+        namespaces.cut_off(self._inside, self._init_of(name), name)
         self._processes[name].wait()
 
     def run(self, command: str, *, node: str | None = None, wait_s: float = 120) -> str:
@@ -242,7 +197,7 @@ class Slurm:
 
     def give_to_user(self, folder: Path) -> None:
         """Make the user the owner of a folder and all that is in it."""
-        _run("chown", "-R", f"{_ID}:{_ID}", str(folder))
+        namespaces.run_checked("chown", "-R", f"{_ID}:{_ID}", str(folder))
 
     def show(self, job: str) -> dict[str, str]:
         """Return the fields of a job as `scontrol show job` prints them."""
@@ -277,7 +232,7 @@ class Slurm:
         (etc / "passwd").write_text(Path("/etc/passwd").read_text() + user)
         (etc / "group").write_text(Path("/etc/group").read_text() + f"{USER}:x:{_ID}:\n")
         lines = "".join(f"NodeName={n} NodeAddr={a}\n" for n, a in self._addresses.items())
-        (etc / "slurm" / "slurm.conf").write_text(_SLURM_CONF + lines + _PARTITIONS)
+        (etc / "slurm" / "slurm.conf").write_text(_SLURM_CONF + lines)
 
     def _start(
         self, *command: str, log: str, settings: dict[str, str] | None = None
@@ -286,7 +241,7 @@ class Slurm:
         with (self._folder / f"{log}.log").open("a") as file:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-                env={"PATH": _PATH, **(settings or {})},
+                env={"PATH": _PATH, **self._work.mark, **(settings or {})},
                 start_new_session=True,  # Ctrl-C is for the test, which then ends the cluster
             )  # fmt: skip
 
@@ -294,58 +249,4 @@ class Slurm:
         return ["nsenter", "--target", str(process), "--net", "--mount", "--pid", "--uts", "--"]
 
     def _init_of(self, name: str) -> int:
-        """Return the first process of a node, the one with which all others end."""
-        # nsenter's child is unshare, whose child is the first process of the node.
-        return _wait_for_child(_wait_for_child(self._processes[name].pid))
-
-    def _ip(self, *arguments: str, where: int | None = None) -> None:
-        """Run `ip` in the network of a process, by default in the one between the nodes."""
-        _run("nsenter", "--target", str(where or self._inside), "--net", "--", "ip", *arguments)
-
-
-def _lock_folder(folder: Path) -> int | None:
-    """Hold the lock of a work folder; None if another process holds it."""
-    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
-
-
-def _delete_leftovers() -> None:
-    """Delete the work folders of runs that were killed; the kernel has ended their processes."""
-    for folder in _FOLDERS.glob(f"{_PREFIX}*"):
-        lock = _lock_folder(folder)
-        if lock is not None:
-            _delete_folder(folder)
-            os.close(lock)
-
-
-def _delete_folder(folder: Path) -> None:
-    """Delete a work folder whose processes were killed; the last may take a moment to end."""
-    deadline = time.monotonic() + _START_WAIT_S
-    while True:
-        try:
-            shutil.rmtree(folder)
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-        else:
-            return
-
-
-def _wait_for_child(parent: int) -> int:
-    """Return the only child of a process, once it is there."""
-    deadline = time.monotonic() + _START_WAIT_S
-    while not (children := children_of(parent)):
-        assert time.monotonic() < deadline, f"process {parent} started none"
-        time.sleep(0.05)
-    return children[0]
-
-
-def _run(*command: str) -> None:
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert answer.returncode == 0, f"{shlex.join(command)}: {answer.stdout}{answer.stderr}"
+        return first_process(self._processes[name].pid)

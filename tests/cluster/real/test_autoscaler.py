@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.planted import plant
+from tests.support import commands
 from tests.support.commands import ROOT, Launcher, study_states, workers_of
 from tests.support.ray_nodes import parent_of
 from tests.support.scaling_cluster import Sample, ScalingCluster
@@ -50,12 +51,8 @@ def steps_of(folder: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def wait_until(condition: Callable[[], bool], seconds: float) -> None:
-    """Wait until a condition holds, looking seldom: the nodes need this machine's cores."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"the condition did not hold within {seconds} s"
-        time.sleep(1)
+# Looks seldom: the nodes need this machine's cores.
+wait_until = partial(commands.wait_until, every=1.0)
 
 
 def set_free(file: Path, number: int) -> None:

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.real.hosts import SHARED, Hosts, delete_leftovers, find_missing
-from tests.support.commands import wait_until
-
-ROOT = Path(__file__).resolve().parents[3]
+from tests.cluster.real.hosts import PREFIX, SHARED, Hosts, find_missing
+from tests.cluster.real.namespaces import delete_leftovers
+from tests.support.commands import ROOT, wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +78,7 @@ def test_nothing_is_left_when_the_process_that_made_them_is_killed() -> None:
         maker.kill()
     wait_until(lambda: not processes_with(folder), 30)
     assert folder.exists()
-    delete_leftovers()
+    delete_leftovers(PREFIX)
     assert not folder.exists()
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.real.hosts import SHARED, Hosts, find_missing, make_environment
+from tests.support.commands import ROOT, wait_until
 from tests.support.tiny import make_image_folder
 from wpm.records import TrainingRecord, TrialState, find_studies, read_trials
 
-ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "cluster.md"
 FILE = "clusters/on-premise.yaml"
 LAPTOP, HEAD, WORKERS = "laptop", "head", ("worker-1", "worker-2")
@@ -92,14 +92,8 @@ class Cluster:
 
     def wait_for_nodes(self, wanted: int, wait_s: float) -> None:
         begin = time.monotonic()
-        self.wait_until(lambda: self.nodes() == wanted, f"{wanted} nodes", wait_s)
+        wait_until(lambda: self.nodes() == wanted, wait_s, what=f"{wanted} nodes", every=1)
         self.say(f"  {wanted} nodes after {time.monotonic() - begin:.0f} s")
-
-    def wait_until(self, condition: Callable[[], bool], what: str, wait_s: float) -> None:
-        deadline = time.monotonic() + wait_s
-        while not condition():
-            assert time.monotonic() < deadline, f"no {what} after {wait_s:.0f} s"
-            time.sleep(1)
 
     def trials(self) -> list[TrainingRecord]:
         found = []
@@ -255,17 +249,13 @@ def test_page_holds_with_three_hosts(cluster: Cluster, say: Callable[[str], None
     commit = hosts.run(LAPTOP, "git -C ~/wpm rev-parse HEAD")
     run(bundle)
     run(up)
-    cluster.wait_until(
-        lambda: all(cluster.commit_on(name) == commit for name in CLUSTER), "new commit", 180
-    )
+    wait_until(lambda: all(cluster.commit_on(name) == commit for name in CLUSTER), 180, every=1)
     cluster.wait_for_nodes(3, 300)
 
     say("-- search")
     job = cluster.submit(page.search("ray exec cluster.yaml 'ray job submit"))
     lost = WORKERS[1]
-    cluster.wait_until(
-        lambda: cluster.completed() >= 2 and cluster.trains_on(lost), "trials on all hosts", 300
-    )
+    wait_until(lambda: cluster.completed() >= 2 and cluster.trains_on(lost), 300, every=1)
 
     say(f"-- {lost} is lost")
     assert cluster.completed() < TRIALS * len(ROWS), "the search is over already"
@@ -298,6 +288,4 @@ def test_page_holds_with_three_hosts(cluster: Cluster, say: Callable[[str], None
 
     say("-- the end")
     run(page.command("ray down cluster.yaml") + " --yes")
-    cluster.wait_until(
-        lambda: not any(cluster.raylets(name) for name in CLUSTER), "end of all nodes", 180
-    )
+    wait_until(lambda: not any(cluster.raylets(name) for name in CLUSTER), 180, every=1)
