@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from scipy.stats import spearmanr
+
 from benchmarks.search_replay import HISTORIES, Curves, RecordedStudy, Rule, read_studies, replay
 from wpm.cpus import count_cpus
 from wpm.formatting import format_table
@@ -76,7 +78,9 @@ def print_rules(
     trials = min(trials, len(study.curves))
     print(
         f"\n{study.name}: {searches} searches of {trials} of {len(study.curves)} trials, "
-        f"{workers} workers"
+        f"{workers} workers; rank correlation of the first fold with the mean of all folds, at the "
+        f"end: {correlate_first_fold(study.curves):.2f}, of the better half of the trials "
+        f"{correlate_first_fold(better_half(study.curves)):.2f}"
     )
     rows = []
     with ProcessPoolExecutor(count_cpus()) as pool:
@@ -92,6 +96,17 @@ def print_rules(
                 f"{statistics.mean(o.complete for o in outcomes):.1f}",
             ])  # fmt: skip
     print(format_table(COLUMNS, rows, "text"), flush=True)
+
+
+def correlate_first_fold(trials: Sequence[Curves]) -> float:
+    """Return how well the first fold alone ranks trials at their ends (Spearman's rho)."""
+    rho, _ = spearmanr([trial.values[0][-1] for trial in trials], [trial.end for trial in trials])
+    return float(rho)
+
+
+def better_half(trials: Sequence[Curves]) -> list[Curves]:
+    """Return the half of the trials with the best ends, rounded up."""
+    return sorted(trials, key=lambda trial: -trial.end)[: -(-len(trials) // 2)]
 
 
 def spend(

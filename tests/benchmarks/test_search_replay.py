@@ -7,7 +7,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 
 from benchmarks.search_overhead import measure_study
 from benchmarks.search_replay import Curves, Listener, ReplayedTrial, Rule, read_studies, replay
-from benchmarks.search_stopping import spend
+from benchmarks.search_stopping import better_half, correlate_first_fold, spend
 from wpm.protocol_files import find_protocol
 from wpm.protocols import HALVING, NO_STOPPING, PAUSING
 
@@ -102,6 +102,14 @@ def test_search_of_some_of_the_trials_is_compared_with_the_best_of_these() -> No
     trials = [make_curves(0.01 * k) for k in range(1, 31)]
     outcomes = [spend(trials, 5, Rule(NO_STOPPING), PROTOCOL, 4, seed) for seed in range(20)]
     assert {(o.cost, o.loss, o.complete) for o in outcomes} == {(1.0, 0.0, 5)}
+
+
+def test_first_fold_ranks_trials_as_all_folds_do_or_the_other_way_round() -> None:
+    same = [Curves([[0.1 * k], [0.1 * k]], 1.0) for k in range(5)]
+    turned = [Curves([[0.1 * k], [1 - 0.3 * k]], 1.0) for k in range(3)]
+    assert correlate_first_fold(same) == pytest.approx(1)
+    assert correlate_first_fold(turned) == pytest.approx(-1)
+    assert [trial.end for trial in better_half(same)] == pytest.approx([0.4, 0.3, 0.2])
 
 
 def test_trials_that_all_have_no_score_lose_nothing() -> None:
