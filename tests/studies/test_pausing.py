@@ -179,7 +179,7 @@ def test_known_configuration_passes_the_early_rungs_unless_it_was_sampled_in_par
         assert study.report(0, curve(0.1, 3)) is Decision.SUSPEND, "the last rung is for all"
 
 
-def test_search_announces_what_waited_in_vain(tmp_path: Path) -> None:
+def test_search_announces_what_waits_and_what_waited_in_vain(tmp_path: Path) -> None:
     lines: list[str] = []
     with Study(plan_pausing(tmp_path, trials=2)) as study:
         source = SearchWork([study], lines.append)
@@ -201,8 +201,9 @@ def test_search_announces_what_waited_in_vain(tmp_path: Path) -> None:
         assert source.next_work() is None
         assert source.exhausted
         assert states(study) == [OptunaState.COMPLETE, OptunaState.PRUNED]
-    assert [line.split()[3] for line in lines] == ["complete", "stopped"]
-    assert lines[1].endswith("at epoch 1")
+    assert [line.split()[3] for line in lines] == ["waits", "waits", "complete", "stopped"]
+    assert lines[0].endswith("waits     MAP@R 0.0556  at epoch 1")
+    assert lines[3].endswith("at epoch 1")
 
 
 @pytest.mark.parametrize(

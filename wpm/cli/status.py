@@ -26,8 +26,9 @@ from wpm.records import (
 )
 from wpm.records.training_log import last_lines
 
-_COLUMNS = ("study", "trials", "complete", "stopped", "diverged", "failed", "running", "waiting",
-            "best", "final runs", "time", "validating", "saving", "now")  # fmt: skip
+_COLUMNS = ("study", "ended", "complete", "stopped", "diverged", "failed", "running", "waiting",
+            "trials x folds", "best", "final runs", "time", "validating", "saving",
+            "now")  # fmt: skip
 _SHOWN_FAILURES = 3  # per study
 
 _CLEAR = "\x1b[H\x1b[2J"  # moves the cursor to the corner and clears the terminal
@@ -135,6 +136,7 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
         states[TrialState.FAILED],
         states[TrialState.RUNNING],
         states[TrialState.WAITING],
+        _folds_trained(study, records),
         f"{max(scores):.4f}" if scores else "-",
         tested,
         format_duration(sum(worker_seconds(record.reports) for record in records)),
@@ -144,7 +146,6 @@ def _describe(place: StudyPlace) -> tuple[list[Any], list[str], list[str]]:
     ]
     notes = [
         *_describe_age(study, place),
-        *_describe_folds(study, place, records),
         *_last_failures(place, records),
     ]
     return row, notes, problems + more_problems
@@ -158,19 +159,12 @@ def _describe_age(study: Mapping[str, Any], place: StudyPlace) -> list[str]:
     return [f"{place.name} can be read and not continued: {describe_procedure(number)}"]
 
 
-def _describe_folds(
-    study: Mapping[str, Any], place: StudyPlace, records: Sequence[TrainingRecord]
-) -> list[str]:
-    """Say how many folds the trials have trained, where not all folds train in lockstep."""
-    protocol = study["identity"]["protocol"]
-    if not protocol["first_folds"] or not records:
-        return []
+def _folds_trained(study: Mapping[str, Any], records: Sequence[TrainingRecord]) -> str:
+    """Say how many trials have trained how many folds, where not all folds train in lockstep."""
+    if not study["identity"]["protocol"]["first_folds"]:
+        return "-"
     trained = Counter(len(record.outcome.fold_scores) for record in records)
-    counts = ", ".join(
-        f"{folds} of {protocol['folds']} in {trials} {'trial' if trials == 1 else 'trials'}"
-        for folds, trials in sorted(trained.items())
-    )
-    return [f"{place.name} folds trained: {counts}"]
+    return ", ".join(f"{trained[folds]} x {folds}" for folds in sorted(trained) if folds) or "-"
 
 
 def _last_failures(place: StudyPlace, records: Sequence[TrainingRecord]) -> list[str]:

@@ -30,7 +30,7 @@ class SearchWork:
 
         Args:
             studies: open studies.
-            announce: called with a line whenever a trial ends.
+            announce: called with a line whenever a trial ends or begins to wait.
             on_study_end: called when all trials of a study have ended, or the study failed.
         """
         self._studies = list(studies)
@@ -75,7 +75,12 @@ class SearchWork:
     def on_step(self, work: Work, step: StepResult) -> Decision:
         """Report to the study, whose rungs decide whether the trial continues."""
         study, number = self._running[work.key]
-        return study.report(number, step.reports)
+        decision = study.report(number, step.reports)
+        if decision is Decision.SUSPEND:
+            last = step.reports[-1]
+            detail = f"at {study.describe_reached(last)}"
+            self._announce_trial(study, number, "waits", last.best_map_at_r, detail)
+        return decision
 
     def on_stopped(self, work: Work, step: StepResult) -> None:
         """Record that the trial was behind at a rung and ends there."""
@@ -131,15 +136,21 @@ class SearchWork:
     def _handle_end(self, study: Study, number: int, outcome: Outcome, detail: str) -> None:
         name, state, score = study.plan.place.name, outcome.state, outcome.score
         self._ended[name] += 1
-        shown = "" if score is None else f"  MAP@R {score:.4f}"
-        origin = study.origin_of(number)
-        known = f"  ({origin})" if origin else ""
-        self._announce(f"{name} trial {number:>3} {state.for_people:<8}{shown}  {detail}{known}")
+        self._announce_trial(study, number, state.for_people, score, detail)
         if state is TrialState.COMPLETE and score is not None:
             self._best[name] = max(score, self._best.get(name, score))
         if state is TrialState.FAILED:
             self._handle_failure(study, number, detail)
         self._notify_if_finished(study)
+
+    def _announce_trial(
+        self, study: Study, number: int, state: str, score: float | None, detail: str
+    ) -> None:
+        shown = "" if score is None else f"  MAP@R {score:.4f}"
+        origin = study.origin_of(number)
+        known = f"  ({origin})" if origin else ""
+        name = study.plan.place.name
+        self._announce(f"{name} trial {number:>3} {state:<8}{shown}  {detail}{known}")
 
     def _handle_failure(self, study: Study, number: int, detail: str) -> None:
         """Show the trial's log; end the launch if every trial so far has failed.
