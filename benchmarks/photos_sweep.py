@@ -33,7 +33,8 @@ from wpm.protocol_fields import Value
 from wpm.protocol_files import find_protocol
 from wpm.protocols import HALVING, NO_STOPPING, Protocol, change_protocol
 from wpm.rows import Row
-from wpm.spaces import Range, load_space
+from wpm.space_files import Range
+from wpm.spaces import load_space
 from wpm.training.config import TrainingConfig
 from wpm.training.fold import DivergedError
 from wpm.training.training import Training

@@ -8,7 +8,8 @@ import pytest
 
 from wpm.errors import UserError
 from wpm.rows import Row
-from wpm.spaces import Range, known_losses, load_space, load_spaces, nothing_to_mine
+from wpm.space_files import Range
+from wpm.spaces import known_losses, load_space, load_spaces, nothing_to_mine
 
 # Ranges of MLRC's searches, from published/search_ranges.csv: low, high, scale, type.
 LOG_LR = (1e-6, 1.0, "log", "float")

@@ -9,7 +9,8 @@ import pytest
 from wpm.errors import UserError
 from wpm.records import FirstPoint
 from wpm.rows import Row
-from wpm.spaces import PublishedPoint, Range, SearchSpace, known_losses, load_space, nothing_to_mine
+from wpm.space_files import PublishedPoint, Range
+from wpm.spaces import SearchSpace, known_losses, load_space, nothing_to_mine
 from wpm.studies.warm_start import (
     NEAR,
     Known,

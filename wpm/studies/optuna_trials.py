@@ -10,7 +10,7 @@ from optuna.trial import TrialState as OptunaState
 
 from wpm.records import Outcome, TrainingFolder, TrialState, trial_numbers, validation_order
 from wpm.reports import Report
-from wpm.spaces import Range
+from wpm.space_files import Range
 from wpm.studies.journal import check_end, open_journal
 from wpm.studies.plan import StudyPlan
 from wpm.studies.samplers import build_sampler

@@ -9,7 +9,8 @@ from types import MappingProxyType
 from wpm.errors import UserError
 from wpm.records.first_points import FirstPoint
 from wpm.rows import Row
-from wpm.spaces import PublishedPoint, Range, SearchSpace
+from wpm.space_files import PublishedPoint, Range
+from wpm.spaces import SearchSpace
 
 # Two points are the same guess if no parameter differs by more than this share of its range.
 NEAR = 0.02
