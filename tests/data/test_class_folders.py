@@ -8,8 +8,9 @@ import pytest
 
 from tests.support.errors import error_line
 from tests.support.image_trees import image_bytes, make_tree
-from wpm.data.class_folders import image_suffixes, index_class_folders
+from wpm.data.class_folders import index_class_folders
 from wpm.data.datasets import load_index
+from wpm.data.image_tree import image_suffixes
 from wpm.data.index import DataSource, ImageIndex
 from wpm.errors import UserError
 

@@ -16,7 +16,6 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize as torchvision_resize
 
 from wpm.data import decoding
-from wpm.data.class_folders import image_suffixes
 from wpm.data.decoding import (
     DecodedPart,
     DecodingTask,
@@ -26,6 +25,7 @@ from wpm.data.decoding import (
     decode_parts,
 )
 from wpm.data.image_file import cached_size, decode_image
+from wpm.data.image_tree import image_suffixes
 from wpm.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]

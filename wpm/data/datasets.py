@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from wpm.data.archives import Archive, fetch_archive
-from wpm.data.class_folders import holds_images, index_class_folders
+from wpm.data.class_folders import index_class_folders
 from wpm.data.glyphs import render_glyphs
+from wpm.data.image_tree import holds_images
 from wpm.data.index import DataSource, ImageIndex
 from wpm.data.parts import CLASSES_BY_PATH, SPLIT_FOLDERS
 from wpm.data.published_listings import load_cars196, load_cub200, load_sop

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from wpm import __version__
 from wpm.cpus import count_cpus
-from wpm.data.class_folders import list_images
 from wpm.data.image_file import UndecodableError
+from wpm.data.image_tree import list_images
 from wpm.errors import UserError
 from wpm.files import write_bytes
 from wpm.model.embedding import EVALUATION_BATCH
