@@ -13,7 +13,7 @@ from wpm.cli.console import Console
 from wpm.cli.image_findings import examine_images
 from wpm.cli.launch_plan import LaunchPlan, locate_images, make_plan
 from wpm.cli.options import LaunchOptions
-from wpm.cli.prepare import PreparedImages, prepare_images
+from wpm.cli.prepare_images import PreparedImages, prepare_images
 from wpm.data.datasets import load_index
 from wpm.data.pixels import Pixels
 from wpm.errors import UserError

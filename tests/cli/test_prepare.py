@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.support.tiny import make_image_folder, smoke_protocol
-from wpm.cli.prepare import prepare_images
+from wpm.cli.prepare_images import prepare_images
 from wpm.data.index import DataSource
 
 

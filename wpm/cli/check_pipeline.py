@@ -9,7 +9,7 @@ from pathlib import Path
 from wpm.cli.console import Console
 from wpm.cli.launch_plan import LaunchPlan
 from wpm.cli.pipeline_verdict import VIEWS, PublishedFigures, compare, judge
-from wpm.cli.prepare import prepare_images
+from wpm.cli.prepare_images import prepare_images
 from wpm.formatting import format_duration, format_table
 from wpm.jobs.job import choose_device
 from wpm.jobs.pipeline_check import PipelineCheck, PipelineScores

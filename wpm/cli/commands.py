@@ -14,10 +14,10 @@ from wpm.cli.options import LaunchOptions
 from wpm.cli.prepare import (
     OnStudyEnd,
     Prepared,
-    prepare_images,
     prepare_retraining,
     prepare_search,
 )
+from wpm.cli.prepare_images import prepare_images
 from wpm.cli.protocol_choice import choose_protocol
 from wpm.model.embedding import check_model
 from wpm.spaces import SearchSpace
