@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from analysis.command_line import build_parser, run_main
 from analysis.studies.comparison import compare_rows, correct_comparisons, drop_unequal
 from analysis.studies.row_pairs import choose_pairs, choose_twins
-from analysis.studies.row_results import add_score_flags, read_row
+from analysis.studies.row_record import add_score_flags
+from analysis.studies.row_results import read_row
 from analysis.studies.row_searches import group_searches
 from analysis.studies.selection import read_studies, select_studies
 from analysis.text.comparison import format_comparisons, format_curves_csv, format_pairs_csv

@@ -9,7 +9,8 @@ from analysis.command_line import build_parser, run_main
 from analysis.studies.comparison import compare_rows
 from analysis.studies.planning import plan_differences
 from analysis.studies.row_pairs import choose_pairs, choose_twins
-from analysis.studies.row_results import add_score_flags, read_row
+from analysis.studies.row_record import add_score_flags
+from analysis.studies.row_results import read_row
 from analysis.studies.row_searches import group_searches
 from analysis.studies.selection import read_studies, select_studies
 from analysis.text.planning import format_plans, format_plans_csv

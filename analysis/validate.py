@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from analysis.command_line import build_parser, run_main
-from analysis.studies.row_results import add_score_flags, read_row
+from analysis.studies.row_record import add_score_flags
+from analysis.studies.row_results import read_row
 from analysis.studies.selection import read_studies, select_studies
 from analysis.studies.validation import validate_rows
 from analysis.text.validation import format_agreements_csv, format_points_csv, format_validations

@@ -12,7 +12,7 @@ from analysis.report_page.theme import Figure
 from analysis.studies.comparison import Comparison, compare_rows, correct_comparisons
 from analysis.studies.published import PUBLISHED, read_scores
 from analysis.studies.row_pairs import choose_twins
-from analysis.studies.row_results import METRICS, VIEWS, RowRecord
+from analysis.studies.row_record import METRICS, VIEWS, RowRecord
 from analysis.studies.row_searches import group_searches, search_curve
 from analysis.studies.table_blocks import make_blocks
 from analysis.studies.validation import validate_rows

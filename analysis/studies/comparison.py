@@ -14,7 +14,7 @@ from analysis.studies.fairness import (
     describe_search,
     describe_settings,
 )
-from analysis.studies.row_results import RowRecord
+from analysis.studies.row_record import RowRecord
 from analysis.studies.row_searches import RowSearches
 from analysis.studies.selection import report_problems
 from wpm.errors import UserError

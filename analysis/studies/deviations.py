@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.studies.published import PROTOCOL
-from analysis.studies.row_results import RowRecord
+from analysis.studies.row_record import RowRecord
 from wpm.procedure import PROCEDURE
 from wpm.protocol_files import find_protocol, read_protocol
 from wpm.protocols import NO_STOPPING

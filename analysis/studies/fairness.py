@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from analysis.studies.published import PROTOCOL
-from analysis.studies.row_results import RowRecord
+from analysis.studies.row_record import RowRecord
 from wpm.procedure import PROCEDURE, describe_procedure
 from wpm.protocol_files import find_protocol
 from wpm.protocols import NO_STOPPING

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from analysis.numbers.search_curve import SearchCurve, average_curves, make_curve
 from analysis.numbers.search_scores import independent_scores
-from analysis.studies.row_results import FinalRuns, RowRecord, TrialOutcome
+from analysis.studies.row_record import FinalRuns, RowRecord, TrialOutcome
 from wpm.records import StudyPlace, TrialState
 from wpm.rows import Row
 from wpm.spreads import VarianceSplit, split_variance

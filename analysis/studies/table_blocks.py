@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from analysis.studies.published import DIMENSIONS, PUBLISHED, Scores, read_scores
-from analysis.studies.row_results import RowRecord
+from analysis.studies.row_record import RowRecord
 from analysis.studies.row_searches import RowSearches, group_searches
 from wpm.rows import Row
 

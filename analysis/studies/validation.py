@@ -7,7 +7,7 @@ from itertools import groupby
 
 from analysis.numbers.correlation import SMALLEST, Correlation, correlate
 from analysis.numbers.means import mean
-from analysis.studies.row_results import FinalRuns, RowRecord
+from analysis.studies.row_record import FinalRuns, RowRecord
 from wpm.procedure import PROCEDURE
 
 ALL_ROWS = "all rows"

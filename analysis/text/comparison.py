@@ -6,7 +6,7 @@ from typing import Any
 from analysis.numbers.means import confidence_half_width, mean
 from analysis.numbers.search_curve import ROUND_COUNTS, SearchCurve
 from analysis.studies.comparison import Comparison
-from analysis.studies.row_results import METRICS, RowRecord
+from analysis.studies.row_record import METRICS, RowRecord
 from analysis.studies.row_searches import RowSearches, search_curve
 from analysis.text.layout import (
     NotedTable,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from analysis.studies.deviations import SOURCES, find_deviations
-from analysis.studies.row_results import RowRecord
+from analysis.studies.row_record import RowRecord
 from analysis.text.layout import NotedTable, format_csv
 
 _COLUMNS = ("what", "here", "published", "source")

@@ -9,7 +9,7 @@ from analysis.studies.fairness import (
     find_footnotes,
 )
 from analysis.studies.published import DIMENSIONS, read_scores
-from analysis.studies.row_results import METRICS, VIEWS, RowRecord
+from analysis.studies.row_record import METRICS, VIEWS, RowRecord
 from analysis.studies.table_blocks import TableBlock, TableLine
 from analysis.text.deviations import describe_count
 from analysis.text.layout import format_percent

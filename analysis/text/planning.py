@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from analysis.studies.planning import DifferencePlan, Step
-from analysis.studies.row_results import METRICS
+from analysis.studies.row_record import METRICS
 from analysis.text.layout import NotedTable, format_csv, format_hours, format_percent
 from analysis.text.verdict import describe_spread
 from wpm.spreads import spread_factors

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from analysis.studies.published import read_scores
-from analysis.studies.row_results import METRICS, VIEWS
+from analysis.studies.row_record import METRICS, VIEWS
 from analysis.studies.table_blocks import TableBlock, TableLine
 from analysis.text.footnotes import Footnotes, describe_block, describe_scopes
 from analysis.text.latex import LATEX, DatasetColumns, Entry, escape_latex, format_page

@@ -6,7 +6,7 @@ from typing import Any
 
 from analysis.numbers.means import confidence_half_width, mean
 from analysis.studies.fairness import find_footnotes
-from analysis.studies.row_results import METRICS, VIEWS
+from analysis.studies.row_record import METRICS, VIEWS
 from analysis.studies.table_blocks import TableBlock, TableLine
 from analysis.text.footnotes import Footnotes, describe_block, describe_scopes
 from analysis.text.layout import NotedTable, format_csv, format_hours

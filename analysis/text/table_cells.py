@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from analysis.numbers.means import mean
-from analysis.studies.row_results import METRICS, VIEWS
+from analysis.studies.row_record import METRICS, VIEWS
 from analysis.studies.table_blocks import TableLine
 from analysis.text.layout import format_mean, format_points
 

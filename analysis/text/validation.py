@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from analysis.numbers.correlation import SMALLEST, Correlation
-from analysis.studies.row_results import METRICS
+from analysis.studies.row_record import METRICS
 from analysis.studies.validation import Validation
 from analysis.text.layout import NotedTable, format_csv, format_mean, format_percent, with_notes
 from wpm.formatting import format_table

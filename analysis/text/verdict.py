@@ -2,7 +2,7 @@
 
 from analysis.numbers.search_curve import SearchCurve
 from analysis.studies.comparison import Comparison
-from analysis.studies.row_results import METRICS
+from analysis.studies.row_record import METRICS
 from analysis.text.layout import format_points
 from wpm.spreads import VarianceSplit
 

@@ -12,7 +12,8 @@ import pytest
 
 from analysis import deviations, table
 from analysis.studies.deviations import _NAMES, find_deviations, name_field
-from analysis.studies.row_results import RowRecord, read_row
+from analysis.studies.row_record import RowRecord
+from analysis.studies.row_results import read_row
 from tests.support.stored import COMPLETE, write_final, write_run, write_search
 from wpm.files import read_json, write_json
 from wpm.protocol_files import find_protocol

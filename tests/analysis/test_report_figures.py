@@ -14,7 +14,8 @@ from analysis.studies.comparison import Comparison, compare_rows
 from analysis.studies.histories import Search, read_search
 from analysis.studies.parameter_importance import measure_importance
 from analysis.studies.published import read_trace
-from analysis.studies.row_results import RowRecord, read_row
+from analysis.studies.row_record import RowRecord
+from analysis.studies.row_results import read_row
 from analysis.studies.row_searches import RowSearches, group_searches
 from analysis.studies.score_surface import predict_surface
 from analysis.studies.validation import validate_rows
