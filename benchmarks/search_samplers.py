@@ -35,8 +35,7 @@ from benchmarks.search_replay import (
 )
 from wpm.cpus import count_cpus
 from wpm.formatting import format_table
-from wpm.protocol_files import find_protocol
-from wpm.protocols import HALVING, NO_STOPPING
+from wpm.protocols import HALVING, NO_STOPPING, Protocol
 from wpm.rows import Row
 from wpm.spaces import load_space
 from wpm.studies.samplers import build_sampler
@@ -93,19 +92,19 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=count_cpus())
     parser.add_argument("--quick", action="store_true", help="two seeds, three settings")
     args = parser.parse_args()
-    settings = make_settings()
-    if args.quick:
-        args.seeds, settings = 2, settings[::6]
+    seeds = 2 if args.quick else args.seeds
     for study in read_studies(args.histories):
+        if args.studies and study.name not in args.studies:
+            continue
+        settings = make_settings(study.protocol)[:: 6 if args.quick else 1]
         for surrogate in SURROGATES:
-            if not args.studies or study.name in args.studies:
-                landscape = Landscape(study, surrogate)
-                print_landscape(landscape, settings, args.seeds, surrogate, args.processes)
+            landscape = Landscape(study, surrogate)
+            print_landscape(landscape, settings, seeds, surrogate, args.processes)
 
 
-def make_settings() -> list[Setting]:
-    """Return what is compared: samplers under the default rule, then rules under two samplers."""
-    none, halving, default = Rule(NO_STOPPING), Rule(HALVING, 0, 2, 2), default_rule()
+def make_settings(protocol: Protocol) -> list[Setting]:
+    """Return what is compared: samplers under the protocol's rule, then rules under two."""
+    none, halving, default = Rule(NO_STOPPING), Rule(HALVING, 0, 2, 2), default_rule(protocol)
     return [
         *(Setting(name, default) for name in ("curves", "tpe", "gp", "random")),
         *(Setting(name, halving) for name in ("curves", "tpe")),
@@ -114,9 +113,8 @@ def make_settings() -> list[Setting]:
     ]
 
 
-def default_rule() -> Rule:
-    """Return the rule of protocol `small`."""
-    protocol = find_protocol("small", "omniglot")
+def default_rule(protocol: Protocol) -> Rule:
+    """Return the rule of a protocol."""
     return Rule(
         protocol.stopping, protocol.first_folds, protocol.grace_epochs, protocol.reduction_factor
     )
