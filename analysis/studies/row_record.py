@@ -28,7 +28,9 @@ class TrialOutcome:
     """How a trial of a search ended.
 
     Attributes:
-        score: validation MAP@R, a fraction; None if the trial failed or is running.
+        score: validation MAP@R, a fraction, over the folds that it trained; None if the trial
+            failed or is running.
+        comparable: the score beside those of complete trials; see `comparable_score`.
         epochs: epochs that were trained; 0 while the trial is running.
         hours: device-hours; 0 while the trial is running.
     """
@@ -38,6 +40,7 @@ class TrialOutcome:
     score: float | None = None
     epochs: int = 0
     hours: float = 0.0
+    comparable: float | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Read a study: its search, and the final runs of its configurations."""
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from analysis.numbers.means import mean
@@ -10,6 +12,7 @@ from analysis.studies.row_record import METRICS, VIEWS, FinalRuns, RowRecord, Tr
 from analysis.studies.selection import require_study
 from wpm.records import (
     FinalRecord,
+    Outcome,
     ScoredRun,
     StudyPlace,
     TrainingRecord,
@@ -38,7 +41,8 @@ def read_row(place: StudyPlace) -> tuple[RowRecord, list[str]]:
     """
     study = require_study(place)
     records, problems = read_trials(place)
-    trials, more_problems = convert_records(records, _describe_trial)
+    whole = [r.result for r in records if r.result and r.state is TrialState.COMPLETE]
+    trials, more_problems = convert_records(records, partial(_describe_trial, whole))
     finals, even_more = read_final_runs(place)
     left_out = len(study.get("provenance", {}).get("left_out", ()))
     row = RowRecord(
@@ -87,17 +91,43 @@ def convert_records(
     return contents, problems
 
 
-def _describe_trial(record: TrainingRecord) -> TrialOutcome:
+def _describe_trial(complete: Sequence[Outcome], record: TrainingRecord) -> TrialOutcome:
     if record.result is None:
         return TrialOutcome(record.number, record.state)
+    # A failed trial has no score, as in the search, even if it reached one before it failed.
+    scored = record.state is not TrialState.FAILED
     return TrialOutcome(
         record.number,
         record.state,
-        # A failed trial has no score, as in the search, even if it reached one before it failed.
-        score=None if record.state is TrialState.FAILED else record.result.score,
+        score=record.result.score if scored else None,
         epochs=record.result.epochs,
         hours=device_hours(record.result),
+        comparable=comparable_score(record.result, complete) if scored else None,
     )
+
+
+def comparable_score(outcome: Outcome, complete: Sequence[Outcome]) -> float | None:
+    """Return what a trial's score would be on all folds, where it was stopped with fewer.
+
+    Folds differ in difficulty by more than configurations do. So the score is multiplied by what
+    the complete trials have on all folds, divided by what they have on these: the median of them.
+    It is at most the best of theirs, since a trial that was behind is not taken to be the best.
+
+    Args:
+        complete: how the complete trials of the study ended.
+    """
+    folds = len(outcome.fold_scores)
+    if outcome.score is None or all(len(other.fold_scores) <= folds for other in complete):
+        return outcome.score
+    ratios = [
+        mean(other.fold_scores) / mean(other.fold_scores[:folds])
+        for other in complete
+        if folds and mean(other.fold_scores[:folds]) > 0
+    ]
+    if not ratios:
+        return outcome.score
+    best = max(mean(other.fold_scores) for other in complete)
+    return min(outcome.score * statistics.median(ratios), best)
 
 
 def _describe_finals(record: FinalRecord) -> FinalRuns:

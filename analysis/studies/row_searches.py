@@ -134,8 +134,8 @@ class RowSearches:
 
     @property
     def trial_scores(self) -> list[float]:
-        """The score of every trial of all searches that has ended; 0 of a failed one."""
-        return [trial.score or 0.0 for search in self.searches for trial in search.ended]
+        """The comparable score of every trial of all searches that has ended; 0 of a failed one."""
+        return [trial.comparable or 0.0 for search in self.searches for trial in search.ended]
 
     @property
     def pooled_curve(self) -> SearchCurve | None:
@@ -160,8 +160,9 @@ def group_searches(rows: Iterable[RowRecord]) -> list[RowSearches]:
 def search_curve(search: RowRecord, counts: Sequence[int] | None = None) -> SearchCurve:
     """Return the progress of a search.
 
-    A trial counts with the best validation score that it reached, and a failed one with 0, as in
-    the published protocol. Running trials are left out.
+    A trial counts with the best validation score that it reached, made comparable where it trained
+    fewer folds than others, and a failed one with 0, as in the published protocol. Running trials
+    are left out.
 
     Args:
         counts: numbers of trials to compute expectations for; None lets `make_curve` choose.
@@ -178,7 +179,7 @@ def _curve_of(
     trials: Sequence[TrialOutcome], hours: Sequence[float], counts: Sequence[int] | None = None
 ) -> SearchCurve:
     return make_curve(
-        [trial.score or 0.0 for trial in trials],
+        [trial.comparable or 0.0 for trial in trials],
         [trial.state == TrialState.COMPLETE for trial in trials],
         hours,
         counts,
