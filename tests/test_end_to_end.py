@@ -1,14 +1,16 @@
-"""From images to the table through Ray, as a user types it."""
+"""From images to the table as a user types it; through Ray where the way of the work counts."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.support.commands import ROOT, Launcher, study_states
+from analysis.export import main as export
+from analysis.rank_trials import main as rank_trials
+from analysis.table import main as print_table
+from tests.support.commands import Launcher, study_states
+from tests.support.without_ray import run_here
 from wpm.records import TrialState, find_studies, read_finals
 
 pytestmark = pytest.mark.slow
@@ -27,7 +29,9 @@ sys.addaudithook(_hook)
 """
 
 
-def test_search_final_runs_ranking_and_table(tmp_path: Path) -> None:
+def test_search_final_runs_ranking_and_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     launcher = Launcher(tmp_path)
     rows = ("--rows", "contrastive", "contrastive+wpm")
     output = launcher.run(*rows, "--trials", "3")
@@ -37,12 +41,12 @@ def test_search_final_runs_ranking_and_table(tmp_path: Path) -> None:
     assert {len(s) for s in states.values()} == {3}
     assert not any("RUNNING" in s for s in states.values())
 
-    again = launcher.run(*rows, "--trials", "3")
+    again = run_here(launcher, *rows, "--trials", "3")
     assert "MAP@R" not in again, "finished trials were run again"
 
     output = launcher.run(*rows, "--best-only", "--runs", "2")
     assert output.count("tested") == 4
-    assert "tested" not in launcher.run(*rows, "--best-only", "--runs", "2")
+    assert "tested" not in run_here(launcher, *rows, "--best-only", "--runs", "2")
     for place in find_studies(launcher.run_root):
         (final,), _ = read_finals(place)
         results = final.tested
@@ -51,48 +55,42 @@ def test_search_final_runs_ranking_and_table(tmp_path: Path) -> None:
         assert results[0].provenance["libraries"]["torch"]
     assert not list(launcher.run_root.glob(".ray-*")), "Ray's own files were left"
 
-    for script in ("rank_trials", "table"):
-        answer = subprocess.run(
-            [sys.executable, "-m", f"analysis.{script}", "--run-root", str(launcher.run_root)],
-            cwd=ROOT, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert answer.returncode == 0, answer.stderr
-        assert "contrastive+wpm" in answer.stdout
-    status = launcher.run("--status")
+    for command in (rank_trials, print_table):
+        assert command(["--run-root", str(launcher.run_root)]) == 0
+        assert "contrastive+wpm" in capsys.readouterr().out
+    status = run_here(launcher, "--status")
     assert status.count("finished") == 2
 
 
-def test_several_searches_are_made_trained_again_and_told_apart(tmp_path: Path) -> None:
+def test_several_searches_are_made_trained_again_and_told_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     launcher = Launcher(tmp_path)
     rows = ("--rows", "contrastive")
-    output = launcher.run(*rows, "--trials", "2", "--searches", "2")
+    output = run_here(launcher, *rows, "--trials", "2", "--searches", "2")
     assert output.count("folder/smoke/contrastive.search-2 trial") == 2, output
     assert "next: python launch.py --best-only --searches 2 with the same selection" in output
     assert {row: len(s) for row, s in study_states(launcher.run_root).items()} == {
         "contrastive": 2,
         "contrastive.search-2": 2,
     }
-    status = launcher.run("--status")
+    status = run_here(launcher, "--status")
     assert status.count("finished") == 2
 
-    ahead = launcher.run(*rows, "--best-only", "--runs", "1", "--searches", "2", "--dry-run")
-    assert "folder/smoke/contrastive.search-2" in ahead
-    output = launcher.run(*rows, "--best-only", "--runs", "1", "--searches", "2")
+    final = (*rows, "--best-only", "--runs", "1", "--searches", "2")
+    assert "folder/smoke/contrastive.search-2" in run_here(launcher, *final, "--dry-run")
+    output = run_here(launcher, *final)
     assert output.count("tested") == 2, output
     for place, seed in zip(find_studies(launcher.run_root), (1000, 2000), strict=True):
-        (final,), _ = read_finals(place)
-        assert [run.seed for run in final.tested] == [seed]
+        (record,), _ = read_finals(place)
+        assert [run.seed for run in record.tested] == [seed]
         (line,) = (place.folder / "test_access.jsonl").read_text().splitlines()
         assert f"seed-{seed}" in line
-    assert "left out search 2" in launcher.run(*rows, "--trials", "2")
+    assert "left out search 2" in run_here(launcher, *rows, "--trials", "2")
 
     out = tmp_path / "exported"
-    answer = subprocess.run(
-        [sys.executable, "-m", "analysis.export", "--run-root", str(launcher.run_root),
-         "--out", str(out)],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "contrastive was searched 2 times; taken is search" in answer.stderr
+    assert export(["--run-root", str(launcher.run_root), "--out", str(out)]) == 0
+    assert "contrastive was searched 2 times; taken is search" in capsys.readouterr().err
     assert len(list(out.glob("*.safetensors"))) == 4
 
 
@@ -118,8 +116,8 @@ def test_trials_start_on_one_fold_wait_there_and_are_stopped_or_earn_the_others(
             assert f"stopped   MAP@R {outcome.score:.4f}  {where}" in output
     counts = Counter(len(trial.outcome.fold_scores) for trial in trials)
     shown = f" {counts[1]} x 1, {counts[4]} x 4 "
-    assert shown in launcher.run("--status")
-    launcher.run(*setting, "--best-only", "--runs", "1")
+    assert shown in run_here(launcher, "--status")
+    run_here(launcher, *setting, "--best-only", "--runs", "1")
     (final,), _ = read_finals(place)
     assert states[int(final.chosen.trial or 0)] is TrialState.COMPLETE
     assert len(final.tested) == 1
@@ -182,16 +180,18 @@ def test_search_whose_every_point_diverges_learns_that_and_ends(tmp_path: Path) 
         "[search.pos_margin]\nlow = 0\nhigh = 1\n[fixed]\nneg_margin = 1e39\n"
     )
     arguments = ("--rows", "contrastive", "--trials", "4", "--search-spaces", str(spaces))
-    output = launcher.run(*arguments)
+    output = run_here(launcher, *arguments)
     assert output.count("diverged  MAP@R 0.0000  loss of fold 0 is inf in epoch 1") == 4
     assert study_states(launcher.run_root)["contrastive"] == ["COMPLETE"] * 4
-    status = launcher.run("--status")
+    status = run_here(launcher, "--status")
     assert "trial 3 diverged: loss of fold 0 is inf in epoch 1" in status
-    output = launcher.run("--best-only", *arguments, code=2)
+    output = run_here(launcher, "--best-only", *arguments, code=2)
     assert "has no complete trial among its 4" in output
 
 
-def test_published_configuration_is_trained_without_a_search(tmp_path: Path) -> None:
+def test_published_configuration_is_trained_without_a_search(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     launcher = Launcher(tmp_path)
     spaces = tmp_path / "spaces"
     spaces.mkdir()
@@ -200,18 +200,15 @@ def test_published_configuration_is_trained_without_a_search(tmp_path: Path) -> 
         '[[published]]\ndataset = "folder"\nsource = "mlrc"\nparameters = { margin = 0.25 }\n'
     )
     rows = ("--rows", "triplet", "--search-spaces", str(spaces))
-    output = launcher.run(*rows, "--best-only", "--published", "--runs", "1")
+    output = run_here(launcher, *rows, "--best-only", "--published", "--runs", "1")
     assert "as published (mlrc)" in output
     (place,) = find_studies(launcher.run_root)
     (final,), _ = read_finals(place)
     assert final.parameters == {"margin": 0.25}
     assert len(final.tested) == 1
-    table = subprocess.run(
-        [sys.executable, "-m", "analysis.table", "--run-root", str(launcher.run_root)],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "published" in table.stdout
+    assert print_table(["--run-root", str(launcher.run_root)]) == 0
+    assert "published" in capsys.readouterr().out
     # A search of the same row continues in the same folder, and can try that point first.
-    launcher.run(*rows, "--trials", "1", "--warm-start", "published")
+    run_here(launcher, *rows, "--trials", "1", "--warm-start", "published")
     (trial,) = launcher.trials()
     assert trial.identity["parameters"] == {"margin": 0.25}

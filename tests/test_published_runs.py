@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +13,13 @@ from scipy.io import savemat
 
 import launch
 from analysis.table import main as print_table
+from tests.support.without_ray import do_all_work
+from wpm.cli.launch_plan import LaunchPlan
 from wpm.cli.prepare import Prepared
 from wpm.data.datasets import DATASETS
 from wpm.data.index import DataSource, ImageIndex
 from wpm.data.published_listings import load_cars196, load_cub200, load_sop
 from wpm.data.published_sets import CARS196, CUB200, SOP, PublishedSet
-from wpm.jobs.start import start_job
 from wpm.records import StudyPlace, TrialState, read_finals, read_trials
 from wpm.rows import Row
 from wpm.spaces import SPACES_FOLDER
@@ -99,16 +99,8 @@ CASES = {
 }
 
 
-def run_here(args: Any, prepared: Prepared, *_: Any) -> bool:
-    """Run all work in this process, one piece after another."""
-    work = prepared.work
-    while (piece := work.next_work()) is not None:
-        job = start_job(piece.payload)
-        step = job.step()
-        while step.result is None:
-            step = job.step()
-        job.close()
-        work.on_ended(piece, step)
+def run_without_ray(plan: LaunchPlan, prepared: Prepared, *_: object) -> bool:
+    do_all_work(prepared.work)
     return True
 
 
@@ -131,7 +123,7 @@ def dataset(
         "classes_per_batch = 2\nimages_per_class = 2\niterations_per_epoch = 1\n"
         "trunk_passes = 2\nembedding_masks = 2\nmax_epochs = 1\nvalidation_interval = 1\n"
     )
-    monkeypatch.setattr("wpm.cli.commands.run_on_ray", run_here)
+    monkeypatch.setattr("wpm.cli.commands.run_on_ray", run_without_ray)
     case.make(tmp_path / "work" / case.known.home)
     return name
 

@@ -1,6 +1,5 @@
 """Run launch.py as a user does, on tiny images, and read what it wrote."""
 
-import json
 import os
 import signal
 import subprocess
@@ -8,6 +7,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from tests.support.tiny import make_image_folder
 from wpm.records import TrainingRecord, find_studies, read_trials
@@ -36,12 +39,14 @@ class Launcher:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
 
-    def arguments(self, *more: str) -> list[str]:
+    def flags(self, *more: str) -> list[str]:
         return [
-            sys.executable, "launch.py", "--dataset", "folder", "--data-root", str(self.images),
-            "--protocol", "smoke", "--run-root", str(self.run_root),
-            "--work-root", str(self.work_root), *more,
+            "--dataset", "folder", "--data-root", str(self.images), "--protocol", "smoke",
+            "--run-root", str(self.run_root), "--work-root", str(self.work_root), *more,
         ]  # fmt: skip
+
+    def arguments(self, *more: str) -> list[str]:
+        return [sys.executable, "launch.py", *self.flags(*more)]
 
     def start(self, *more: str) -> subprocess.Popen[str]:
         """Start a launch in its own process group, as a shell does."""
@@ -106,20 +111,10 @@ def workers_of(launcher: Launcher) -> dict[int, Path]:
 
 def study_states(run_root: Path) -> dict[str, list[str]]:
     """Return the states of all trials in Optuna's storage, by row and search."""
-    code = (
-        "import optuna, sys, json\n"
-        "from optuna.storages import JournalStorage\n"
-        "from optuna.storages.journal import JournalFileBackend\n"
-        "storage = JournalStorage(JournalFileBackend(sys.argv[1]))\n"
-        "(study,) = optuna.get_all_study_names(storage)\n"
-        "trials = optuna.load_study(study_name=study, storage=storage).trials\n"
-        "print(json.dumps([t.state.name for t in trials]))\n"
-    )
     states = {}
     for place in find_studies(run_root):
-        answer = subprocess.run(
-            [sys.executable, "-c", code, str(place.journal)],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        states[place.label] = json.loads(answer.stdout)
+        storage = JournalStorage(JournalFileBackend(str(place.journal)))
+        (name,) = optuna.get_all_study_names(storage)
+        trials = optuna.load_study(study_name=name, storage=storage).trials
+        states[place.label] = [trial.state.name for trial in trials]
     return states
