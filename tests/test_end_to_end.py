@@ -1,6 +1,5 @@
 """From images to the table as a user types it; through Ray where the way of the work counts."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -14,19 +13,6 @@ from tests.support.without_ray import run_here
 from wpm.records import TrialState, find_studies, read_finals
 
 pytestmark = pytest.mark.slow
-
-# Loaded by every Python process that finds it on its path: notes each file that is opened.
-TRACER = """
-import os, sys
-_log = os.open(os.environ["TRACE_FILE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-_watched = os.environ["TRACE_FOLDERS"].split(":")
-def _hook(event, args):
-    if event == "open" and isinstance(args[0], (str, bytes, os.PathLike)):
-        name = os.path.realpath(os.fsdecode(args[0]))
-        if any(name.startswith(folder) for folder in _watched):
-            os.write(_log, (name + "\\n").encode())
-sys.addaudithook(_hook)
-"""
 
 
 def test_search_final_runs_ranking_and_table(
@@ -122,37 +108,6 @@ def test_trials_start_on_one_fold_wait_there_and_are_stopped_or_earn_the_others(
     assert states[int(final.chosen.trial or 0)] is TrialState.COMPLETE
     assert len(final.tested) == 1
     assert len(final.folds[0]) == 4
-
-
-def test_search_never_opens_a_test_image(tmp_path: Path) -> None:
-    launcher = Launcher(tmp_path)
-    site = tmp_path / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text(TRACER)
-    trace = tmp_path / "trace.txt"
-    launcher.environment |= {
-        "PYTHONPATH": str(site),
-        "TRACE_FILE": str(trace),
-        "TRACE_FOLDERS": f"{launcher.images.resolve()}:{launcher.work_root.resolve()}",
-    }
-    launcher.run("--rows", "contrastive+wpm", "--trials", "2")
-    opened = set(trace.read_text().splitlines())
-    classes = {Path(name).parent.name for name in opened if name.endswith(".png")}
-    assert classes == {f"class_{k:02d}" for k in range(8)}, "trainval images, and only those"
-    caches = {Path(name).parent.name for name in opened if name.endswith("pixels.bin")}
-    processes_that_mapped = [n for n in trace.read_text().splitlines() if n.endswith("meta.json")]
-    assert len({c for c in caches if not c.startswith(".")}) <= 1
-    assert len(processes_that_mapped) >= 3, "the workers were not traced"
-
-    trace.write_text("")
-    launcher.run("--rows", "contrastive+wpm", "--best-only", "--runs", "1")
-    opened = set(trace.read_text().splitlines())
-    classes = {Path(name).parent.name for name in opened if name.endswith(".png")}
-    assert {f"class_{k:02d}" for k in range(8, 16)} <= classes, "the tracer sees test images"
-    (place,) = find_studies(launcher.run_root)
-    lines = (place.folder / "test_access.jsonl").read_text().splitlines()
-    assert len(lines) == 1
-    assert "seed-1000" in json.loads(lines[0])["reason"]
 
 
 def test_cluster_that_does_not_answer_is_refused(tmp_path: Path) -> None:
