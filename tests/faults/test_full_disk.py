@@ -2,7 +2,6 @@
 
 import ctypes
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.support.commands import ROOT, Launcher, study_states, wait_until
+from analysis.table import main as print_table
+from tests.support.commands import Launcher, study_states, wait_until
+from tests.support.without_ray import run_here
 from wpm.records import Outcome, TrialState, find_studies, read_finals, read_study
 
 pytestmark = pytest.mark.slow
@@ -150,7 +151,9 @@ def test_run_folder_that_becomes_read_only(tmp_path: Path) -> None:
     assert not list(launcher.run_root.rglob("*checkpoint-*")), "a half one stayed behind"
 
 
-def test_unreadable_images_are_skipped_and_recorded_from_launch_to_table(tmp_path: Path) -> None:
+def test_unreadable_images_are_skipped_and_recorded_from_launch_to_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     launcher = Launcher(tmp_path)
     # One is of the trainval half, one of the test half.
     for damaged in ("class_01/2.png", "class_12/0.png"):
@@ -158,18 +161,18 @@ def test_unreadable_images_are_skipped_and_recorded_from_launch_to_table(tmp_pat
         path.write_bytes(path.read_bytes()[:60])
     Image.new("L", (20, 20)).save(launcher.images / "class_03/0.png")  # black everywhere
     search = ("--rows", "contrastive", "--trials", "1")
-    refused = launcher.run(*search, code=2)
+    refused = run_here(launcher, *search, code=2)
     assert_one_line(refused, "class_01/2.png (")
     assert "--skip-unreadable" in refused
-    output = launcher.run(*search, "--skip-unreadable")
+    output = run_here(launcher, *search, "--skip-unreadable")
     assert "left out: 1 of 32 images to train and validate on cannot be read: class_01/2." in output
     assert (
         "warning: little can be seen in 1 of 32 images to train and validate on: "
         "1 show one colour everywhere: class_03/0.png"
     ) in " ".join(output.split())
     final = ("--rows", "contrastive", "--best-only", "--runs", "1")
-    assert_one_line(launcher.run(*final, code=2), "class_01/2.png (")
-    launcher.run(*final, "--skip-unreadable")
+    assert_one_line(run_here(launcher, *final, code=2), "class_01/2.png (")
+    run_here(launcher, *final, "--skip-unreadable")
     (place,) = find_studies(launcher.run_root)
     study = read_study(place)
     assert study is not None
@@ -178,12 +181,10 @@ def test_unreadable_images_are_skipped_and_recorded_from_launch_to_table(tmp_pat
     (result,) = record.tested
     ((left_out, _),) = result.left_out
     assert (left_out, result.test_images) == ("class_12/0.png", 31)
-    table = subprocess.run(
-        [sys.executable, "-m", "analysis.table", "--run-root", str(launcher.run_root)],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "contrastive: tested without 1 image that could not be read" in table.stdout
+    assert print_table(["--run-root", str(launcher.run_root)]) == 0
+    told = capsys.readouterr().out
+    assert "contrastive: tested without 1 image that could not be read" in told
     # With another image left out it is another study.
     (launcher.images / "class_02" / "0.png").unlink()
-    changed = launcher.run(*search, "--skip-unreadable", code=2)
+    changed = run_here(launcher, *search, "--skip-unreadable", code=2)
     assert_one_line(changed, "was started with images.pixels = ")
