@@ -10,6 +10,7 @@ from tests.support.download_server import Server, serve
 from tests.support.hub_server import Hub, serve_hub
 from tests.support.stored import write_final, write_run, write_search
 from tests.support.tiny import make_image_folder
+from tests.support.without_ray import launch_here
 from wpm.cli.arguments import build_parser
 from wpm.cli.model_checks import locate_weights
 from wpm.cli.options import LaunchOptions
@@ -105,7 +106,7 @@ def test_weights_are_fetched_and_checked(tmp_path: Path, monkeypatch: pytest.Mon
     assert Path(locate_weights(options, "bninception")) == found
 
 
-@pytest.mark.slow  # three launches
+@pytest.mark.slow
 def test_weights_of_timm_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import timm
     from safetensors.torch import save
@@ -124,8 +125,8 @@ def test_weights_of_timm_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert answer.returncode == 0, answer.stderr
         assert file.read_bytes() == content
         assert len(hub.downloads) == 1
-    answer = launch(*arguments, *roots, "--dry-run")  # without network, and without --fetch
-    assert answer.returncode == 0, answer.stderr
+    code, output = launch_here(*arguments, *roots, "--dry-run")  # without network and --fetch
+    assert code == 0, output
     file.with_name(f"{file.name}.sha256").unlink()
     file.unlink()
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
@@ -140,9 +141,9 @@ def test_weights_of_timm_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.slow
 def test_fetch_without_rows_stops_before_the_search(tmp_path: Path) -> None:
     roots = ["--run-root", str(tmp_path / "runs"), "--work-root", str(tmp_path / "work")]
-    answer = launch("--protocol", "smoke", "--fetch", *roots)
-    assert answer.returncode == 0
-    assert "fetched; next: " in answer.stdout
+    code, output = launch_here("--protocol", "smoke", "--fetch", *roots)
+    assert code == 0
+    assert "fetched; next: " in output
     assert not list((tmp_path / "runs").glob("*/*/*/study.json"))
     assert list((tmp_path / "work" / "pixels").iterdir())
 
@@ -154,11 +155,12 @@ def test_command_receives_how_the_launch_ended(tmp_path: Path) -> None:
     script.write_text(f'echo "$WPM_EVENT|$WPM_STUDIES|$WPM_MESSAGE" >> {log}; exit $1\n')
     command = f"sh {script}"
     roots = ["--run-root", str(tmp_path / "runs"), "--work-root", str(tmp_path / "work")]
-    answer = launch("--protocol", "smoke", "--fetch", "--notify", f"{command} 0", *roots)
-    assert answer.returncode == 0
-    answer = launch("--best-only", "--rows", "triplet", "--notify", f"{command} 3", *roots)
-    assert answer.returncode == 2, "the launch's own"
-    assert "--notify (failed) ended with exit code 3" in answer.stderr
+    fetch = ("--protocol", "smoke", "--fetch", *roots)
+    assert launch_here(*fetch, "--notify", f"{command} 0")[0] == 0
+    final = ("--best-only", "--rows", "triplet", *roots)
+    code, output = launch_here(*final, "--notify", f"{command} 3")
+    assert code == 2, "the launch's own"
+    assert "--notify (failed) ended with exit code 3" in output
     first, second = log.read_text().splitlines()
     assert first == "finished|glyphs/contrastive glyphs/contrastive+wpm|"
     assert second.startswith("failed|glyphs/triplet|no study glyphs/small/triplet under ")
@@ -167,16 +169,16 @@ def test_command_receives_how_the_launch_ended(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_dry_run_and_doctor_start_no_search(images: Path, tmp_path: Path) -> None:
     arguments = [*folder_arguments(images, tmp_path), "--rows", "triplet", "triplet+wpm"]
-    answer = launch(*arguments, "--dry-run", "--trials", "7", "--max-disk", "2")
-    assert answer.returncode == 0, answer.stderr
+    code, output = launch_here(*arguments, "--dry-run", "--trials", "7", "--max-disk", "2")
+    assert code == 0, output
     for row in ("triplet", "triplet+wpm"):
-        assert f"folder/smoke/{row} " in answer.stdout
-    assert "2 studies of which nothing is known" in answer.stdout
-    assert "GB more in" in answer.stdout
-    assert "runs holds 0.00 GB of 2.15 (--max-disk)" in answer.stdout
-    answer = launch(*arguments, "--doctor")
-    assert answer.returncode in (0, 2), answer.stderr
-    assert "to fix" in answer.stdout.splitlines()[-1]
+        assert f"folder/smoke/{row} " in output
+    assert "2 studies of which nothing is known" in output
+    assert "GB more in" in output
+    assert "runs holds 0.00 GB of 2.15 (--max-disk)" in output
+    code, output = launch_here(*arguments, "--doctor")
+    assert code in (0, 2), output
+    assert "to fix" in output.splitlines()[-1]
     assert not list((tmp_path / "runs").glob("*/*/*/study.json"))
     for row, gain in (("triplet", 0.0), ("triplet+wpm", 0.01)):
         for search in (1, 2):
@@ -186,6 +188,6 @@ def test_dry_run_and_doctor_start_no_search(images: Path, tmp_path: Path) -> Non
             final = write_final(place, "aa", trial=3, score=0.3)
             for run in range(2):
                 write_run(final, 1000 * search + run, 0.5 + gain * (search + run))
-    answer = launch(*arguments, "--dry-run", "--searches", "3")
-    assert answer.returncode == 0, answer.stderr
-    assert "triplet+wpm against triplet: 3 searches with 2 final runs find" in answer.stdout
+    code, output = launch_here(*arguments, "--dry-run", "--searches", "3")
+    assert code == 0, output
+    assert "triplet+wpm against triplet: 3 searches with 2 final runs find" in output

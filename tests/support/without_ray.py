@@ -33,11 +33,17 @@ def run_here(launcher: Launcher, *more: str, code: int = 0, gpus: float = 0.0) -
         do_all_work(prepared.work, gpus)
         return True
 
-    with mock.patch("wpm.cli.commands.run_on_ray", run_on_ray), _captured() as printed:
-        ended = launch.main(launcher.flags(*more))
-    (output,) = printed
+    with mock.patch("wpm.cli.commands.run_on_ray", run_on_ray):
+        ended, output = launch_here(*launcher.flags(*more))
     assert ended == code, output
     return output
+
+
+def launch_here(*arguments: str) -> tuple[int, str]:
+    """Call launch.py's main; return the exit code and what was printed."""
+    with _captured() as printed:
+        code = launch.main(list(arguments))
+    return code, printed[0]
 
 
 def do_all_work(source: WorkSource, gpus: float = 0.0) -> None:
