@@ -13,8 +13,8 @@ from tests.support.commands import Launcher
 def test_search_survives_random_kills(launcher: Launcher) -> None:
     seed = int(os.environ.get("WPM_FAULT_SEED", "0"))
     print(f"seed {seed}")
-    tally = soak(launcher, Drill(40, faults=3, gap_s=(0.2, 1.5)), random.Random(seed))
-    print(dict(tally.faults), check(launcher, tally, 40), describe_memory(tally.memory))
+    tally = soak(launcher, Drill(16, faults=2, gap_s=(0.2, 1.5)), random.Random(seed))
+    print(dict(tally.faults), check(launcher, tally, 16), describe_memory(tally.memory))
     assert tally.faults.total() >= 2
 
 
