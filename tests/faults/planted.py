@@ -40,6 +40,11 @@ def once(folder, name):
     marker.touch()
     return first
 
+def note_step(folder, fold):
+    \"\"\"Write down which optimiser step comes next; `steps_in` reads it.\"\"\"
+    with open(folder / "steps", "a") as file:
+        file.write(f"{fold.epoch} {fold.position} {fold.iteration}\\n")
+
 def _remember(self, folder, *more):
     _current[:] = [folder]
     _init(self, folder, *more)
@@ -59,9 +64,15 @@ def plant(launcher: Launcher, folder: Path, fault: str) -> None:
         launcher: its later launches run the planted code.
         folder: where to write the code.
         fault: source of a function `fault(number, folder, fold)`, called before every optimiser
-            step; may call `once(folder, name)`.
+            step; may call `once(folder, name)` and `note_step(folder, fold)`.
     """
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(_SITE)
     (folder / "planted.py").write_text(_STEPS + fault)
     launcher.environment["PYTHONPATH"] = str(folder)
+
+
+def steps_in(folder: Path) -> list[str]:
+    """Return the optimiser steps of a trial that were noted in its folder, in their order."""
+    file = folder / "steps"
+    return file.read_text().splitlines() if file.exists() else []

@@ -1,13 +1,12 @@
 """An error in a trial ends the trial with a reason, or costs a retry; the search continues."""
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
 
-from tests.faults.planted import plant
-from tests.support.commands import Launcher, study_states, wait_until
+from tests.faults.planted import plant, steps_in
+from tests.support.commands import Launcher, study_states
+from tests.support.without_ray import run_here
 from wpm.records import TrainingRecord, TrialState
 
 pytestmark = pytest.mark.slow
@@ -28,8 +27,7 @@ class OwnLoss(TripletMarginLoss):
         return super().compute_loss(*args)
 
 def fault(number, folder, fold):
-    with open(folder / "steps", "a") as file:
-        file.write(f"{fold.epoch} {fold.position} {fold.iteration}\\n")
+    note_step(folder, fold)
     OwnLoss.broken = False
     late = fold.position == 2 and fold.iteration == 2 and fold.epoch == 1
     if number == 3:
@@ -68,11 +66,6 @@ NAMED = {
 SURVIVE = (0, 1, 2, 9, 10, 11)
 
 
-def steps_in(folder: Path) -> list[str]:
-    file = folder / "steps"
-    return file.read_text().splitlines() if file.exists() else []
-
-
 def epochs_of(record: TrainingRecord) -> list[int]:
     return [report.epoch for report in record.reports]
 
@@ -104,41 +97,8 @@ def test_every_failure_is_named_and_the_search_continues(
     for number in (9, 11):
         assert 4 * 16 < len(taken[number]) <= 5 * 16, "killed, hung: an epoch at most"
     assert sorted(study_states(launcher.run_root)["own"]) == ["COMPLETE"] * 7 + ["FAIL"] * 5
-    status = launcher.run("--status")
+    status = run_here(launcher, "--status")
     for number in (6, 7, 8):  # the last three
         assert f"trial {number} failed: {NAMED[number]}" in status
     assert str(launcher.run_root / "folder/smoke/own/trials/0007/error.log") in status
     assert "trial 5 failed" not in status
-
-
-# An optimiser step takes a second, so an epoch takes 16.
-SLOW = """
-import time
-def fault(number, folder, fold):
-    with open(folder / "steps", "a") as file:
-        file.write(f"{fold.epoch} {fold.position} {fold.iteration}\\n")
-    if not (folder / "fast").exists():
-        time.sleep(1.0)
-"""
-
-
-def test_driver_that_gets_sigterm_saves_the_steps_of_its_trials(
-    launcher: Launcher, tmp_path: Path
-) -> None:
-    """SIGTERM works as Ctrl-C does: at most the optimiser step in progress is lost."""
-    plant(launcher, tmp_path / "site", SLOW)
-    search = ("--rows", "contrastive", "--trials", "1")
-    process = launcher.start(*search)
-    folder = launcher.run_root / "folder/smoke/contrastive/trials/0000"
-    wait_until(lambda: len(steps_in(folder)) >= 3)
-    os.kill(process.pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=30)
-    assert process.returncode == 130, output
-    (checkpoint,) = folder.glob("checkpoint-*.pt")
-    assert checkpoint.name.startswith("checkpoint-0-"), "in the midst of the first epoch"
-    (folder / "fast").touch()
-    launcher.run(*search)
-    (record,) = launcher.trials()
-    assert record.state == TrialState.COMPLETE
-    assert epochs_of(record) == [1, 2, 3, 4]
-    assert len(steps_in(folder)) == len(set(steps_in(folder))) == 4 * 16, "a step was repeated"
