@@ -94,10 +94,9 @@ def assert_searched(launcher: Launcher, trials: int, ended: dict[Path, Outcome])
         assert Counter(states).keys() <= {"COMPLETE", "PRUNED"}
 
 
-def test_disk_that_fills_up_in_search_and_final_runs(tmp_path: Path, small_disk: Path) -> None:
-    launcher = Launcher(tmp_path)
+def test_disk_that_fills_up_in_search_and_final_runs(launcher: Launcher, small_disk: Path) -> None:
     launcher.run_root = small_disk / "runs"
-    search = (*ROWS, "--trials", "4")
+    search = (*ROWS, "--trials", "2")
     process = launcher.start(*search)
     wait_until(lambda: progress_of(launcher) >= 2)
     filler = fill(small_disk)
@@ -105,7 +104,7 @@ def test_disk_that_fills_up_in_search_and_final_runs(tmp_path: Path, small_disk:
     ended = ended_of(launcher)
     filler.unlink()
     launcher.run(*search)
-    assert_searched(launcher, 8, ended)
+    assert_searched(launcher, 4, ended)
 
     final = ("--rows", "contrastive", "--best-only", "--runs", "2")
     process = launcher.start(*final)
@@ -132,10 +131,9 @@ def change_modes(root: Path, change: Callable[[int], int]) -> None:
         path.chmod(change(path.stat().st_mode & 0o777))
 
 
-def test_run_folder_that_becomes_read_only(tmp_path: Path) -> None:
-    launcher = Launcher(tmp_path)
+def test_run_folder_that_becomes_read_only(launcher: Launcher) -> None:
     launcher.preexec = obey_modes
-    search = (*ROWS, "--trials", "3")
+    search = (*ROWS, "--trials", "2")
     process = launcher.start(*search)
     wait_until(lambda: progress_of(launcher) >= 2)
     change_modes(launcher.run_root, lambda mode: mode & ~0o222)
@@ -147,7 +145,7 @@ def test_run_folder_that_becomes_read_only(tmp_path: Path) -> None:
     change_modes(launcher.run_root, lambda mode: mode | 0o200)
     ended = ended_of(launcher)
     launcher.run(*search)
-    assert_searched(launcher, 6, ended)
+    assert_searched(launcher, 4, ended)
     assert not list(launcher.run_root.rglob("*checkpoint-*")), "a half one stayed behind"
 
 
