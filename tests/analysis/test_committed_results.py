@@ -1,5 +1,7 @@
-"""The committed study: its table and comparison are remade from its records."""
+"""The committed study: its table, comparison and figure are remade from its records."""
 
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -31,6 +33,13 @@ def test_page_shows_what_the_records_say(
     shown = [line for line in cells if line.startswith(("| contrastive", "| multi", "| omniglot"))]
     assert len(shown) > 3
     assert [line for line in shown if line not in page] == []
+
+
+def test_figure_is_drawn_from_the_records(run_root: Path, tmp_path: Path) -> None:
+    figure = tmp_path / "omniglot.svg"
+    where = ["--run-root", str(run_root), "--dataset", "omniglot", "--out", str(figure)]
+    subprocess.run([sys.executable, str(DOCS / "draw.py"), *where], check=True)
+    assert figure.read_bytes() == (DOCS / "omniglot.svg").read_bytes()
 
 
 def test_records_are_small() -> None:
