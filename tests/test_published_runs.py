@@ -13,9 +13,7 @@ from scipy.io import savemat
 
 import launch
 from analysis.table import main as print_table
-from tests.support.without_ray import do_all_work
-from wpm.cli.launch_plan import LaunchPlan
-from wpm.cli.prepare import Prepared
+from tests.support.without_ray import run_prepared_here
 from wpm.data.datasets import DATASETS
 from wpm.data.index import DataSource, ImageIndex
 from wpm.data.published_listings import load_cars196, load_cub200, load_sop
@@ -99,11 +97,6 @@ CASES = {
 }
 
 
-def run_without_ray(plan: LaunchPlan, prepared: Prepared, *_: object) -> bool:
-    do_all_work(prepared.work)
-    return True
-
-
 @pytest.fixture(params=CASES)
 def dataset(
     request: pytest.FixtureRequest,
@@ -123,7 +116,7 @@ def dataset(
         "classes_per_batch = 2\nimages_per_class = 2\niterations_per_epoch = 1\n"
         "trunk_passes = 2\nembedding_masks = 2\nmax_epochs = 1\nvalidation_interval = 1\n"
     )
-    monkeypatch.setattr("wpm.cli.commands.run_on_ray", run_without_ray)
+    monkeypatch.setattr("wpm.cli.commands.run_on_ray", run_prepared_here)
     case.make(tmp_path / "work" / case.known.home)
     return name
 

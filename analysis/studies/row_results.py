@@ -109,9 +109,9 @@ def _describe_trial(complete: Sequence[Outcome], record: TrainingRecord) -> Tria
 def comparable_score(outcome: Outcome, complete: Sequence[Outcome]) -> float | None:
     """Return what a trial's score would be on all folds, where it was stopped with fewer.
 
-    Folds differ in difficulty by more than configurations do. So the score is multiplied by what
-    the complete trials have on all folds, divided by what they have on these: the median of them.
-    It is at most the best of theirs, since a trial that was behind is not taken to be the best.
+    Folds differ in difficulty. So the score is multiplied by what the complete trials have on all
+    folds, divided by what they have on these: the median of them. It is at most the best of
+    theirs, since a trial that was behind is not taken to be the best.
 
     Args:
         complete: how the complete trials of the study ended.

@@ -8,6 +8,7 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from unittest import mock
 
 import launch
@@ -28,12 +29,7 @@ def run_here(launcher: Launcher, *more: str, code: int = 0, gpus: float = 0.0) -
         code: the exit code to expect.
         gpus: share of a GPU that every training counts as its own.
     """
-
-    def run_on_ray(plan: LaunchPlan, prepared: Prepared, *_: object) -> bool:
-        do_all_work(prepared.work, gpus)
-        return True
-
-    with mock.patch("wpm.cli.commands.run_on_ray", run_on_ray):
+    with mock.patch("wpm.cli.commands.run_on_ray", partial(run_prepared_here, gpus=gpus)):
         ended, output = launch_here(*launcher.flags(*more))
     assert ended == code, output
     return output
@@ -44,6 +40,12 @@ def launch_here(*arguments: str) -> tuple[int, str]:
     with _captured() as printed:
         code = launch.main(list(arguments))
     return code, printed[0]
+
+
+def run_prepared_here(plan: LaunchPlan, prepared: Prepared, *_: object, gpus: float = 0.0) -> bool:
+    """Stand in for `wpm.cli.commands.run_on_ray`: do all work, one piece after another."""
+    do_all_work(prepared.work, gpus)
+    return True
 
 
 def do_all_work(source: WorkSource, gpus: float = 0.0) -> None:
