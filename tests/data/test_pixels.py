@@ -1,6 +1,7 @@
 """A GPU holds all pixels if the process may allocate enough; otherwise they stay on the host."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from torch import Tensor
 from tests.support.tiny import make_pixels
 from wpm.data.pixels import Pixels
 
-GPU = torch.device("cuda", 0)
+# A training names no number; torch takes such a device in some functions and not in others.
+GPU = torch.device("cuda")
 
 
 class FakeGpu:
@@ -20,11 +22,23 @@ class FakeGpu:
         self.free, self.fraction, self.allocated = self.total, 1.0, 0
         self.copies = 0
         self.is_full = False
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (self.free, self.total))
-        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: self.allocated)
+        # Torch's own functions check their argument, then ask the driver, which is not here.
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        for module in (torch.cuda, torch.cuda.memory):
+            monkeypatch.setattr(module, "_lazy_init", lambda: None, raising=False)
+            monkeypatch.setattr(module, "is_initialized", lambda: True)
         monkeypatch.setattr(
-            torch.cuda, "get_per_process_memory_fraction", lambda device: self.fraction
+            torch._C, "_cuda_getMemoryFraction", lambda device: self.fraction, raising=False
         )
+        memory = {"allocated_bytes": {"all": {"current": 0}}}
+        monkeypatch.setattr(
+            torch._C,
+            "_cuda_memoryStats",
+            lambda device: memory | {"allocated_bytes": {"all": {"current": self.allocated}}},
+            raising=False,
+        )
+        driver = SimpleNamespace(cudaMemGetInfo=lambda device: (self.free, self.total))
+        monkeypatch.setattr(torch.cuda, "cudart", lambda: driver)
         to = Tensor.to
 
         def copy(tensor: Tensor, target: object, *more: object, **options: object) -> Tensor:

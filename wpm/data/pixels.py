@@ -153,9 +153,11 @@ def _copy_if_fits(data: Tensor, device: torch.device) -> Tensor | None:
 
 def _available_bytes(device: torch.device) -> float:
     """Return what this process may still allocate on a GPU: free, and below its cap."""
-    free, total = torch.cuda.mem_get_info(device)
-    cap = torch.cuda.get_per_process_memory_fraction(device) * total
-    return min(free, cap - torch.cuda.memory_allocated(device))
+    # The number of the GPU, or None for the current one: not every function takes "cuda" alone.
+    gpu = device.index
+    free, total = torch.cuda.mem_get_info(gpu)
+    cap = torch.cuda.get_per_process_memory_fraction(gpu) * total
+    return min(free, cap - torch.cuda.memory_allocated(gpu))
 
 
 def _map_privately(path: Path) -> mmap.mmap:
