@@ -24,6 +24,7 @@ from benchmarks.machine import find_device
 from benchmarks.within_pair_step import CHANNEL_DROPOUT, EMBEDDING_DROPOUT, SHARPNESS
 from wpm.cpus import count_cpus
 from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
+from wpm.model.layout import place
 from wpm.model.views import ViewSettings
 from wpm.precision import float32_products
 from wpm.protocol_files import find_protocol
@@ -71,8 +72,7 @@ def make_models(protocol: Protocol, device: torch.device) -> list[EmbeddingModel
     """Build one model for each fold, as a training does."""
     models = []
     for fold in range(FOLDS):
-        model = build_model(protocol, 3, seed=fold).to(device)
-        model.to(memory_format=torch.channels_last)
+        model = place(build_model(protocol, 3, seed=fold), device)
         model.train()
         freeze_batch_norm(model)
         models.append(model)

@@ -20,6 +20,7 @@ from wpm.data.class_folders import index_class_folders
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.model.embedding import EmbeddingModel, build_model
+from wpm.model.layout import place
 from wpm.model.views import ViewMasks, ViewSettings
 from wpm.protocols import Protocol
 
@@ -30,7 +31,7 @@ POS_MARGIN, NEG_MARGIN = 0.1, 0.8
 
 @dataclass(frozen=True)
 class Batch:
-    """A model and the input of one step, on a device, channels last."""
+    """A model and the input of one step, on a device; images are channels last, as crops are."""
 
     model: EmbeddingModel
     images: Tensor
@@ -55,9 +56,8 @@ def make_batch(protocol: Protocol, device: torch.device) -> Batch:
     model = build_model(protocol, 3, seed=0).train()
     masks = model.sample_masks(images, view_settings(protocol), generator)
     calibrate_batch_norm(model, images)  # on the CPU: the statistics are those of every device
-    model = model.to(device).to(memory_format=torch.channels_last)
     return Batch(
-        model,
+        place(model, device),
         images.to(device, memory_format=torch.channels_last),
         classes.to(device),
         ViewMasks(masks.channel.to(device), masks.embedding.to(device)),

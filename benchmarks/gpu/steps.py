@@ -97,8 +97,9 @@ def list_ways(protocol: Protocol, batch: Batch) -> dict[str, Callable[[], Step]]
         return ContrastiveLoss(pos_margin=POS_MARGIN, neg_margin=NEG_MARGIN)
 
     def published_plain() -> Step:
-        model = copy.deepcopy(batch.model).to(memory_format=torch.contiguous_format)
-        images, loss = batch.images.contiguous(), contrastive()
+        model, images = copy.deepcopy(batch.model), batch.images.contiguous()
+        model.lay_out(torch.contiguous_format)
+        loss = contrastive()
 
         def backward() -> None:
             model.zero_grad(set_to_none=True)
@@ -107,8 +108,9 @@ def list_ways(protocol: Protocol, batch: Batch) -> dict[str, Callable[[], Step]]
         return _with_optimizer(model, backward)
 
     def published_mined() -> Step:
-        model = copy.deepcopy(batch.model).to(memory_format=torch.contiguous_format)
-        images, loss = batch.images.contiguous(), LoopedLoss(batch.classes)
+        model, images = copy.deepcopy(batch.model), batch.images.contiguous()
+        model.lay_out(torch.contiguous_format)
+        loss = LoopedLoss(batch.classes)
 
         def backward() -> None:
             model.zero_grad(set_to_none=True)
@@ -175,7 +177,7 @@ def measure_way(
         peak, note = int(torch.cuda.max_memory_allocated() - before), "with a copy of the weights"
     else:
         peak, note = peak_bytes(stage, step), ""
-    median, n = time_step(stage, step, seconds=0.2 if stage.quick else 2.0)
+    median, n = time_step(stage, step, seconds=0.2 if stage.quick else 1.0)
     stage.record(name, median, "s", precision=precision, n=n)
     stage.record(name, peak / 2**20, "MiB at most", precision=precision, note=note)
     if stage.device.type == "cuda":

@@ -20,6 +20,7 @@ from wpm.data.pixels import Pixels
 from wpm.data.readings import turns_upright
 from wpm.errors import UserError
 from wpm.model.embedding import EmbeddingModel, build_model
+from wpm.model.layout import place
 from wpm.protocols import Protocol
 from wpm.records import StudyPlace, TrainingFolder, model_file, note_test_access, read_study
 
@@ -161,5 +162,4 @@ def load_model(
         raise UserError(
             f"{folder / name}: model cannot be loaded ({error}); delete {folder} to train it again"
         ) from error
-    model.to(memory_format=torch.channels_last)
-    return model.to(device)
+    return place(model, device)

@@ -14,6 +14,7 @@ from wpm.data.batches import BatchMaker
 from wpm.data.pixels import Pixels
 from wpm.errors import UserError
 from wpm.model.embedding import EmbeddingModel, build_model
+from wpm.model.layout import place
 from wpm.protocols import Protocol
 from wpm.retrieval import RetrievalScores, retrieval_scores
 from wpm.rows import Reduction
@@ -76,8 +77,7 @@ def build_feature_model(
     """Build a model that puts out the trunk's features, without an embedder."""
     model = build_model(protocol, channels, seed=0, weights=weights)
     model.embedder = nn.Identity()  # type: ignore[assignment]
-    model.to(device).to(memory_format=torch.channels_last)
-    return model
+    return place(model, device)
 
 
 def score_reduced(

@@ -41,7 +41,8 @@ class EmbeddingModel(nn.Module):
             precision: the protocol's; with "bf16" both parts run in bfloat16, with float32 weights.
         """
         super().__init__()
-        self._precision = precision
+        self.precision = precision
+        self._layout: torch.memory_format | None = None
         self.trunk = trunk
         self.embedder = nn.Linear(trunk.feature_dim, embedding_dim)
 
@@ -54,9 +55,20 @@ class EmbeddingModel(nn.Module):
         Returns:
             (B, D) embeddings, not normalised.
         """
-        with autocast(self._precision, images.device):
-            embeddings: Tensor = self.embedder(self.trunk.body(self.trunk.stem(images)))
+        features = self.run_stem(images)
+        with autocast(self.precision, images.device):
+            embeddings: Tensor = self.embedder(self.trunk.body(features))
         return embeddings.to(images.dtype)
+
+    def lay_out(self, layout: torch.memory_format) -> None:
+        """Change how the weights lie in memory, and the images from here on.
+
+        Args:
+            layout: see `wpm.model.layout`; at first the weights are contiguous, and images stay
+                as they come.
+        """
+        self._layout = layout
+        self.to(memory_format=layout)
 
     def make_views(self, images: Tensor, masks: ViewMasks) -> Tensor:
         """Embed a batch under every mask.
@@ -82,7 +94,10 @@ class EmbeddingModel(nn.Module):
         Returns:
             (B, S, H', W').
         """
-        with autocast(self._precision, images.device):
+        # One channels-last operand would put a convolution's output into that layout as well.
+        if self._layout is not None:
+            images = images.contiguous(memory_format=self._layout)
+        with autocast(self.precision, images.device):
             return self.trunk.stem(images)
 
     def embed_passes(self, features: Tensor, channel: Tensor) -> Tensor:
@@ -102,7 +117,7 @@ class EmbeddingModel(nn.Module):
         return groups[0] if len(groups) == 1 else torch.cat(groups)
 
     def _embed_group(self, features: Tensor, channel: Tensor) -> Tensor:
-        with autocast(self._precision, features.device):
+        with autocast(self.precision, features.device):
             dropped = features * channel[:, :, :, None, None]
             embeddings: Tensor = self.embedder(self.trunk.body(dropped.flatten(0, 1)))
         return embeddings.view(*channel.shape[:2], -1).to(channel.dtype)

@@ -12,6 +12,7 @@ from wpm.data.pixels import Pixels
 from wpm.losses import build_loss
 from wpm.miners import find_miner
 from wpm.model.embedding import EmbeddingModel, build_model
+from wpm.model.layout import place
 from wpm.model.views import ViewSettings
 from wpm.splits import Fold
 from wpm.training.config import TrainingConfig
@@ -57,8 +58,7 @@ def place_model(
         seed: of the weights that no file sets.
         device: where to train.
     """
-    model = build_model(config.protocol, channels, seed, config.weights).to(device)
-    return model.to(memory_format=torch.channels_last)
+    return place(build_model(config.protocol, channels, seed, config.weights), device)
 
 
 def place_loss(
