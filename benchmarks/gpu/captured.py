@@ -91,6 +91,9 @@ class CapturedStep:
             if optimizer is not None:
                 optimizer.step()
 
+        # A graph holds the addresses of weights and moments, not the tensors: without them a replay
+        # reads memory that was given back, and the process may end by a segmentation fault.
+        self._held = backward, optimizer
         graphs = CudaGraphs()
         for _ in range(_WARM_UP):
             model.zero_grad(set_to_none=True)

@@ -7,11 +7,13 @@ step of the training: none is taken twice and none is lost.
 """
 
 import copy
+import gc
 import logging
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import torch
@@ -117,7 +119,10 @@ class CudaGraphs:
         torch.set_autocast_cache_enabled(False)  # its copies of weights would not be refreshed
         try:
             # Page-locked memory that another thread allocates must not break the capture.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            with (
+                _garbage_waits(),
+                torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            ):
                 step()
         finally:
             torch.set_autocast_cache_enabled(cached)
@@ -128,6 +133,23 @@ class CudaGraphs:
         """Wait for the GPU, and return the seconds of a clock."""
         torch.cuda.synchronize()
         return time.perf_counter()
+
+
+@contextmanager
+def _garbage_waits() -> Iterator[None]:
+    """Collect garbage now, and none meanwhile.
+
+    An earlier training is garbage until it is collected, and so are its graphs. To destroy one
+    while another is captured breaks the capture.
+    """
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class BatchShape(NamedTuple):

@@ -1,12 +1,18 @@
 """The loss of captured steps: the library's values, and no shape that depends on the data."""
 
+import gc
+import weakref
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from pytorch_metric_learning.losses import ContrastiveLoss
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
-from benchmarks.gpu.captured import make_losses
+from benchmarks.gpu import captured
+from benchmarks.gpu.captured import CapturedStep, make_losses
 from wpm.within_pair import WithinPairLoss
 
 LABELS = torch.tensor([0, 0, 0, 1, 1, 1, 2, 2, 2])
@@ -53,3 +59,30 @@ def test_forward_and_backward_need_no_value_of_a_tensor(kind: str) -> None:
         assert outputs.grad is not None
         with pytest.raises(DynamicOutputShapeException):
             losses[1](outputs, labels)
+
+
+def test_captured_step_keeps_what_its_graph_points_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph replays on addresses; memory that was given back there ended the process."""
+
+    class Recorder:
+        def warm_up(self, step: Callable[[], None]) -> None:
+            step()
+
+        def capture(self, step: Callable[[], None]) -> Callable[[], None]:
+            return lambda: None
+
+    monkeypatch.setattr(captured, "CudaGraphs", Recorder)
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    weight = weakref.ref(model.weight)
+    step = CapturedStep(model, partial(_backward, model), optimizer)
+    del model, optimizer
+    gc.collect()
+    assert weight() is not None
+    del step
+    gc.collect()
+    assert weight() is None
+
+
+def _backward(model: nn.Module) -> None:
+    model(torch.ones(1, 2)).sum().backward()
