@@ -13,6 +13,7 @@ pytorch-metric-learning, numpy and Pillow, and no other package of the product.
 
 import argparse
 import contextlib
+import faulthandler
 import importlib
 import os
 import signal
@@ -36,15 +37,15 @@ class Entry:
 
 
 STAGES = {
-    "right": Entry("right", 75),
-    "step": Entry("steps", 130),
-    "graphs": Entry("graphs", 50),
-    "folds": Entry("trials", 120),
-    "images": Entry("batches", 35),
-    "evaluation": Entry("scoring", 25),
-    "checkpoints": Entry("checkpoints", 40),
+    "right": Entry("right", 100),
+    "step": Entry("steps", 100),
+    "graphs": Entry("graphs", 110),
+    "folds": Entry("trials", 90),
+    "images": Entry("batches", 30),
+    "evaluation": Entry("scoring", 15),
+    "checkpoints": Entry("checkpoints", 35),
     "compile": Entry("compiled", 60),
-    "sum": Entry("cost", 15),
+    "sum": Entry("cost", 10),
 }
 
 
@@ -179,6 +180,7 @@ def run_stage(args: argparse.Namespace) -> int:
 
     from benchmarks.gpu.figures import Stage
 
+    faulthandler.enable()  # a fault of the driver is seen by nothing else
     if args.device == "cuda" and not torch.cuda.is_available():
         raise UserError("torch sees no GPU; --device cpu --quick shows that the suite runs")
     device = torch.device(args.device)

@@ -20,7 +20,9 @@ from benchmarks.gpu.figures import Stage
 from benchmarks.gpu.right import exact_gradients, read_gradients, record_error, small_batch
 from benchmarks.gpu.setup import NEG_MARGIN, POS_MARGIN, Batch, make_batch
 from benchmarks.gpu.steps import measure_way
+from benchmarks.gpu.trials import measure_captured_folds
 from benchmarks.within_pair_step import SHARPNESS
+from wpm.model.layout import choose_layout
 from wpm.model.views import ViewSettings
 from wpm.precision import float32_products
 from wpm.reports import LOW_MEMORY
@@ -29,6 +31,7 @@ from wpm.training.mined_step import MinedStep
 PLAIN_GRAPH, MINED_GRAPH = "plain, CUDA graph", "mined, CUDA graph"
 LOW_MEMORY_GRAPH = "mined, low memory, CUDA graph"
 _KINDS = {PLAIN_GRAPH: "plain", MINED_GRAPH: "mined", LOW_MEMORY_GRAPH: LOW_MEMORY}
+_LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 
 
 def run(stage: Stage) -> None:
@@ -36,15 +39,29 @@ def run(stage: Stage) -> None:
     if stage.device.type == "cpu":
         for name in _KINDS:
             stage.skip(name, "CUDA graphs need a GPU")
+        measure_captured_folds(stage)
         return
     with stage.attempt("gradients"):
         check_gradients(stage)
+    measure_captured_folds(stage)
     for precision in ("float32", "tf32", "bf16"):
         with float32_products(precision), stage.attempt("a batch", precision=precision):
             batch = make_batch(stage.protocol(precision), stage.device)
             for name, kind in _KINDS.items():
                 with stage.attempt(name, precision=precision):
                     measure_captured(stage, name, kind, batch, precision)
+            layout, other = _other_layout(stage.device, precision)
+            batch.model.lay_out(other)
+            for name in (PLAIN_GRAPH, MINED_GRAPH):
+                what = f"{name}, {layout}"
+                with stage.attempt(what, precision=precision):
+                    measure_captured(stage, what, _KINDS[name], batch, precision)
+
+
+def _other_layout(device: torch.device, precision: str) -> tuple[str, torch.memory_format]:
+    """Return the layout that trainings do not use on a device, and its name."""
+    chosen = choose_layout(device, precision)
+    return next((name, each) for name, each in _LAYOUTS.items() if each != chosen)
 
 
 def check_gradients(stage: Stage) -> None:

@@ -51,7 +51,7 @@ def format_comparison(runs: Sequence[Mapping[str, Mapping[str, Any]]]) -> str:
                 cells = values.setdefault(key, [""] * len(runs))
                 n = f" (n = {figure['n']})" if figure["n"] > 1 else ""
                 cells[column] = _format_value(figure) + n
-    headings = [_heading(run) for run in runs]
+    headings = _headings(runs)
     has_gpu = any("CUDA" in content["versions"] for run in runs for content in run.values())
     if not has_gpu:
         headings.append("GPU")
@@ -85,13 +85,24 @@ def _heading(run: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{kind}, torch {torch}{', quick' if content['quick'] else ''}"
 
 
+def _headings(runs: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:
+    """Return a heading a run, numbered where several runs were made alike."""
+    headings = [_heading(run) for run in runs]
+    return [
+        f"{heading}, run {headings[: position + 1].count(heading)}"
+        if headings.count(heading) > 1
+        else heading
+        for position, heading in enumerate(headings)
+    ]
+
+
 def _describe_machines(runs: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[str]:
     """Return a line a run: hardware, versions, and whether sizes are those of a trial run."""
     lines = []
-    for run in runs:
+    for heading, run in zip(_headings(runs), runs, strict=True):
         content = next(iter(run.values()))
         sizes = "batches of 4 at 64 px" if content["quick"] else "batches of 32 at 227 px"
-        lines.append(f"- {_heading(run)}: {content['device']}; {content['trunk']}, {sizes}")
+        lines += [f"- {heading}:", f"  {content['device']}; {content['trunk']}, {sizes};"]
         versions = [f"{name} {number}" for name, number in content["versions"].items()]
         lines += [f"  {', '.join(versions[:4])},", f"  {', '.join(versions[4:])}"]
     return lines

@@ -51,9 +51,8 @@ def small_protocol(stage: Stage) -> Protocol:
 
 
 def measure_folds(stage: Stage) -> None:
-    """Record a plain step of all four folds in every way of queueing them."""
+    """Record a plain step of all four folds, whose kernels are queued one by one."""
     ways = {"one after another": one_after_another, "on streams": on_streams}
-    captured = {"captured, one after another": False, "captured, on streams": True}
     with float32_products("float32"):
         for name, make in ways.items():
             what = f"four folds, {name}"
@@ -62,6 +61,12 @@ def measure_folds(stage: Stage) -> None:
                 continue
             with stage.attempt(what, precision="float32"):
                 _record_step(stage, what, make(stage.protocol(), stage.device))
+
+
+def measure_captured_folds(stage: Stage) -> None:
+    """Record a plain step of all four folds, each captured as a graph."""
+    captured = {"captured, one after another": False, "captured, on streams": True}
+    with float32_products("float32"):
         for name, at_once in captured.items():
             what = f"four folds, {name}"
             if stage.device.type == "cpu":

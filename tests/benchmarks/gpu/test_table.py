@@ -120,3 +120,23 @@ def test_damaged_results_are_named(tmp_path: Path) -> None:
     (tmp_path / "step.json").write_text('{"stage": ')
     with pytest.raises(UserError, match=r"step\.json: cannot be read"):
         read_run(tmp_path, STAGES)
+
+
+def test_runs_on_machines_alike_are_numbered(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        versions = CPU if name == "c" else GPU
+        write_stage(tmp_path / name, "step", [figure("plain", 1.0)], versions)
+    table = format_comparison([read_run(tmp_path / name, STAGES) for name in ("a", "b", "c")])
+    (heading,) = [line for line in table.splitlines() if line.startswith("| stage |")]
+    first, second, other = [cell.strip() for cell in heading.strip("|").split("|")][3:]
+    assert (first, second) == (f"{first[:-1]}1", f"{first[:-1]}2")
+    assert other == "CPU, torch 2.11.0"
+
+
+def test_table_of_the_document_is_that_of_the_committed_runs(tmp_path: Path) -> None:
+    source = Path("docs/performance.md").read_text(encoding="utf-8")
+    document = tmp_path / "performance.md"
+    document.write_text(source, encoding="utf-8")
+    runs = [f"benchmarks/data/gpu/h100-{name}" for name in ("first", "second")]
+    assert main(["--fill", str(document), *runs]) == 0
+    assert document.read_text(encoding="utf-8") == source
