@@ -22,7 +22,7 @@ class SearchCurve:
 
     Attributes:
         best: after each trial, in the order in which they were started, the best score that could
-            be chosen; 0 before the first complete one.
+            be chosen; 0 before the first complete one, of several searches the last of these.
         hours: after each trial, the device-hours spent so far.
         counts: the numbers of trials for which there is an expectation, rising.
         expected: for each of `counts`, the expected best score of that many trials in random order.
@@ -38,9 +38,9 @@ class SearchCurve:
     high: tuple[float, ...]
 
     def best_after(self, hours: float) -> float | None:
-        """Return the best score within some device-hours; None if no trial had ended by then."""
+        """Return the best score within some device-hours; None where there was none to choose."""
         spent = [best for best, cost in zip(self.best, self.hours, strict=True) if cost <= hours]
-        return spent[-1] if spent else None
+        return spent[-1] or None if spent else None
 
 
 def make_curve(
@@ -96,7 +96,11 @@ def average_curves(curves: Sequence[SearchCurve]) -> SearchCurve:
     centres = [mean(values) for values in expected]
     widths = [confidence_half_width(values) or 0.0 for values in expected]
     return SearchCurve(
-        best=tuple(mean(values) for values in zip(*(c.best for c in curves), strict=False)),
+        # A mean of some searches' best and of nothing yet would be no search's score.
+        best=tuple(
+            mean(values) if all(values) else 0.0
+            for values in zip(*(c.best for c in curves), strict=False)
+        ),
         hours=tuple(mean(values) for values in zip(*(c.hours for c in curves), strict=False)),
         counts=curves[0].counts,
         expected=tuple(centres),

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from analysis.numbers.search_curve import ROUND_COUNTS, make_curve
+from analysis.numbers.search_curve import ROUND_COUNTS, average_curves, make_curve
 
 SCORES = [0.3, 0.0, 0.5, 0.45, 0.2]
 COMPLETE = [True, False, False, True, True]
@@ -58,3 +58,10 @@ def test_long_searches_have_expectations_at_round_numbers_and_the_end() -> None:
     assert curve.expected[0] == pytest.approx(2999 / 6000)
     assert curve.expected[-1] == pytest.approx(2999 / 3000)
     assert make_curve(SCORES, COMPLETE, HOURS, counts=(2, 4, 9)).counts == (2, 4)
+
+
+def test_mean_of_searches_begins_where_each_has_something_to_choose() -> None:
+    early = make_curve([0.4, 0.2, 0.6], [True, True, True], [1, 1, 1])
+    late = make_curve([0.4, 0.2, 0.6], [False, True, True], [1, 1, 1])
+    assert average_curves([early, late]).best == (0.0, pytest.approx(0.3), pytest.approx(0.6))
+    assert average_curves([early, late]).best_after(1.0) is None
