@@ -18,8 +18,9 @@ class Point:
     """A configuration with tested final runs.
 
     Attributes:
-        row: name of the row.
-        trial: the trial that the configuration comes from.
+        row: name of the row, which may have been searched several times.
+        trial: the trial that the configuration comes from, and of which search it is unless it is
+            the first.
         searched: validation MAP@R in the search.
         retrained: mean validation MAP@R of the final runs; None if no record of a fold exists.
         tests: test score of every run.
@@ -88,7 +89,7 @@ def validate_rows(rows: Sequence[RowRecord], view: str, metric: str) -> list[Val
     validations = []
     for name, group in groupby(sorted(rows, key=lambda r: (place_of(r), r.name)), key=place_of):
         points = [
-            _describe(row.name, finals, view, metric)
+            _describe(row, finals, view, metric)
             for row in group
             for finals in row.configurations
             # Without a search or a tested run there is nothing to compare.
@@ -98,11 +99,12 @@ def validate_rows(rows: Sequence[RowRecord], view: str, metric: str) -> list[Val
     return validations
 
 
-def _describe(row: str, finals: FinalRuns, view: str, metric: str) -> Point:
+def _describe(row: RowRecord, finals: FinalRuns, view: str, metric: str) -> Point:
     validation = list(finals.validation.values())
+    search = row.place.search
     return Point(
-        row=row,
-        trial=finals.trial,
+        row=str(row.place.row),
+        trial=finals.trial if search == 1 else f"{finals.trial} of search {search}",
         searched=finals.score,
         retrained=mean(validation) if validation else None,
         tests=finals.scores(view, metric),

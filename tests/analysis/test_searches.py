@@ -164,7 +164,8 @@ def test_report_shows_the_searches(run_root: Path, tmp_path: Path) -> None:
     arguments = ["--run-root", str(run_root), "--row", "contrastive", "--search", "1", "2"]
     assert report.main([*arguments, "--out", str(out)]) == 0
     page = out.read_text()
-    assert '<a href="#study-omniglot-small-contrastive.search-2">contrastive.search-2</a>' in page
+    link = '<a href="#study-omniglot-small-contrastive.search-2" title="contrastive.search-2">2</a>'
+    assert link in page
     assert "--row contrastive --search 1 2" in page  # the command that writes it again
     assert "--search 2</code> makes them" in page
     assert "search-3" not in page

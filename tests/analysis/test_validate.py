@@ -196,3 +196,14 @@ def test_help_shows_an_example_and_imports_nothing_slow() -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "python -m analysis.validate --dataset omniglot" in done.stdout
     assert done.stdout.endswith("\n\n")
+
+
+def test_searches_of_a_row_are_configurations_of_one_row(tmp_path: Path) -> None:
+    places = [write_search(tmp_path, "triplet", search=number) for number in (1, 2, 3)]
+    for place in places:
+        final = write_final(place, "aa", trial=2, score=0.1 * place.search)
+        write_run(final, 1000, 0.3 + 0.1 * place.search)
+    (found,) = validate_rows([read_row(place)[0] for place in places], "concatenated", "map_at_r")
+    assert [point.trial for point in found.points] == [2, "2 of search 2", "2 of search 3"]
+    assert {(a.rows, a.source) for a in found.agreements} >= {("triplet", "search")}
+    assert all(a.spearman.value == pytest.approx(1.0) for a in found.agreements)
