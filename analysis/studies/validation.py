@@ -86,8 +86,9 @@ def validate_rows(rows: Sequence[RowRecord], view: str, metric: str) -> list[Val
         age = "" if row.procedure == PROCEDURE else f", procedure {row.procedure}"
         return f"{row.place.dataset}/{row.place.protocol}{age}"
 
+    ordered = sorted(rows, key=lambda r: (place_of(r), str(r.place.row), r.place.search))
     validations = []
-    for name, group in groupby(sorted(rows, key=lambda r: (place_of(r), r.name)), key=place_of):
+    for name, group in groupby(ordered, key=place_of):
         points = [
             _describe(row, finals, view, metric)
             for row in group
