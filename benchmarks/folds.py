@@ -53,6 +53,7 @@ class FusedFolds(nn.Module):
         self._names = list(stacked)
         self.stacked = nn.ParameterList([nn.Parameter(value) for value in stacked.values()])
         skeleton = deepcopy(models[0]).to("meta")
+        skeleton.layout = None  # vmap cannot tell how images lie in memory: they stay as they are
 
         def forward_one(
             parameters: dict[str, Tensor], buffers: dict[str, Tensor], images: Tensor

@@ -43,6 +43,7 @@ from wpm.data.index import DataSource, ImageIndex
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import PART_IMAGES, Pixels
 from wpm.model.embedding import build_model, freeze_batch_norm
+from wpm.model.layout import place
 from wpm.protocol_files import find_protocol
 from wpm.protocols import Protocol
 
@@ -232,8 +233,7 @@ def measure_waiting(
     pixels: Pixels, protocol: Protocol, device: torch.device, seconds: float
 ) -> Waiting:
     """Measure how long training steps wait for their images."""
-    model = build_model(protocol, pixels.channels, seed=0).to(device)
-    model.to(memory_format=torch.channels_last).train()
+    model = place(build_model(protocol, pixels.channels, seed=0), device).train()
     freeze_batch_norm(model)
     optimizer = torch.optim.RMSprop(model.parameters(), lr=0.0)
     batches = endless_cached_batches(pixels, protocol, device)

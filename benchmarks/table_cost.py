@@ -32,6 +32,7 @@ from wpm.data.class_folders import index_class_folders
 from wpm.data.pixel_cache import build_pixel_cache
 from wpm.data.pixels import Pixels
 from wpm.model.embedding import build_model, freeze_batch_norm
+from wpm.model.layout import place
 from wpm.model.views import ViewSettings
 from wpm.precision import float32_products
 from wpm.protocol_files import find_protocol
@@ -73,7 +74,7 @@ def measure_steps(
     """Measure a plain step and a step with mining; published ones use torch's default layout."""
     model = build_model(protocol, 3, seed=0).to(device).train()
     freeze_batch_norm(model)
-    ours = deepcopy(model).to(memory_format=torch.channels_last)
+    ours = place(deepcopy(model), device)
     generator = torch.Generator().manual_seed(0)
     size = (protocol.batch_size(), 3, protocol.crop, protocol.crop)
     images = torch.randn(size, generator=generator).to(device)

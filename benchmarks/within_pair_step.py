@@ -26,6 +26,7 @@ from torch.utils._pytree import tree_leaves
 import wpm.model.embedding
 from benchmarks.machine import find_device
 from wpm.model.embedding import EmbeddingModel, build_model, freeze_batch_norm
+from wpm.model.layout import place
 from wpm.model.views import ViewMasks, ViewSettings
 from wpm.precision import float32_products
 from wpm.protocol_files import find_protocol
@@ -188,8 +189,8 @@ def main() -> None:
     calibrate_batch_norm(model, images)
     # The description says nothing about memory layouts, so the baseline keeps torch's default.
     baseline, contiguous = deepcopy(model), images
-    model.to(memory_format=torch.channels_last)
-    images = images.contiguous(memory_format=torch.channels_last)
+    place(model, device)
+    images = images.contiguous(memory_format=torch.channels_last)  # as crops are
     compiled = deepcopy(model)
     owners = {"baseline": baseline, "compiled": compiled}  # models of the ways; else `model`
     views = ViewSettings(

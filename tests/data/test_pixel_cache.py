@@ -353,7 +353,7 @@ def start_builder(root: Path, work_root: Path, way: int = IN_THREADS) -> "subpro
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # by which its own processes are known
     )
@@ -455,8 +455,9 @@ def test_stopped_builder_is_continued(
     let_go(builder)
     lines += [read_line(builder) for _ in range(3)]
     builder.send_signal(stop)
-    lines += builder.communicate(timeout=60)[0].splitlines()
-    assert builder.returncode in (-stop, 128 + stop)
+    output, errors = builder.communicate(timeout=60)
+    lines += output.splitlines()
+    assert builder.returncode in (-stop, 128 + stop), errors
     logged = sum(line.startswith("decoded") for line in lines)
     assert 3 <= logged < 12, "stopped too late to leave something to do"
 

@@ -42,7 +42,7 @@ class EmbeddingModel(nn.Module):
         """
         super().__init__()
         self.precision = precision
-        self._layout: torch.memory_format | None = None
+        self.layout: torch.memory_format | None = None
         self.trunk = trunk
         self.embedder = nn.Linear(trunk.feature_dim, embedding_dim)
 
@@ -67,7 +67,7 @@ class EmbeddingModel(nn.Module):
             layout: see `wpm.model.layout`; at first the weights are contiguous, and images stay
                 as they come.
         """
-        self._layout = layout
+        self.layout = layout
         self.to(memory_format=layout)
 
     def make_views(self, images: Tensor, masks: ViewMasks) -> Tensor:
@@ -95,8 +95,8 @@ class EmbeddingModel(nn.Module):
             (B, S, H', W').
         """
         # One channels-last operand would put a convolution's output into that layout as well.
-        if self._layout is not None:
-            images = images.contiguous(memory_format=self._layout)
+        if self.layout is not None:
+            images = images.contiguous(memory_format=self.layout)
         with autocast(self.precision, images.device):
             return self.trunk.stem(images)
 
