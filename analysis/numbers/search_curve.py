@@ -22,7 +22,7 @@ class SearchCurve:
 
     Attributes:
         best: after each trial, in the order in which they were started, the best score that could
-            be chosen; 0 before the first complete one, of several searches the last of these.
+            be chosen; None before there is one in each of the searches.
         hours: after each trial, the device-hours spent so far.
         counts: the numbers of trials for which there is an expectation, rising.
         expected: for each of `counts`, the expected best score of that many trials in random order.
@@ -30,7 +30,7 @@ class SearchCurve:
         high: upper ends of these intervals.
     """
 
-    best: tuple[float, ...]
+    best: tuple[float | None, ...]
     hours: tuple[float, ...]
     counts: tuple[int, ...]
     expected: tuple[float, ...]
@@ -40,7 +40,7 @@ class SearchCurve:
     def best_after(self, hours: float) -> float | None:
         """Return the best score within some device-hours; None where there was none to choose."""
         spent = [best for best, cost in zip(self.best, self.hours, strict=True) if cost <= hours]
-        return spent[-1] or None if spent else None
+        return spent[-1] if spent else None
 
 
 def make_curve(
@@ -70,9 +70,7 @@ def make_curve(
     resampled = np.sort(values[drawn], axis=1) @ weights.T
     low, high = np.quantile(resampled, (0.025, 0.975), axis=0)
     return SearchCurve(
-        best=tuple(
-            accumulate((s if c else 0.0 for s, c in zip(scores, complete, strict=True)), max)
-        ),
+        best=_best_so_far(scores, complete),
         hours=tuple(accumulate(hours)),
         counts=known,
         expected=tuple((weights @ values).tolist()),
@@ -96,11 +94,7 @@ def average_curves(curves: Sequence[SearchCurve]) -> SearchCurve:
     centres = [mean(values) for values in expected]
     widths = [confidence_half_width(values) or 0.0 for values in expected]
     return SearchCurve(
-        # A mean of some searches' best and of nothing yet would be no search's score.
-        best=tuple(
-            mean(values) if all(values) else 0.0
-            for values in zip(*(c.best for c in curves), strict=False)
-        ),
+        best=tuple(_mean_of_all(v) for v in zip(*(c.best for c in curves), strict=False)),
         hours=tuple(mean(values) for values in zip(*(c.hours for c in curves), strict=False)),
         counts=curves[0].counts,
         expected=tuple(centres),
@@ -108,6 +102,22 @@ def average_curves(curves: Sequence[SearchCurve]) -> SearchCurve:
         low=tuple(max(0.0, m - w) for m, w in zip(centres, widths, strict=True)),
         high=tuple(min(1.0, m + w) for m, w in zip(centres, widths, strict=True)),
     )
+
+
+def _best_so_far(scores: Sequence[float], complete: Sequence[bool]) -> tuple[float | None, ...]:
+    found: list[float | None] = []
+    best = None
+    for score, can_be_chosen in zip(scores, complete, strict=True):
+        if can_be_chosen:
+            best = score if best is None else max(best, score)
+        found.append(best)
+    return tuple(found)
+
+
+def _mean_of_all(best: Sequence[float | None]) -> float | None:
+    """Return the mean of some searches' best; without one of them it would be no search's score."""
+    known = [score for score in best if score is not None]
+    return mean(known) if len(known) == len(best) else None
 
 
 def _spread_counts(total: int) -> list[int]:

@@ -175,7 +175,7 @@ def validation_against_test(points: Sequence[Point], view: str) -> Figure | None
                 "type": "scatter", "mode": "markers", "name": plain(row),
                 "x": [percent(point.searched) for point in own],
                 "y": [percent(point.test) for point in own],
-                "customdata": [str(point.trial) for point in own],
+                "customdata": [point.origin for point in own],
                 "error_y": {"type": "data", "array": [_half_width(p.tests) for p in own],
                             "thickness": 1, "width": 3},
                 "marker": marker_of(position, size=10),

@@ -147,7 +147,7 @@ def progress_by_hours(comparison: Comparison) -> Figure | None:
         (comparison.first, comparison.second), comparison.curves, (BLUE, ORANGE), ("solid", "dash"),
         strict=True,
     ):  # fmt: skip
-        found = [(h, b) for h, b in zip(curve.hours, curve.best, strict=True) if b > 0]
+        found = [(h, b) for h, b in zip(curve.hours, curve.best, strict=True) if b]
         if found:
             hours, best = zip(*found, strict=True)
             line = _line(

@@ -19,18 +19,24 @@ class Point:
 
     Attributes:
         row: name of the row, which may have been searched several times.
-        trial: the trial that the configuration comes from, and of which search it is unless it is
-            the first.
+        search: which search of the row the configuration comes from, from 1.
+        trial: the trial of that search.
         searched: validation MAP@R in the search.
         retrained: mean validation MAP@R of the final runs; None if no record of a fold exists.
         tests: test score of every run.
     """
 
     row: str
+    search: int
     trial: int | str
     searched: float
     retrained: float | None
     tests: Sequence[float]
+
+    @property
+    def origin(self) -> str:
+        """The trial, and which search it is of unless that is the first."""
+        return f"{self.trial} of search {self.search}" if self.search > 1 else str(self.trial)
 
     @property
     def test(self) -> float:
@@ -102,10 +108,10 @@ def validate_rows(rows: Sequence[RowRecord], view: str, metric: str) -> list[Val
 
 def _describe(row: RowRecord, finals: FinalRuns, view: str, metric: str) -> Point:
     validation = list(finals.validation.values())
-    search = row.place.search
     return Point(
         row=str(row.place.row),
-        trial=finals.trial if search == 1 else f"{finals.trial} of search {search}",
+        search=row.place.search,
+        trial=finals.trial,
         searched=finals.score,
         retrained=mean(validation) if validation else None,
         tests=finals.scores(view, metric),

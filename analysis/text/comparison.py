@@ -194,7 +194,7 @@ def _shown_counts(curves: Sequence[SearchCurve]) -> list[int]:
 
 
 def _at_count(curve: SearchCurve, count: int) -> tuple[str, str]:
-    best = curve.best[count - 1] or None if count <= len(curve.best) else None
+    best = curve.best[count - 1] if count <= len(curve.best) else None
     if count not in curve.counts:
         return format_percent(best), "-"
     i = curve.counts.index(count)

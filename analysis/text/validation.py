@@ -86,7 +86,7 @@ def _format_points(validation: Validation, test: str, style: str) -> str:
     cells = [
         [
             point.row,
-            point.trial,
+            point.origin,
             format_percent(point.searched),
             format_percent(point.retrained),
             format_mean(point.tests),
@@ -127,12 +127,12 @@ def _values(correlation: Correlation) -> tuple[float | None, ...]:
 
 def format_points_csv(validations: Sequence[Validation], view: str, metric: str) -> str:
     """Return one line for each configuration; scores are fractions."""
-    columns = ["study", "row", "trial", "search_validation", "final_validation", "view", "metric",
-               "test_mean", "runs"]  # fmt: skip
+    columns = ["study", "row", "search", "trial", "search_validation", "final_validation", "view",
+               "metric", "test_mean", "runs"]  # fmt: skip
     rows = [
         [
-            validation.name, point.row, point.trial, point.searched, point.retrained, view, metric,
-            point.test, len(point.tests),
+            validation.name, point.row, point.search, point.trial, point.searched, point.retrained,
+            view, metric, point.test, len(point.tests),
         ]
         for validation in validations
         for point in validation.points

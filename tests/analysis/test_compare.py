@@ -78,7 +78,7 @@ note: each row was searched once: how much another search would differ is not kn
 
 best validation MAP@R % by number of trials, and expected in random order
 trials  contrastive  contrastive, expected  contrastive+wpm  contrastive+wpm, expected
-     1        20.00    15.00 [5.00, 25.00]                -        15.00 [5.00, 25.00]
+     1        20.00    15.00 [5.00, 25.00]             0.00        15.00 [5.00, 25.00]
      2        20.00    23.33 [8.33, 30.00]            10.00        23.33 [8.33, 30.00]
      4        30.00   30.00 [10.00, 30.00]            30.00       30.00 [10.00, 30.00]
 note: omniglot/small: contrastive+wpm against contrastive: after 2 trials the expected best differs by +0.00 points of validation MAP@R, after 4 by +0.00. The trials between them gained contrastive +6.67 and contrastive+wpm +6.67. If this went on, twice as many trials would not turn the order.
@@ -86,8 +86,8 @@ note: omniglot/small: contrastive+wpm against contrastive: after 2 trials the ex
 best validation MAP@R % by device-hours
 device-h  contrastive  contrastive+wpm
    1.000        20.00                -
-   2.000        20.00                -
-   3.000        20.00                -
+   2.000        20.00             0.00
+   3.000        20.00             0.00
    4.000        30.00            10.00
    8.000        30.00            30.00
 """  # noqa: E501

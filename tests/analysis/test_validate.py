@@ -204,6 +204,6 @@ def test_searches_of_a_row_are_configurations_of_one_row(tmp_path: Path) -> None
         final = write_final(place, "aa", trial=2, score=0.1 * place.search)
         write_run(final, 1000, 0.3 + 0.1 * place.search)
     (found,) = validate_rows([read_row(place)[0] for place in places], "concatenated", "map_at_r")
-    assert [point.trial for point in found.points] == [2, "2 of search 2", "2 of search 3"]
+    assert [point.origin for point in found.points] == ["2", "2 of search 2", "2 of search 3"]
     assert {(a.rows, a.source) for a in found.agreements} >= {("triplet", "search")}
     assert all(a.spearman.value == pytest.approx(1.0) for a in found.agreements)

@@ -30,11 +30,10 @@ class FakeGpu:
         monkeypatch.setattr(
             torch._C, "_cuda_getMemoryFraction", lambda device: self.fraction, raising=False
         )
-        memory = {"allocated_bytes": {"all": {"current": 0}}}
         monkeypatch.setattr(
             torch._C,
             "_cuda_memoryStats",
-            lambda device: memory | {"allocated_bytes": {"all": {"current": self.allocated}}},
+            lambda device: {"allocated_bytes": {"all": {"current": self.allocated}}},
             raising=False,
         )
         driver = SimpleNamespace(cudaMemGetInfo=lambda device: (self.free, self.total))

@@ -16,7 +16,8 @@ from wpm.training.training import Training
 
 # Allocators fragment, and losses mine more pairs on some batches than in the measured step.
 HEADROOM = 1.25
-# The CUDA context and kernels of a process, which are not allocated by torch.
+# The CUDA context and kernels of a process, which are not allocated by torch: 783 MiB on an H100
+# (docs/performance.md).
 CONTEXT_BYTES = 800 * 2**20
 SHARES = (1 / 8, 1 / 7, 1 / 6, 1 / 5, 1 / 4, 1 / 3, 1 / 2)
 

@@ -35,16 +35,14 @@ def choose_layout(device: torch.device, precision: str) -> torch.memory_format:
 def pools_rightly(device: torch.device) -> bool:
     """Whether a padded average pool of channels-last images has the right gradient on a device.
 
-    It had not on GPUs before June 2026, without an error: pytorch/pytorch issue 188344. Inception
-    networks have such pools.
+    Torch had it wrong on GPUs until June 2026, without an error (pytorch/pytorch issue 188344).
+    Inception networks have such pools.
     """
-    return bool(
-        torch.allclose(
-            _pooled_gradient(device, torch.channels_last),
-            _pooled_gradient(torch.device("cpu"), torch.contiguous_format),
-            rtol=0,
-            atol=_RIGHT_WITHIN,
-        )
+    return torch.allclose(
+        _pooled_gradient(device, torch.channels_last),
+        _pooled_gradient(torch.device("cpu"), torch.contiguous_format),
+        rtol=0,
+        atol=_RIGHT_WITHIN,
     )
 
 
