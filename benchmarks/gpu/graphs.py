@@ -35,15 +35,14 @@ _LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channe
 
 
 def run(stage: Stage) -> None:
-    """Check the gradients of captured steps, then time them in every precision."""
+    """Check the gradients of captured steps, then time steps in every precision, then folds."""
     if stage.device.type == "cpu":
         for name in _KINDS:
             stage.skip(name, "CUDA graphs need a GPU")
-        measure_captured_folds(stage)
+        measure_captured_folds(stage)  # says the same of itself
         return
     with stage.attempt("gradients"):
         check_gradients(stage)
-    measure_captured_folds(stage)
     for precision in ("float32", "tf32", "bf16"):
         with float32_products(precision), stage.attempt("a batch", precision=precision):
             batch = make_batch(stage.protocol(precision), stage.device)
@@ -56,6 +55,7 @@ def run(stage: Stage) -> None:
                 what = f"{name}, {layout}"
                 with stage.attempt(what, precision=precision):
                     measure_captured(stage, what, _KINDS[name], batch, precision)
+    measure_captured_folds(stage)  # last: it once ended the process
 
 
 def _other_layout(device: torch.device, precision: str) -> tuple[str, torch.memory_format]:
